@@ -1,0 +1,27 @@
+# The daemon. Build: docker build -t tickloom .    Run: docker run -e TICKLOOM_DATABASE_URL=… tickloom
+FROM python:3.12-slim AS build
+ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
+RUN pip install --no-cache-dir uv==0.13.9
+WORKDIR /build
+# What seldom changes first. The lock holds the developers' tools as well: as a constraint it pins and
+# verifies (uv checks the hashes) exactly what the daemon itself needs, and nothing else comes in.
+COPY pyproject.toml requirements.lock ./
+RUN uv venv /opt/tickloom \
+    && uv pip install --no-cache --python /opt/tickloom --constraint requirements.lock -r pyproject.toml
+COPY README.md LICENSE ./
+COPY src src
+RUN uv build --no-cache --wheel --out-dir dist \
+    && uv pip install --no-cache --python /opt/tickloom --no-deps dist/*.whl
+
+FROM python:3.12-slim
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin tickloom
+COPY --from=build /opt/tickloom /opt/tickloom
+# Published ports reach a container only on all its interfaces.
+ENV PATH=/opt/tickloom/bin:$PATH PYTHONUNBUFFERED=1 TICKLOOM_HTTP_HOST=0.0.0.0
+USER 10001
+EXPOSE 9464
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('TICKLOOM_HTTP_PORT', '9464') + '/livez', timeout=4)"]
+ENTRYPOINT ["tickloom"]
+CMD ["run"]

@@ -1,0 +1,1 @@
+"""A runnable source of synthetic ticks: ``python -m producer`` fills the two topics that tickloom reads."""

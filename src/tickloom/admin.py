@@ -1,0 +1,107 @@
+"""What the commands beside ``run`` do: migrate and check. They connect, do one thing and end."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from tickloom import schema
+from tickloom.errors import TickloomError
+from tickloom.model import TABLES
+from tickloom.partitions import Partitioner
+from tickloom.postgres import connected, told
+from tickloom.settings import Settings
+from tickloom.stages.consume import Cluster, describe_cluster, peek_keys
+
+_CLOCK_LIMIT_SECONDS = 5.0
+
+
+async def migrate(settings: Settings) -> None:
+    """Create what is missing. Raises ``Mistake``, ``StoreUnavailable``."""
+    async with connected(settings) as connection:
+        await schema.migrate(connection, settings)
+        widths = {table.name: schema.partitioning(settings, table) for table in TABLES}
+        await Partitioner(widths, settings.partitions_ahead).ensure_ahead(connection, datetime.now(UTC))
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of ``check``."""
+
+    what: str
+    good: bool
+    told: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+async def check(settings: Settings) -> list[Finding]:
+    """Every check, each by itself: one that fails does not hide the next. Never raises a ``TickloomError``."""
+    loop = asyncio.get_running_loop()
+    cluster: list[Cluster] = []
+
+    async def broker() -> str:
+        cluster.append(await loop.run_in_executor(None, describe_cluster, settings))
+        counts = ", ".join(f"{topic} {count}" for topic, count in cluster[0].partitions.items())
+        return f"cluster {cluster[0].cluster_id}; partitions: {counts}"
+
+    findings = [Finding("settings", True, "read"), await _find("broker", broker)]
+    if cluster:
+        findings.append(_replicas(cluster[0]))
+        findings.append(await _find("keys", lambda: loop.run_in_executor(None, peek_keys, settings)))
+    findings.append(await _find("database", lambda: _database(settings)))
+    if findings[-1].good:
+        findings.append(await _find("schema", lambda: _schema(settings)))
+        findings.append(await _find("pooler", lambda: _pooler(settings)))
+        findings.append(await _clock(settings))
+    return findings
+
+
+async def _find(what: str, look: Callable[[], Awaitable[str]]) -> Finding:
+    try:
+        return Finding(what, True, await look())
+    except TickloomError as error:
+        return Finding(what, False, str(error))
+
+
+def _replicas(cluster: Cluster) -> Finding:
+    counts = set(cluster.partitions.values())
+    if len(counts) == 1:
+        return Finding("partitions", True, f"up to {counts.pop()} replicas can share the topics, where keys allow")
+    return Finding("partitions", True, "the counts differ: one replica only; give both topics the same count for more")
+
+
+async def _database(settings: Settings) -> str:
+    async with connected(settings) as connection:
+        with told():
+            version = await connection.fetchval("SHOW server_version")
+            if await connection.fetchval("SELECT pg_is_in_recovery()"):
+                raise TickloomError("this is a read-only standby; point TICKLOOM_DATABASE_URL at the primary")
+    return f"PostgreSQL {version}"
+
+
+async def _schema(settings: Settings) -> str:
+    async with connected(settings) as connection:
+        await schema.check(connection, settings)
+    return "tables, columns, partitioning and rights are as needed"
+
+
+async def _pooler(settings: Settings) -> str:
+    """Statement pooling gives every statement another server: COPY, temporary tables and transactions break."""
+    async with connected(settings) as connection:
+        with told():
+            async with connection.transaction():
+                first = await connection.fetchval("SELECT pg_backend_pid()")
+                if first != await connection.fetchval("SELECT pg_backend_pid()"):
+                    raise TickloomError("a pooler in statement mode stands between; use session mode")
+    return "one server holds a whole transaction"
+
+
+async def _clock(settings: Settings) -> Finding:
+    async with connected(settings) as connection:
+        theirs: datetime = await connection.fetchval("SELECT clock_timestamp()")
+    apart = abs((theirs - datetime.now(UTC)).total_seconds())
+    good = apart <= _CLOCK_LIMIT_SECONDS
+    return Finding("clock", good, f"{apart:.1f} s from the database's" + ("" if good else "; run a time service on both"))

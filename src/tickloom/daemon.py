@@ -1,0 +1,349 @@
+"""The daemon: start → run → drain. Checks everything before it reads anything, and runs session after session.
+
+A session ends by a stop, a revocation, a fence or an outage of Kafka; the next begins with a take-over. What an
+error means is told by its class (see ``errors``): only a ``Mistake`` leaves this module.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from random import Random
+from typing import Any, TypeVar, assert_never
+
+import structlog
+
+from tickloom import __version__, schema
+from tickloom.errors import Fenced, Mistake, NotCopartitioned, SourceUnavailable, StateSpoilt, StoreUnavailable
+from tickloom.health import Health
+from tickloom.metrics import Metrics
+from tickloom.model import TABLES, TopicPartition
+from tickloom.partitions import Partitioner
+from tickloom.pipeline import flow
+from tickloom.postgres import Connection, connected
+from tickloom.retry import RetryPolicy
+from tickloom.server import application, serving
+from tickloom.session import Session, Store, Surroundings, open_session
+from tickloom.settings import Settings
+from tickloom.stages.consume import (
+    Assigned,
+    Cluster,
+    Member,
+    MemberEvent,
+    MemberFailed,
+    Reader,
+    Revoked,
+    describe_cluster,
+)
+
+_log = structlog.get_logger(__name__)
+_HOUSEKEEPING_SECONDS = 60.0
+_LAG_SECONDS = 1.0
+_GIL_SWITCH_SECONDS = 0.0005
+"""The loop that feeds COPY and the thread that decodes share the GIL; the default of 5 ms starves COPY."""
+T = TypeVar("T")
+
+
+class Daemon:
+    """One replica. All fields belong to the event loop; the member's thread only posts events."""
+
+    def __init__(self, settings: Settings, *, once: bool = False) -> None:
+        self.metrics = Metrics()
+        self.health = Health(settings.stuck_after_seconds, time.monotonic())
+        self.port = 0
+        self.serving = asyncio.Event()
+        self._settings = settings
+        self._once = once
+        self._owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._events: asyncio.Queue[MemberEvent] = asyncio.Queue()
+        self._assignment: frozenset[TopicPartition] | None = None
+        self._revoked: threading.Event | None = None
+        self._stop = asyncio.Event()
+        self._changed = asyncio.Event()  # the assignment is no longer what the session was made for
+        self._session: Session | None = None
+        self._worked_alone = False
+        self._failure: BaseException | None = None
+        self._random = Random()
+
+    def stop(self) -> None:
+        """Finish the batch in flight, commit, leave the group. Safe to call twice."""
+        self._stop.set()
+        self._changed.set()
+        if self._session is not None:
+            self._session.stop()
+
+    async def run(self) -> None:
+        """Until stopped, or (``once``) drained. Raises ``Mistake``."""
+        sys.setswitchinterval(_GIL_SWITCH_SECONDS)
+        settings = self._settings
+        self.metrics.info.labels(__version__).set(1)
+        widths = {table.name: schema.partitioning(settings, table) for table in TABLES}
+        loop = asyncio.get_running_loop()
+        member = Member(settings, lambda event: _post(loop, self._events, event))
+        with ThreadPoolExecutor(1, "tickloom-cpu") as executor:
+            partitioner = Partitioner(widths, settings.partitions_ahead)
+            around = Surroundings(settings, self.metrics, self.health, member, partitioner, executor)
+            async with serving(application(self.health, self.metrics), settings.http_host, settings.http_port) as port:
+                self.port = port
+                self.serving.set()
+                cluster = await self._interruptible(self._check_first(around))
+                if cluster is None:
+                    return
+                member.start()
+                chores = [asyncio.create_task(self._follow_group()), asyncio.create_task(self._keep_house(around))]
+                try:
+                    _notify("READY=1")
+                    await self._run_sessions(around, cluster)
+                finally:
+                    _notify("STOPPING=1")
+                    self._let_go()
+                    await loop.run_in_executor(None, member.leave)
+                    for chore in chores:
+                        chore.cancel()
+                    await asyncio.gather(*chores, return_exceptions=True)
+        _log.info("left the group; all that was loaded is committed")
+
+    # --- before anything is consumed ----------------------------------------------------------------------------
+
+    async def _check_first(self, around: Surroundings) -> Cluster:
+        """Database, schema, topics and source, in this order; outages are waited out. Raises ``Mistake``."""
+        settings = self._settings
+        store = Store(around, prepared=True)
+        try:
+            await store.run(lambda connection: schema.check(connection, settings))
+            self.health.schema_present = True
+            cluster = await self._patiently(lambda: describe_cluster(settings))
+            await store.run(lambda connection: schema.claim_source(connection, settings, cluster.cluster_id))
+            await store.run(lambda connection: self._make_partitions(around, connection))
+        finally:
+            await store.close()
+        return cluster
+
+    async def _patiently(self, work: Callable[[], T]) -> T:
+        """Blocking ``work`` against Kafka, off the loop, tried again through any outage."""
+        settings = self._settings
+        waits = RetryPolicy(settings.retry_initial_seconds, settings.retry_max_seconds).waits(self._random)
+        for wait in waits:
+            try:
+                return await asyncio.get_running_loop().run_in_executor(None, work)
+            except SourceUnavailable as error:
+                self._wait_for_kafka(error, wait)
+                await asyncio.sleep(wait)
+        raise AssertionError("the waits are endless")
+
+    def _wait_for_kafka(self, error: SourceUnavailable, wait: float) -> None:
+        self.health.beat(time.monotonic())
+        self.metrics.retries.labels("kafka").inc()
+        _log.warning("waiting for Kafka", wait_seconds=round(wait, 2), error=str(error))
+
+    async def _interruptible(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """``work``, or None when told to stop before it is done."""
+        task = asyncio.create_task(work)
+        stop = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if task.done():
+            return task.result()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return None
+
+    # --- sessions -----------------------------------------------------------------------------------------------
+
+    async def _run_sessions(self, around: Surroundings, cluster: Cluster) -> None:
+        settings = self._settings
+        waits = None
+        careful = False
+        ends: Mapping[TopicPartition, int] | None = None
+        while not self._stop.is_set():
+            assignment = await self._await_assignment()
+            if assignment is None:
+                continue
+            if self._once and ends is None:
+                ends = await self._patiently(partial(_ends, settings, assignment))
+            try:
+                await self._run_session(around, cluster, assignment, ends, careful)
+                careful, waits = False, None
+                if self._once and not self._changed.is_set():
+                    return
+            except Fenced as error:
+                self.metrics.fenced.inc()
+                _log.warning("fenced", error=str(error))
+                await asyncio.sleep(settings.retry_initial_seconds)
+            except StateSpoilt:
+                careful = not careful
+            except NotCopartitioned:
+                if not self._worked_alone:
+                    raise
+                _log.warning("another replica joined that cannot share these topics; waiting for it to leave")
+                self._assignment = None
+            except SourceUnavailable as error:
+                waits = waits or RetryPolicy(settings.retry_initial_seconds, settings.retry_max_seconds).waits(self._random)
+                wait = next(waits)
+                self._wait_for_kafka(error, wait)
+                await asyncio.sleep(wait)
+            finally:
+                self._let_go()
+
+    async def _run_session(
+        self,
+        around: Surroundings,
+        cluster: Cluster,
+        assignment: frozenset[TopicPartition],
+        ends: Mapping[TopicPartition, int] | None,
+        careful: bool,
+    ) -> None:
+        ends = None if ends is None else {at: end for at, end in ends.items() if at in assignment}
+        async with open_session(around, assignment, cluster.partitions, self._owner, ends, careful) as session:
+            self._session = session
+            if self._changed.is_set():
+                session.stop()
+            self.health.assigned = True
+            self.health.beat(time.monotonic())
+            task = asyncio.create_task(flow(session), name="flow")
+            try:
+                await self._until_over(task)
+            finally:
+                self._session = None
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            self._worked_alone = self._worked_alone or len(assignment) == sum(cluster.partitions.values())
+
+    async def _until_over(self, task: "asyncio.Task[None]") -> None:
+        """The flow's end; once it is told to end, within the time that a revocation has."""
+        changed = asyncio.create_task(self._changed.wait())
+        try:
+            await asyncio.wait({task, changed}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                await asyncio.wait({task}, timeout=self._settings.revoke_timeout_seconds)
+            if task.done():
+                task.result()
+            else:
+                _log.warning("the batch in flight is abandoned; it will be read again")
+        finally:
+            changed.cancel()
+
+    async def _await_assignment(self) -> frozenset[TopicPartition] | None:
+        """The current assignment; None after a while without one, or when told to stop."""
+        self._changed.clear()
+        if self._stop.is_set():
+            self._changed.set()
+            return None
+        if self._failure is not None:
+            raise self._failure
+        if not self._assignment:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await self._changed.wait()
+            return None
+        return self._assignment
+
+    async def _follow_group(self) -> None:
+        """Turns the member's events into the assignment that sessions are made for."""
+        while True:
+            event = await self._events.get()
+            match event:
+                case Assigned(partitions):
+                    self._assignment = partitions
+                    self.metrics.rebalances.inc()
+                    self.metrics.assigned_partitions.set(len(partitions))
+                    _log.info("assigned", partitions=len(partitions))
+                    if not partitions:
+                        self.health.beat(time.monotonic())
+                case Revoked(done):
+                    self._assignment = None
+                    self.health.assigned = False
+                    self._revoked = done
+                case MemberFailed(error):
+                    self._failure = error
+                case _:
+                    assert_never(event)
+            self._changed.set()
+            if self._session is not None:
+                self._session.stop()
+            else:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        """Nothing of a revoked assignment is in flight any more."""
+        if self._revoked is not None:
+            self._revoked.set()
+            self._revoked = None
+
+    # --- chores -------------------------------------------------------------------------------------------------
+
+    async def _keep_house(self, around: Surroundings) -> None:
+        """Partitions ahead of time, and the word of the database that an idle daemon would not hear."""
+        while True:
+            await asyncio.sleep(_HOUSEKEEPING_SECONDS)
+            _notify("WATCHDOG=1")
+            try:
+                async with connected(self._settings) as connection:
+                    await self._make_partitions(around, connection)
+                self.health.database_reachable = True
+            except StoreUnavailable as error:
+                self.health.database_reachable = False
+                _log.warning("housekeeping waits for Postgres", error=str(error))
+            except Mistake as error:
+                self.health.database_reachable = False
+                _log.error("housekeeping failed", error=str(error))
+
+    async def _make_partitions(self, around: Surroundings, connection: Connection) -> None:
+        made = await around.partitioner.ensure_ahead(connection, datetime.now(UTC))
+        self.metrics.partitions_created.inc(made)
+
+
+def _ends(settings: Settings, assignment: frozenset[TopicPartition]) -> dict[TopicPartition, int]:
+    """The ends of the log as they are now. Blocks."""
+    reader = Reader(settings, assignment)
+    try:
+        return {at: high for at, (_, high) in reader.watermarks().items()}
+    finally:
+        reader.stop()
+
+
+def _post(loop: asyncio.AbstractEventLoop, queue: "asyncio.Queue[MemberEvent]", event: MemberEvent) -> None:
+    try:
+        loop.call_soon_threadsafe(queue.put_nowait, event)
+    except RuntimeError:  # the loop has closed: nothing is in flight
+        if isinstance(event, Revoked):
+            event.done.set()
+
+
+def _notify(state: str) -> None:
+    """Tell systemd (sd_notify(3)); nothing where it did not ask."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, contextlib.suppress(OSError):
+        channel.connect("\0" + address[1:] if address.startswith("@") else address)
+        channel.send(state.encode())
+
+
+async def run(settings: Settings, *, once: bool) -> None:
+    """The daemon with its signals: the first SIGTERM or SIGINT drains, a second leaves at once."""
+    daemon = Daemon(settings, once=once)
+    loop = asyncio.get_running_loop()
+    asked = 0
+
+    def on_signal() -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            _log.warning("leaving at once; what is in flight will be read again")
+            os._exit(0)
+        _log.info("stopping: the batch in flight is finished first")
+        daemon.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    await daemon.run()

@@ -1,0 +1,68 @@
+"""Every error of the project, named by who acts next. Each message ends with the mend.
+
+====================  =====================================  =================
+error                 who acts                               exit code
+====================  =====================================  =================
+``Mistake``           a person (settings, rights, schema)    2
+``SourceUnavailable`` the retry loop (Kafka is away)         never leaves run
+``StoreUnavailable``  the retry loop (Postgres is away)      never leaves run
+``DataRefused``       the loader (bisects the batch)         never leaves run
+``Fenced``            the daemon (drops its state, rejoins)  never leaves run
+====================  =====================================  =================
+"""
+
+
+class TickloomError(Exception):
+    """Base of all errors raised on purpose; anything else is a bug (exit code 1)."""
+
+    exit_code = 1
+
+
+class Mistake(TickloomError):
+    """A person must cure it; a restart changes nothing."""
+
+    exit_code = 2
+
+
+class SettingsError(Mistake):
+    """A setting is missing, malformed or contradicts another."""
+
+
+class SchemaMismatch(Mistake):
+    """The tables are not what this version writes: missing, other columns, or without rights."""
+
+
+class WrongSource(Mistake):
+    """The tables were made from another cluster, other topics or another window."""
+
+
+class NotCopartitioned(Mistake):
+    """This replica cannot see both halves of a symbol: partition counts or keys do not allow replicas."""
+
+
+class LogLost(Mistake):
+    """Offsets that the ledger expects are gone from the topic (retention, or the topic was recreated)."""
+
+
+class TooManyRejects(Mistake):
+    """Most of the recent messages are bad: the stream is not what the settings say it is."""
+
+
+class SourceUnavailable(TickloomError):
+    """Kafka cannot be reached or refuses for now; the caller waits and tries again."""
+
+
+class StoreUnavailable(TickloomError):
+    """Postgres cannot be reached or refuses for now; the caller waits and tries the same again."""
+
+
+class DataRefused(TickloomError):
+    """Postgres refuses a value (SQLSTATE class 22 or 23); nothing of the transaction is left."""
+
+
+class Fenced(TickloomError):
+    """Another owner took a partition over: nothing was written, all state must be dropped."""
+
+
+class StateSpoilt(TickloomError):
+    """What is held in memory no longer mirrors the tables; the session starts over from the ledger."""

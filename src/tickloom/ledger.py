@@ -1,0 +1,102 @@
+"""The one home of offsets: when one is done, and who may say so.
+
+An offset is done when the transaction that holds its row (or dead letter) has moved ``tickloom.offsets`` past it.
+
+1. *Take over*: a new owner raises the epoch of its partitions. Whoever held them before can commit no more.
+2. *Compare and set, first*: each batch's transaction begins by moving its rows ``WHERE epoch = mine AND
+   next_offset = expected``. Fewer rows than partitions: fenced, roll back.
+3. A COMMIT whose answer was lost is told from a fence by ``already_done``: the ledger then stands, under our own
+   epoch, exactly where the batch leads.
+
+Kafka's committed offsets are a courtesy to lag monitors; nothing here reads them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tickloom.errors import Fenced
+from tickloom.model import Progress, TopicPartition
+from tickloom.postgres import Connection, sql, told
+
+_TAKE_OVER = sql("take_over")
+_COMPARE_AND_SET = sql("compare_and_set")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a take-over gave: from which offset to go on, under which epoch."""
+
+    next_offset: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How a batch's valid messages of one partition ended."""
+
+    stored: int = 0
+    superseded: int = 0
+
+
+async def take_over(
+    connection: Connection, first_offsets: Mapping[TopicPartition, int], owner: str
+) -> dict[TopicPartition, Claim]:
+    """Become the owner of the partitions; new ones begin at ``first_offsets``. Waits for a transaction in flight.
+
+    Raises ``StoreUnavailable``, ``Mistake``.
+    """
+    sources = sorted(first_offsets)
+    with told():
+        rows = await connection.fetch(
+            _TAKE_OVER,
+            [source.topic for source in sources],
+            [source.partition for source in sources],
+            [first_offsets[source] for source in sources],
+            owner,
+        )
+    return {
+        TopicPartition(row["topic"], row["partition"]): Claim(row["next_offset"], row["epoch"]) for row in rows
+    }
+
+
+async def compare_and_set(
+    connection: Connection,
+    progress: Mapping[TopicPartition, Progress],
+    epochs: Mapping[TopicPartition, int],
+    counts: Mapping[TopicPartition, Counts],
+) -> None:
+    """Move the ledger, as the first statement of the batch's transaction. Raises ``Fenced``."""
+    rows: list[tuple[Any, ...]] = []
+    for source in sorted(progress):
+        step, count = progress[source], counts.get(source, Counts())
+        ledger = (source.topic, source.partition, epochs[source], step.expected, step.next_offset)
+        rows.append((*ledger, count.stored, count.superseded, step.dead, step.skipped, step.missing))
+    status = await connection.execute(_COMPARE_AND_SET, *([list(column) for column in zip(*rows, strict=True)]))
+    if int(status.rpartition(" ")[2]) != len(rows):
+        raise Fenced("another replica has taken over; this batch was not written and the group is joined anew")
+
+
+async def add_counts(connection: Connection, counts: Mapping[TopicPartition, Counts]) -> None:
+    """Add what only SQL could tell to ledger rows that this transaction has already moved."""
+    rows = [(count.stored, count.superseded, source.topic, source.partition) for source, count in counts.items()]
+    await connection.executemany(
+        "UPDATE tickloom.offsets SET stored = stored + $1, superseded = superseded + $2 "
+        "WHERE topic = $3 AND partition = $4",
+        rows,
+    )
+
+
+async def already_done(
+    connection: Connection, progress: Mapping[TopicPartition, Progress], epochs: Mapping[TopicPartition, int]
+) -> bool:
+    """Whether this very batch was committed though its answer was lost. Raises ``StoreUnavailable``."""
+    with told():
+        rows = await connection.fetch(
+            "SELECT topic, partition, next_offset, epoch FROM tickloom.offsets WHERE (topic, partition) IN "
+            "(SELECT * FROM unnest($1::text[], $2::int[]))",
+            [source.topic for source in progress],
+            [source.partition for source in progress],
+        )
+    found = {TopicPartition(row["topic"], row["partition"]): (row["epoch"], row["next_offset"]) for row in rows}
+    return all(found.get(source) == (epochs[source], step.next_offset) for source, step in progress.items())

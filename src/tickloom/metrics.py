@@ -1,0 +1,50 @@
+"""The inventory of metrics: base units, ``_total`` on counters, never a symbol as a label. README's table is tested against it."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+
+disable_created_metrics()
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_FRESHNESS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800, 3_600, 21_600, 86_400)
+_SIZES = (1, 10, 100, 1_000, 10_000, 25_000, 50_000, 100_000, 250_000)
+
+
+class Metrics:
+    """All metrics of one daemon, in a registry of their own. Only the event loop's thread writes them."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+
+        def counter(name: str, told: str, *labels: str) -> Counter:
+            return Counter(f"tickloom_{name}", told, labels, registry=registry)
+
+        def gauge(name: str, told: str, *labels: str) -> Gauge:
+            return Gauge(f"tickloom_{name}", told, labels, registry=registry)
+
+        def histogram(name: str, told: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"tickloom_{name}", told, labels, buckets=buckets, registry=registry)
+
+        self.messages = counter("messages_total", "Messages committed, by topic.", "topic")
+        self.rows_stored = counter("rows_stored_total", "Messages that brought a new key.")
+        self.rows_superseded = counter("rows_superseded_total", "Messages that met an existing key.")
+        self.rejects = counter("rejects_total", "Dead letters written, by reason.", "reason")
+        self.batches = counter("batches_total", "Batches committed.")
+        self.batch_messages = histogram("batch_messages", "Messages in a committed batch.", _SIZES)
+        self.stage_seconds = histogram("stage_seconds", "Time of one batch or chunk in a stage.", _SECONDS, "stage")
+        self.freshness_seconds = histogram(
+            "freshness_seconds", "From a batch's oldest record timestamp to its commit.", _FRESHNESS
+        )
+        self.lag_messages = gauge("lag_messages", "Messages not yet committed.", "topic", "partition")
+        self.lag_seconds = gauge(
+            "lag_seconds", "Age of the newest committed record while messages wait; 0 when drained.", "topic", "partition"
+        )
+        self.retries = counter("retries_total", "Tries repeated because of an outage, by what was away.", "target")
+        self.fenced = counter("fenced_total", "Times another replica had taken over.")
+        self.rebalances = counter("rebalances_total", "Assignments received.")
+        self.gaps = counter("gap_messages_total", "Messages lost to retention and recorded in tickloom.gaps.")
+        self.partitions_created = counter("partitions_created_total", "Table partitions made.")
+        self.symbols_cached = gauge("symbols_cached", "Symbols whose newest rows are in memory.")
+        self.symbols_loaded = counter("symbols_loaded_total", "Symbols whose newest rows were read from Postgres.")
+        self.assigned_partitions = gauge("assigned_partitions", "Kafka partitions owned.")
+        self.last_progress = gauge("last_progress_timestamp_seconds", "Unix time of the last commit.")
+        self.info = gauge("info", "Always 1; the version is the label.", "version")

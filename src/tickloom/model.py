@@ -1,0 +1,205 @@
+"""The words of the domain: sides, columns, rows, rejects, batches. Columns are declared here, once.
+
+A polars frame of rows always has the columns of ``rows_schema(side)``; times are int64 microseconds since
+1970 UTC, so that no library's idea of a time zone or precision can touch them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol, TypeAlias
+
+import polars as pl
+
+
+class Side(StrEnum):
+    """The two halves of the join."""
+
+    PRICES = "prices"
+    VOLUMES = "volumes"
+
+    @property
+    def other(self) -> "Side":
+        return Side.VOLUMES if self is Side.PRICES else Side.PRICES
+
+
+class Reason(StrEnum):
+    """Why a message is a dead letter; of several the first in this order. ``REFUSED``: Postgres's own word."""
+
+    EMPTY = "empty"
+    NOT_JSON = "not_json"
+    SCHEMA = "schema"
+    BAD_SYMBOL = "bad_symbol"
+    BAD_NUMBER = "bad_number"
+    BAD_TIMESTAMP = "bad_timestamp"
+    OUT_OF_BOUNDS = "out_of_bounds"
+    INCONSISTENT = "inconsistent"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of an output table."""
+
+    name: str
+    sql: str
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """An output table; its primary key is (symbol, "timestamp")."""
+
+    name: str
+    columns: tuple[Column, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+
+_KEY = (Column("symbol", 'text COLLATE "C" NOT NULL'), Column("timestamp", "timestamptz NOT NULL"))
+_SOURCE = (Column("source_partition", "int NOT NULL"), Column("source_offset", "bigint NOT NULL"))
+
+
+def _floats(*names: str) -> tuple[Column, ...]:
+    return tuple(Column(name, "float8") for name in names)
+
+
+PRICES = Table(
+    "stock_prices",
+    (*_KEY, *_floats("price", "open_price", "high_price", "low_price", "price_moving_avg"), *_SOURCE),
+)
+VOLUMES = Table("stock_volumes", (*_KEY, *_floats("volume", "trading_volume_moving_avg"), *_SOURCE))
+ANALYTICS = Table(
+    "stock_analytics_data",
+    (
+        *_KEY,
+        *_floats("price", "volume", "price_moving_avg", "trading_volume_moving_avg", "price_volume_ratio"),
+        Column("processed_at", "timestamptz NOT NULL"),
+    ),
+)
+TABLES = (PRICES, VOLUMES, ANALYTICS)
+RAW_TABLE: Mapping[Side, Table] = {Side.PRICES: PRICES, Side.VOLUMES: VOLUMES}
+VALUE_COLUMN: Mapping[Side, str] = {Side.PRICES: "price", Side.VOLUMES: "volume"}
+AVERAGE_COLUMN: Mapping[Side, str] = {Side.PRICES: "price_moving_avg", Side.VOLUMES: "trading_volume_moving_avg"}
+OPTIONAL_COLUMNS: Mapping[Side, tuple[str, ...]] = {
+    Side.PRICES: ("open_price", "high_price", "low_price"),
+    Side.VOLUMES: (),
+}
+
+
+def rows_schema(side: Side) -> dict[str, pl.DataType]:
+    """Columns of a frame of decoded rows: symbol, ts (µs), value, the side's optional numbers, partition, offset."""
+    numbers = ("value", *OPTIONAL_COLUMNS[side])
+    return {
+        "symbol": pl.String(),
+        "ts": pl.Int64(),
+        **{name: pl.Float64() for name in numbers},
+        "partition": pl.Int32(),
+        "offset": pl.Int64(),
+    }
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TopicPartition:
+    """A partition of one of the two topics."""
+
+    topic: str
+    partition: int
+
+
+class RawMessage(Protocol):
+    """What the later stages may ask of a Kafka message, apart from the columns of its chunk."""
+
+    def key(self) -> Any: ...
+    def headers(self) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Raw messages of one topic as read, in order within each partition; the columns run in parallel."""
+
+    side: Side
+    topic: str
+    messages: Sequence[RawMessage]
+    values: Sequence[bytes | None]
+    partitions: Sequence[int]
+    offsets: Sequence[int]
+    timestamps_ms: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfPartition:
+    """Everything before ``offset`` was read or holds no record (transaction markers, compaction)."""
+
+    source: TopicPartition
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """The offsets [``from_offset``, ``to_offset``) are lost to retention, and the policy is to go on."""
+
+    source: TopicPartition
+    from_offset: int
+    to_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFailed:
+    """The thread that reads has ended with ``error``; nothing comes after it."""
+
+    error: BaseException
+
+
+ReadEvent: TypeAlias = Chunk | EndOfPartition | Gap | ReadFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A message that is no row, with its bytes untouched."""
+
+    source: TopicPartition
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+    timestamp_ms: int
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One chunk after decode: every message is in ``rows`` or in ``rejects``."""
+
+    chunk: Chunk
+    rows: pl.DataFrame
+    rejects: list[Reject]
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a batch does to one partition's ledger row. Owned by the batch's gatherer, then by nobody."""
+
+    expected: int
+    next_offset: int
+    messages: int = 0
+    dead: int = 0
+    skipped: int = 0
+    missing: int = 0
+
+
+@dataclass(slots=True)
+class Batch:
+    """A closed micro-batch: rows by side, rejects, and the offsets that they come from."""
+
+    rows: dict[Side, pl.DataFrame]
+    raw: list[Chunk]
+    rejects: list[Reject]
+    gaps: list[Gap]
+    progress: dict[TopicPartition, Progress]
+    messages: int
+    opened_at: float
+    newest_ms: dict[TopicPartition, int] = field(default_factory=dict[TopicPartition, int])
+    oldest_ms: int | None = None

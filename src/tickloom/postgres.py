@@ -1,0 +1,107 @@
+"""The seam to asyncpg: connections, and whose turn it is when Postgres refuses. asyncpg is untyped: only here.
+
+SQLSTATE classes (PostgreSQL documentation, appendix A): 22 and 23 are bad data; 08, 25, 40, 53, 55, 57, 58 and XX
+are bad days, waited out; the rest (no table, no right, no such database) are mistakes that a person must cure.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from importlib.resources import files
+from typing import Any, Protocol, cast
+
+import asyncpg
+
+from tickloom.errors import DataRefused, Mistake, SchemaMismatch, SettingsError, StoreUnavailable, TickloomError
+from tickloom.settings import Settings
+
+_BAD_DATA = ("22", "23")
+_BAD_DAY = ("08", "25", "40", "53", "55", "57", "58", "XX")
+
+
+class Connection(Protocol):
+    """What the project uses of an asyncpg connection."""
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str: ...
+    async def executemany(self, command: str, args: Sequence[Sequence[Any]]) -> None: ...
+    async def fetch(self, query: str, *args: Any) -> list[Any]: ...
+    async def fetchrow(self, query: str, *args: Any) -> Any: ...
+    async def fetchval(self, query: str, *args: Any) -> Any: ...
+    async def copy_to_table(self, table_name: str, **options: Any) -> str: ...
+    async def copy_records_to_table(self, table_name: str, **options: Any) -> str: ...
+    async def copy_from_query(self, query: str, *args: Any, **options: Any) -> str: ...
+    def transaction(self, **options: Any) -> Any: ...
+    def is_closed(self) -> bool: ...
+    async def close(self, *, timeout: float | None = None) -> None: ...
+    def terminate(self) -> None: ...
+
+
+def sql(name: str) -> str:
+    """The statement in ``sql/<name>.sql``."""
+    return (files("tickloom") / "sql" / f"{name}.sql").read_text()
+
+
+async def connect(settings: Settings) -> Connection:
+    """A new connection. Raises ``StoreUnavailable``, or ``Mistake`` for what no waiting cures."""
+    with told():
+        try:
+            connection = await asyncpg.connect(
+                settings.database_dsn(),
+                timeout=settings.database_connect_timeout_seconds,
+                command_timeout=settings.database_command_timeout_seconds,
+            )
+        except (ValueError, asyncpg.exceptions.ClientConfigurationError) as error:
+            raise SettingsError(f"TICKLOOM_DATABASE_URL cannot be used: {type(error).__name__}; mend the URL") from None
+    return cast(Connection, connection)
+
+
+@asynccontextmanager
+async def connected(settings: Settings) -> AsyncIterator[Connection]:
+    """A connection for one piece of work, closed after it."""
+    connection = await connect(settings)
+    try:
+        yield connection
+    finally:
+        await close(connection)
+
+
+async def close(connection: Connection | None) -> None:
+    """Close politely within two seconds, else at once. Never raises."""
+    if connection is None or connection.is_closed():
+        return
+    try:
+        await connection.close(timeout=2)
+    except (Exception, asyncio.CancelledError):
+        connection.terminate()
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Errors of asyncpg and of the network inside come out as the project's own."""
+    try:
+        yield
+    except TickloomError:
+        raise
+    except asyncpg.PostgresError as error:
+        raise classify(error) from error
+    except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
+        raise StoreUnavailable(f"Postgres cannot be reached: {str(error) or type(error).__name__}") from error
+
+
+def classify(error: Any) -> TickloomError:
+    """Whose turn it is, from an asyncpg error's SQLSTATE."""
+    state = str(getattr(error, "sqlstate", None) or "XX000")
+    message = f"{str(error).splitlines()[0]} (SQLSTATE {state})"
+    if state.startswith(_BAD_DATA):
+        return DataRefused(message)
+    if state.startswith(_BAD_DAY):
+        return StoreUnavailable(message)
+    if state in {"42P01", "42703", "3F000", "42883", "42804"}:
+        return SchemaMismatch(f"{message}; run `tickloom migrate`")
+    if state == "42501":
+        return SchemaMismatch(f"{message}; grant the role its rights on the tables and on schema tickloom")
+    if state.startswith("28"):
+        return SettingsError(f"{message}; mend user and password in TICKLOOM_DATABASE_URL")
+    if state == "3D000":
+        return SettingsError(f"{message}; create the database or mend TICKLOOM_DATABASE_URL")
+    return Mistake(f"{message}; Postgres will not do this however often it is tried")

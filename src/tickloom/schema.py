@@ -1,0 +1,110 @@
+"""DDL of the output tables and the bookkeeping, made from the columns declared in ``model``; and its check."""
+
+from typing import Any
+
+from tickloom.errors import SchemaMismatch, WrongSource
+from tickloom.model import ANALYTICS, PRICES, TABLES, VOLUMES, Table
+from tickloom.postgres import Connection, sql, told
+from tickloom.settings import Partitioning, Settings
+
+BOOKKEEPING = {
+    "offsets": (
+        "topic partition first_offset next_offset epoch owner stored superseded dead skipped missing updated_at"
+    ).split(),
+    "dead_letters": (
+        "topic partition offset key value headers record_timestamp reason detail rejected_at replayed_at"
+    ).split(),
+    "gaps": "topic partition from_offset to_offset noticed_at policy".split(),
+    "source": "cluster_id prices_topic volumes_topic window_rows".split(),
+}
+
+
+def partitioning(settings: Settings, table: Table) -> Partitioning:
+    """How the settings want ``table`` partitioned."""
+    wanted = {
+        PRICES.name: settings.prices_partitioning,
+        VOLUMES.name: settings.volumes_partitioning,
+        ANALYTICS.name: settings.analytics_partitioning,
+    }
+    return wanted[table.name]
+
+
+def table_ddl(table: Table, width: Partitioning) -> str:
+    """``CREATE TABLE IF NOT EXISTS`` of an output table."""
+    columns = ", ".join(f'"{column.name}" {column.sql}' for column in table.columns)
+    tail = "" if width is Partitioning.NONE else ' PARTITION BY RANGE ("timestamp")'
+    return f'CREATE TABLE IF NOT EXISTS {table.name} ({columns}, PRIMARY KEY (symbol, "timestamp")){tail}'
+
+
+async def migrate(connection: Connection, settings: Settings) -> None:
+    """Create what is missing, in one transaction; safe among replicas. Raises ``Mistake``, ``StoreUnavailable``."""
+    with told():
+        async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtext('tickloom.migrate'))")
+            await connection.execute(sql("bookkeeping"))
+            for table in TABLES:
+                await connection.execute(table_ddl(table, partitioning(settings, table)))
+    await check(connection, settings)
+
+
+async def check(connection: Connection, settings: Settings) -> None:
+    """Whether the tables are what this version writes. Raises ``SchemaMismatch`` with the mend."""
+    with told():
+        for table in TABLES:
+            await _check_columns(connection, table.name, set(table.names))
+            await _check_partitioning(connection, table, partitioning(settings, table))
+        for name, columns in BOOKKEEPING.items():
+            await _check_columns(connection, f"tickloom.{name}", set(columns))
+        await _check_rights(connection)
+
+
+async def _check_columns(connection: Connection, table: str, wanted: set[str]) -> None:
+    found = await connection.fetch(
+        "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped", table
+    )
+    names = {row["attname"] for row in found}
+    if not names:
+        raise SchemaMismatch(f"table {table} does not exist; run `tickloom migrate`")
+    if missing := sorted(wanted - names):
+        raise SchemaMismatch(f"table {table} lacks {', '.join(missing)}; another program made it: rename or drop it, then `tickloom migrate`")
+
+
+async def _check_partitioning(connection: Connection, table: Table, width: Partitioning) -> None:
+    kind = await connection.fetchval("SELECT relkind::text FROM pg_class WHERE oid = to_regclass($1)", table.name)
+    if (kind == "p") != (width is not Partitioning.NONE):
+        is_so = "partitioned" if kind == "p" else "not partitioned"
+        raise SchemaMismatch(
+            f"table {table.name} is {is_so}, the settings say {width.value}; set its TICKLOOM_…_PARTITIONING to what it is, or make the table anew"
+        )
+
+
+async def _check_rights(connection: Connection) -> None:
+    for table in (*(table.name for table in TABLES), *(f"tickloom.{name}" for name in BOOKKEEPING)):
+        for right in ("SELECT", "INSERT", "UPDATE"):
+            if not await connection.fetchval("SELECT has_table_privilege($1, $2)", table, right):
+                raise SchemaMismatch(f"no right to {right} on {table}; GRANT {right} ON {table} TO the daemon's role")
+    if not await connection.fetchval("SELECT has_database_privilege(current_database(), 'TEMP')"):
+        raise SchemaMismatch("no right to make temporary tables; GRANT TEMP ON DATABASE to the daemon's role")
+
+
+async def claim_source(connection: Connection, settings: Settings, cluster_id: str) -> None:
+    """Note what the tables are made from, or hold it against what was noted. Raises ``WrongSource``."""
+    mine = (cluster_id, settings.prices_topic, settings.volumes_topic, settings.window_rows)
+    with told():
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE tickloom.source IN SHARE ROW EXCLUSIVE MODE")
+            row = await connection.fetchrow("SELECT * FROM tickloom.source")
+            if row is None:
+                await connection.execute("INSERT INTO tickloom.source VALUES ($1, $2, $3, $4)", *mine)
+                return
+    refuse_other_source(row, mine)
+
+
+def refuse_other_source(noted: Any, mine: tuple[str, str, str, int]) -> None:
+    """Raise ``WrongSource`` where the tables were made from something else than ``mine``."""
+    names = ("cluster_id", "prices_topic", "volumes_topic", "window_rows")
+    other = [f"{name} {noted[name]!r}, not {value!r}" for name, value in zip(names, mine, strict=True) if noted[name] != value]
+    if other:
+        raise WrongSource(
+            f"the tables were made from {'; '.join(other)}; point the settings back, or use another database for this source"
+        )

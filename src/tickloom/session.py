@@ -1,0 +1,360 @@
+"""One session: from an assignment's take-over to its end, with all the state that must not outlive it.
+
+A session that ends for whatever reason is thrown away whole: tails, positions, connections. The next one starts
+from the ledger. That is what makes every failure the same failure.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from random import Random
+from typing import TypeVar
+
+import polars as pl
+import structlog
+
+from tickloom import ledger
+from tickloom.errors import DataRefused, NotCopartitioned, StateSpoilt, StoreUnavailable
+from tickloom.health import Health
+from tickloom.metrics import Metrics
+from tickloom.model import Batch, Chunk, Decoded, Gap, ReadEvent, Side, TopicPartition
+from tickloom.partitions import Partitioner
+from tickloom.postgres import Connection, close, connect
+from tickloom.retry import RetryPolicy
+from tickloom.settings import Settings
+from tickloom.stages.consume import Member, Reader, find_gap, side_of
+from tickloom.stages.decode import EventBounds, decode
+from tickloom.stages.gather import BatchLimits, Gatherer, RejectLimits, RejectWatch
+from tickloom.stages.join import join, join_by_sql, partition_of_symbols, symbols_of
+from tickloom.stages.load import Loaded, Loader, Work, load_tails, prepare, stage
+from tickloom.stages.settle import settle
+from tickloom.tails import Tails
+
+_log = structlog.get_logger(__name__)
+_BUSY_WAIT_SECONDS = 0.005
+_MICROSECONDS = 1_000_000
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """What outlives a session."""
+
+    settings: Settings
+    metrics: Metrics
+    health: Health
+    member: Member
+    partitioner: Partitioner
+    executor: ThreadPoolExecutor
+    random: Random = field(default_factory=Random)
+
+
+class Store:
+    """A connection that is made again after an outage; one task uses it at a time."""
+
+    def __init__(self, around: Surroundings, prepared: bool) -> None:
+        self._around = around
+        self._prepared = prepared
+        self._connection: Connection | None = None
+
+    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """``work`` done, whatever the outages: tried again, with backoff, for as long as it takes.
+
+        Raises everything that is no ``StoreUnavailable``.
+        """
+        around = self._around
+        settings = around.settings
+        waits = RetryPolicy(settings.retry_initial_seconds, settings.retry_max_seconds).waits(around.random)
+        for attempt, wait in enumerate(waits, 1):
+            try:
+                result = await work(await self._ready())
+            except StoreUnavailable as error:
+                await self.close()
+                around.health.database_reachable = False
+                around.health.beat(time.monotonic())
+                around.metrics.retries.labels("postgres").inc()
+                _log.warning("waiting for Postgres", attempt=attempt, wait_seconds=round(wait, 2), error=str(error))
+                await asyncio.sleep(wait)
+            except BaseException:
+                await self.close()
+                raise
+            else:
+                around.health.database_reachable = True
+                return result
+        raise AssertionError("the waits are endless")
+
+    async def close(self) -> None:
+        """Let the connection go."""
+        connection, self._connection = self._connection, None
+        await close(connection)
+
+    async def _ready(self) -> Connection:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await connect(self._around.settings)
+            if self._prepared:
+                await stage(self._connection)
+        return self._connection
+
+
+class Session:
+    """The stages, bound to one assignment. ``flow`` drives it; ``stop`` ends it softly."""
+
+    def __init__(
+        self,
+        around: Surroundings,
+        reader: Reader,
+        claims: Mapping[TopicPartition, ledger.Claim],
+        ends: Mapping[TopicPartition, int] | None,
+        owns_everything: bool,
+        careful: bool,
+    ) -> None:
+        settings = around.settings
+        positions = {at: claim.next_offset for at, claim in claims.items()}
+        limits = RejectLimits(settings.reject_limit_ratio, settings.reject_limit_min_messages)
+        self.stopping = False
+        self.gatherer = Gatherer(_batch_limits(settings), positions, keep_raw=careful)
+        self._around = around
+        self._reader = reader
+        self._ends = ends
+        self._owns_everything = owns_everything
+        self._careful = careful
+        self._watch = RejectWatch(limits)
+        self._bounds = EventBounds(
+            round(settings.event_max_ahead_seconds * _MICROSECONDS), round(settings.event_max_age_seconds * _MICROSECONDS)
+        )
+        self._tails = Tails(settings.window_rows, settings.tail_rows, settings.cache_max_symbols)
+        topics = {side: topic for topic, side in side_of(settings).items()}
+        epochs = {at: claim.epoch for at, claim in claims.items()}
+        self._loader = Loader(topics, epochs, settings.window_rows, limits)
+        self._writes = Store(around, prepared=True)
+        self._reads = Store(around, prepared=False)
+        self._partition_of: dict[str, int] = {}
+        self._joined = 0
+        self._loading = False
+
+    # --- what the flow asks -----------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return time.monotonic()
+
+    def stop(self) -> None:
+        """End softly: nothing more is read, the batches that are joined are loaded."""
+        self.stopping = True
+
+    def drained(self) -> bool:
+        """Whether there is nothing more to do: stopped, or (``--once``) read to the ends."""
+        if self.stopping:
+            return True
+        if self._ends is None:
+            return False
+        positions = self.gatherer.positions
+        return all(positions[at] >= end for at, end in self._ends.items())
+
+    async def next_event(self) -> ReadEvent | None:
+        """The next event, or None when the open batch comes of age first (or it is time to look at ``drained``)."""
+        if self.gatherer.empty:
+            timeout = 0.1
+        else:
+            timeout = max(self.gatherer.seconds_left(self.now()), _BUSY_WAIT_SECONDS if self._loading else 0)
+        return await self._reader.next_event(timeout)
+
+    def batch_due(self, handed_over: bool) -> bool:
+        """Whether to close the batch: full, or of age while nothing is being loaded (else it may as well grow)."""
+        gatherer = self.gatherer
+        if gatherer.empty:
+            return False
+        self._around.health.in_flight = True
+        idle = handed_over and not self._loading
+        return gatherer.full() or (idle and gatherer.seconds_left(self.now()) <= 0)
+
+    async def decode(self, chunk: Chunk) -> Decoded:
+        """The chunk decoded, off the loop. Raises ``TooManyRejects``, ``NotCopartitioned``."""
+        if not self._owns_everything and any(message.key() is None for message in chunk.messages):
+            raise NotCopartitioned(
+                f"topic {chunk.topic} holds messages without a key, so several replicas cannot share it; "
+                f"run one replica, or key the messages by symbol"
+            )
+        decoded = await self._offload("decode", lambda: decode(chunk, self._bounds))
+        self._watch.see(decoded)
+        return decoded
+
+    async def join(self, batch: Batch) -> Work:
+        """The batch joined and encoded, off the loop; symbols that are not cached are loaded first."""
+        self._joined += 1
+        number = self._joined
+        symbols = symbols_of(batch)
+        if not self._owns_everything:
+            self._check_partitions(batch, symbols.to_list())
+        if self._careful:
+            joined = join_by_sql(batch, symbols)
+        else:
+            await self._load_missing(symbols.to_list())
+            joined = await self._offload("join", lambda: join(batch, symbols, self._tails, number))
+        encoded = await self._offload("encode", lambda: prepare(joined, int(time.time() * _MICROSECONDS)))
+        return Work(batch, joined, encoded)
+
+    async def load(self, work: Work) -> None:
+        """The batch committed, whatever the outages. Raises ``Fenced``, ``StateSpoilt``, ``Mistake``."""
+        self._loading = True
+        started = self.now()
+        try:
+            loaded = await self._writes.run(lambda connection: self._load_once(connection, work))
+        except DataRefused as error:
+            _log.warning("Postgres refuses a value; the batch is bisected", error=str(error))
+            raise StateSpoilt("refused") from error
+        finally:
+            self._loading = False
+        self._tails.committed += 1
+        self._tails.evict()
+        self._count(work.batch, loaded, self.now() - started)
+        if self._careful:
+            raise StateSpoilt("bisected")
+
+    def settle(self, batch: Batch) -> None:
+        """Tell the group how far the tables are."""
+        settle(self._around.member, batch)
+
+    async def close(self) -> None:
+        """Let the connections go."""
+        await self._writes.close()
+        await self._reads.close()
+
+    # --- how ----------------------------------------------------------------------------------------------------
+
+    async def _load_once(self, connection: Connection, work: Work) -> Loaded:
+        around = self._around
+        made = await around.partitioner.ensure_for(connection, dict(work.encoded.needed))
+        around.metrics.partitions_created.inc(made)
+        now = datetime.now(UTC)
+        if self._careful:
+            return await self._loader.load_carefully(connection, work.batch, now)
+        return await self._loader.load(connection, work, now)
+
+    async def _load_missing(self, symbols: list[str]) -> None:
+        missing = self._tails.missing(symbols)
+        if not missing:
+            return
+        rows = self._around.settings.tail_rows
+        started = self.now()
+        tails = await self._reads.run(lambda connection: load_tails(connection, missing, rows))
+        self._tails.insert(missing, tails)
+        self._around.metrics.symbols_loaded.inc(len(missing))
+        self._around.metrics.stage_seconds.labels("tails").observe(self.now() - started)
+
+    def _check_partitions(self, batch: Batch, symbols: list[str]) -> None:
+        found = partition_of_symbols(batch, pl.Series(symbols)).tolist()
+        for symbol, partition in zip(symbols, found, strict=True):
+            if partition < 0 or self._partition_of.setdefault(symbol, partition) != partition:
+                raise NotCopartitioned(
+                    f"symbol {symbol!r} comes in two partitions, so several replicas cannot share the topics; "
+                    f"run one replica, or key the messages of both topics by symbol with the same partitioner"
+                )
+
+    async def _offload(self, stage_name: str, work: Callable[[], T]) -> T:
+        started = self.now()
+        result = await asyncio.get_running_loop().run_in_executor(self._around.executor, work)
+        self._around.metrics.stage_seconds.labels(stage_name).observe(self.now() - started)
+        return result
+
+    def _count(self, batch: Batch, loaded: Loaded, seconds: float) -> None:
+        metrics, health, now = self._around.metrics, self._around.health, time.time()
+        metrics.batches.inc()
+        metrics.batch_messages.observe(batch.messages)
+        metrics.stage_seconds.labels("load").observe(seconds)
+        metrics.rows_stored.inc(loaded.stored)
+        metrics.rows_superseded.inc(loaded.superseded)
+        for reason, count in loaded.rejects.items():
+            metrics.rejects.labels(reason.value).inc(count)
+        for at, step in batch.progress.items():
+            metrics.messages.labels(at.topic).inc(step.messages)
+            metrics.gaps.inc(step.missing)
+        if batch.oldest_ms is not None:
+            metrics.freshness_seconds.observe(max(0.0, now - batch.oldest_ms / 1_000))
+        metrics.symbols_cached.set(len(self._tails))
+        metrics.last_progress.set(now)
+        health.beat(self.now())
+        health.in_flight = not self.gatherer.empty
+        lags = self._reader.lag_messages()
+        health.lag_messages = sum(lags.values())
+        for at, lag in lags.items():
+            metrics.lag_messages.labels(at.topic, str(at.partition)).set(lag)
+            newest = batch.newest_ms.get(at)
+            behind = 0.0 if not lag or newest is None else max(0.0, now - newest / 1_000)
+            metrics.lag_seconds.labels(at.topic, str(at.partition)).set(behind)
+
+
+def _batch_limits(settings: Settings) -> BatchLimits:
+    return BatchLimits(settings.batch_max_messages, settings.batch_max_bytes, settings.batch_max_age_seconds)
+
+
+@asynccontextmanager
+async def open_session(
+    around: Surroundings,
+    assigned: frozenset[TopicPartition],
+    counts: Mapping[str, int],
+    owner: str,
+    ends: Mapping[TopicPartition, int] | None,
+    careful: bool,
+) -> AsyncIterator[Session]:
+    """Take the partitions over, open the readers at the ledger's offsets; all of it is closed at the end.
+
+    Raises ``NotCopartitioned``, ``LogLost``, ``SourceUnavailable``, ``Mistake``.
+    """
+    loop = asyncio.get_running_loop()
+    owns_everything = check_copartitioned(assigned, counts, around.settings)
+    reader = Reader(around.settings, assigned)
+    store = Store(around, prepared=False)
+    try:
+        marks = await loop.run_in_executor(None, reader.watermarks)
+        firsts = {at: low for at, (low, _) in marks.items()}
+        claims = await store.run(lambda connection: ledger.take_over(connection, firsts, owner))
+        gaps = _gaps(claims, marks, around.settings)
+        session = Session(around, reader, claims, ends, owns_everything, careful)
+        for gap in gaps:
+            session.gatherer.add(gap, session.now())
+        reader.start(session.gatherer.positions)
+        _log.info("took over", partitions=len(claims), messages=sum(high - claims[at].next_offset for at, (_, high) in marks.items()))
+        try:
+            yield session
+        finally:
+            await session.close()
+    finally:
+        await store.close()
+        await asyncio.shield(loop.run_in_executor(None, reader.stop))
+
+
+def _gaps(
+    claims: Mapping[TopicPartition, ledger.Claim], marks: Mapping[TopicPartition, tuple[int, int]], settings: Settings
+) -> list[Gap]:
+    found = [
+        find_gap(at, claim.next_offset, *marks[at], settings.gap_policy) for at, claim in sorted(claims.items())
+    ]
+    return [gap for gap in found if gap is not None]
+
+
+def check_copartitioned(assigned: frozenset[TopicPartition], counts: Mapping[str, int], settings: Settings) -> bool:
+    """Whether the assignment is everything; if not, it must be equal partition numbers of equal counts.
+
+    Raises ``NotCopartitioned``. Pure.
+    """
+    if len(assigned) == sum(counts.values()):
+        return True
+    prices, volumes = settings.prices_topic, settings.volumes_topic
+    if counts[prices] != counts[volumes]:
+        raise NotCopartitioned(
+            f"{prices} has {counts[prices]} partitions and {volumes} {counts[volumes]}, so several replicas cannot "
+            f"share them; run one replica, or give both topics the same number of partitions"
+        )
+    mine = {side: {at.partition for at in assigned if at.topic == topic} for topic, side in side_of(settings).items()}
+    if mine[Side.PRICES] != mine[Side.VOLUMES]:
+        raise NotCopartitioned(
+            f"assigned partitions {sorted(mine[Side.PRICES])} of {prices} but {sorted(mine[Side.VOLUMES])} of {volumes}; "
+            f"use partition.assignment.strategy=range (or group.remote.assignor=range) in every replica"
+        )
+    return False
+

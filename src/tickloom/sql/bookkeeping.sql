@@ -1,0 +1,65 @@
+CREATE SCHEMA IF NOT EXISTS tickloom;
+
+CREATE TABLE IF NOT EXISTS tickloom.offsets (
+    topic        text        NOT NULL,
+    partition    int         NOT NULL,
+    first_offset bigint      NOT NULL,
+    next_offset  bigint      NOT NULL,
+    epoch        bigint      NOT NULL DEFAULT 0,
+    owner        text,
+    stored       bigint      NOT NULL DEFAULT 0,
+    superseded   bigint      NOT NULL DEFAULT 0,
+    dead         bigint      NOT NULL DEFAULT 0,
+    skipped      bigint      NOT NULL DEFAULT 0,
+    missing      bigint      NOT NULL DEFAULT 0,
+    updated_at   timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (topic, partition)
+) WITH (fillfactor = 50);  -- updated with every batch: room for it on the page keeps the updates HOT
+
+CREATE TABLE IF NOT EXISTS tickloom.dead_letters (
+    topic            text        NOT NULL,
+    partition        int         NOT NULL,
+    "offset"         bigint      NOT NULL,
+    key              bytea,
+    value            bytea,
+    headers          jsonb       NOT NULL,
+    record_timestamp timestamptz,
+    reason           text        NOT NULL,
+    detail           text        NOT NULL,
+    rejected_at      timestamptz NOT NULL,
+    replayed_at      timestamptz,
+    PRIMARY KEY (topic, partition, "offset")
+);
+
+CREATE TABLE IF NOT EXISTS tickloom.gaps (
+    topic       text        NOT NULL,
+    partition   int         NOT NULL,
+    from_offset bigint      NOT NULL,
+    to_offset   bigint      NOT NULL,
+    noticed_at  timestamptz NOT NULL,
+    policy      text        NOT NULL,
+    PRIMARY KEY (topic, partition, from_offset)
+);
+
+CREATE TABLE IF NOT EXISTS tickloom.source (
+    cluster_id    text NOT NULL,
+    prices_topic  text NOT NULL,
+    volumes_topic text NOT NULL,
+    window_rows   int  NOT NULL
+);
+
+-- price / volume as float8: NULL where volume is 0 or the quotient is beyond float8, 0 where it is below the
+-- least float8. Postgres raises on both instead; scaling by powers of two is exact and finds them beforehand.
+CREATE OR REPLACE FUNCTION tickloom.ratio(price float8, volume float8) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE
+        WHEN volume = 0 THEN NULL
+        -- scaled by 2^600: 2^1024, the first quotient that float8 cannot hold, is 2^424 then
+        WHEN abs(volume) < 1e-270 AND abs(price) > 1e-16
+            AND abs(price / (volume * 4.149515568880993e180)) >= 4.332296397063773e127 THEN NULL
+        -- scaled by 2^200: 2^-1075, half of the least float8, is 2^-875 then
+        WHEN volume > 1 AND price <> 0 AND abs(price) < 1e-270
+            AND abs(price * 1.6069380442589903e60 / volume) <= 3.9696644133184383e-264 THEN 0
+        ELSE price / volume
+    END
+$$;

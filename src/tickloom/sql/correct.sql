@@ -1,0 +1,4 @@
+-- Values that a later offset replaces; the keys are known to be there.
+UPDATE {table} t SET {assignments}
+FROM pg_temp.corrected_{side} excluded
+WHERE t.symbol = excluded.symbol AND t."timestamp" = excluded."timestamp"

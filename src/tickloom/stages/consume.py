@@ -1,0 +1,445 @@
+"""consume: pulls raw Kafka messages, both topics side by side in record time, into a bounded queue.
+
+Membership is apart from reading. ``Member`` subscribes to both topics with every partition paused from its
+assignment on: it is polled for callbacks, and makes the courtesy commits. ``Reader`` fetches with two plain
+consumers (``assign()``, one a topic) from the ledger's offsets, always from the side that is behind in record
+time, so that a lag of hours is worked off with both halves of the join close together. Not reading is the
+back-pressure; nothing in the data path is ever paused.
+
+Threads: each class owns one; it talks to the event loop by ``call_soon_threadsafe`` only. The rebalance callbacks
+run in the member's thread, inside ``poll``.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import confluent_kafka as kafka
+import structlog
+
+from tickloom.errors import LogLost, Mistake, SettingsError, SourceUnavailable, TickloomError
+from tickloom.model import Chunk, EndOfPartition, Gap, ReadEvent, ReadFailed, Side, TopicPartition
+from tickloom.settings import GapPolicy, Settings
+
+_log = structlog.get_logger(__name__)
+
+_CHUNK_MESSAGES = 10_000
+_CHUNKS_HELD = 3
+_BEHIND_WAIT_SECONDS = 0.05
+_LIVE_WAIT_SECONDS = 0.02
+_METADATA_TIMEOUT_SECONDS = 10.0
+
+_E = kafka.KafkaError
+_HOPELESS = {
+    _E.TOPIC_AUTHORIZATION_FAILED: "grant the client READ and DESCRIBE on both topics",
+    _E.GROUP_AUTHORIZATION_FAILED: "grant the client READ on the group",
+    _E.CLUSTER_AUTHORIZATION_FAILED: "grant the client its rights on the cluster",
+    _E.SASL_AUTHENTICATION_FAILED: "mend the SASL settings in TICKLOOM_KAFKA_OPTIONS",
+    _E._AUTHENTICATION: "mend the SASL settings in TICKLOOM_KAFKA_OPTIONS",
+    _E.TOPIC_EXCEPTION: "mend the topic's name",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """These partitions, all of them, are ours now."""
+
+    partitions: frozenset[TopicPartition]
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """The partitions are being taken; ``done`` must be set when nothing of theirs is in flight any more."""
+
+    done: threading.Event
+
+
+@dataclass(frozen=True, slots=True)
+class MemberFailed:
+    """The membership has ended with ``error``."""
+
+    error: BaseException
+
+
+MemberEvent: TypeAlias = Assigned | Revoked | MemberFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What the brokers say of themselves and of the two topics."""
+
+    cluster_id: str
+    partitions: Mapping[str, int]
+
+
+def side_of(settings: Settings) -> dict[str, Side]:
+    """Topic name to side."""
+    return {settings.prices_topic: Side.PRICES, settings.volumes_topic: Side.VOLUMES}
+
+
+def _config(settings: Settings, **ours: Any) -> dict[str, Any]:
+    plain = {
+        "bootstrap.servers": settings.kafka_bootstrap_servers,
+        "group.id": settings.kafka_group_id,
+        "client.id": "tickloom",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "isolation.level": "read_committed",
+        "allow.auto.create.topics": False,
+        "log_level": 3,
+    }
+    return plain | ours | settings.kafka_options
+
+
+def _consumer(config: dict[str, Any]) -> Any:
+    try:
+        return kafka.Consumer(config, logger=_LibrdkafkaLog())
+    except (kafka.KafkaException, ValueError, TypeError) as error:
+        raise SettingsError(f"librdkafka refuses the settings: {error}; mend TICKLOOM_KAFKA_OPTIONS") from None
+
+
+class _LibrdkafkaLog:
+    """Librdkafka's own lines, as debug: outages are told once, by those who wait for them."""
+
+    def log(self, _level: int, message: str, *args: object) -> None:
+        _log.debug("librdkafka", detail=message % args if args else message)
+
+
+def translate(error: Any) -> TickloomError:
+    """Whose turn it is, from a KafkaError."""
+    if mend := _HOPELESS.get(error.code()):
+        return Mistake(f"Kafka refuses: {error.str()}; {mend}")
+    return SourceUnavailable(f"Kafka: {error.str()}")
+
+
+def describe_cluster(settings: Settings) -> Cluster:
+    """Cluster id and partition counts. Blocks up to 10 s a topic.
+
+    Raises ``SourceUnavailable``; ``Mistake`` where a topic does not exist or may not be seen.
+    """
+    consumer = _consumer(_config(settings, **{"allow.auto.create.topics": True} if _mock(settings) else {}))
+    try:
+        counts: dict[str, int] = {}
+        cluster_id = ""
+        for topic in side_of(settings):
+            metadata = consumer.list_topics(topic, timeout=_METADATA_TIMEOUT_SECONDS)
+            cluster_id = metadata.cluster_id or ""
+            found = metadata.topics[topic]
+            if found.error is not None and found.error.code() == _E.UNKNOWN_TOPIC_OR_PART or not found.partitions:
+                raise Mistake(f"topic {topic} does not exist; create it or mend TICKLOOM_PRICES_TOPIC and TICKLOOM_VOLUMES_TOPIC")
+            if found.error is not None:
+                raise translate(found.error)
+            counts[topic] = len(found.partitions)
+        return Cluster(cluster_id, counts)
+    except kafka.KafkaException as error:
+        raise translate(error.args[0]) from None
+    finally:
+        consumer.close()
+
+
+def _mock(settings: Settings) -> bool:
+    return "test.mock.num.brokers" in settings.kafka_options
+
+
+class Member:
+    """This replica's membership of the group; one thread from ``start`` to ``leave``."""
+
+    def __init__(self, settings: Settings, notify: Callable[[MemberEvent], None]) -> None:
+        """``notify`` is called in the member's thread. Raises ``SettingsError``."""
+        self._settings = settings
+        self._notify = notify
+        self._stop = threading.Event()
+        config = _config(settings, **{"auto.offset.reset": "earliest", "queued.max.messages.kbytes": 1024})
+        if config.get("group.protocol", "classic") == "classic":
+            config.setdefault("partition.assignment.strategy", "range")
+        else:
+            config.setdefault("group.remote.assignor", "range")
+        self._incremental = config.get("group.protocol") == "consumer" or "cooperative" in str(
+            config.get("partition.assignment.strategy")
+        )
+        self._consumer = _consumer(config)
+        self._thread = threading.Thread(target=self._run, name="tickloom-member", daemon=True)
+
+    def start(self) -> None:
+        """Join the group."""
+        self._thread.start()
+
+    def leave(self) -> None:
+        """Leave the group; blocks until it is left, 10 s at most."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(10)
+
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Tell the group where we are; returns at once, and nobody waits for the answer."""
+        wanted = [kafka.TopicPartition(at.topic, at.partition, offset) for at, offset in offsets.items()]
+        try:
+            self._consumer.commit(offsets=wanted, asynchronous=True)
+        except (kafka.KafkaException, RuntimeError) as error:  # a courtesy: the ledger is what counts
+            _log.debug("courtesy commit failed", error=str(error))
+
+    def _run(self) -> None:
+        try:
+            self._consumer.subscribe(
+                list(side_of(self._settings)), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
+            )
+            while not self._stop.is_set():
+                message = self._consumer.poll(0.1)
+                if message is not None and message.error() is not None:
+                    self._complain(message.error())
+        except BaseException as error:
+            self._notify(MemberFailed(error))
+        finally:
+            with suppress(kafka.KafkaException, RuntimeError):
+                self._consumer.close()
+
+    def _complain(self, error: Any) -> None:
+        told = translate(error)
+        if isinstance(told, Mistake):
+            raise told
+        if error.fatal():
+            raise SourceUnavailable(f"Kafka ended the membership: {error.str()}")
+        _log.debug("group", error=error.str())
+
+    def _assigned(self, consumer: Any, partitions: list[Any]) -> None:
+        if self._incremental:
+            consumer.incremental_assign(partitions)
+        else:
+            consumer.assign(partitions)
+        if partitions:
+            consumer.pause(partitions)
+        self._tell_assignment(consumer)
+
+    def _revoked(self, consumer: Any, partitions: list[Any]) -> None:
+        done = threading.Event()
+        self._notify(Revoked(done))
+        if not done.wait(self._settings.revoke_timeout_seconds + 5):
+            _log.warning("the batch in flight outlived the revocation; the ledger fences it")
+        if self._incremental:
+            consumer.incremental_unassign(partitions)
+            if not self._stop.is_set():
+                self._tell_assignment(consumer)
+        else:
+            consumer.unassign()
+
+    def _tell_assignment(self, consumer: Any) -> None:
+        assigned = frozenset(TopicPartition(at.topic, at.partition) for at in consumer.assignment())
+        self._notify(Assigned(assigned))
+
+
+class Reader:
+    """Reads the assigned partitions of both topics; one thread from ``start`` to ``stop``.
+
+    ``watermarks`` must come before ``start``; ``next_event`` belongs to one task of the event loop.
+    """
+
+    def __init__(self, settings: Settings, partitions: frozenset[TopicPartition]) -> None:
+        """Raises ``SettingsError``. Connects lazily."""
+        self._settings = settings
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._sides = side_of(settings)
+        self._partitions = partitions
+        self._queue: asyncio.Queue[ReadEvent] = asyncio.Queue()
+        self._room = threading.Semaphore(_CHUNKS_HELD)
+        self._stop = threading.Event()
+        config = _config(
+            settings,
+            **{
+                "auto.offset.reset": "error",
+                "enable.partition.eof": True,
+                "queued.max.messages.kbytes": settings.fetch_max_bytes // 1024,
+                "fetch.queue.backoff.ms": 5,
+                "fetch.wait.max.ms": 50,
+                "fetch.error.backoff.ms": 100,
+            },
+        )
+        for membership in ("group.protocol", "group.remote.assignor", "partition.assignment.strategy"):
+            config.pop(membership, None)
+        self._consumers: dict[Side, Any] = {side: _consumer(config) for side in self._sides.values()}
+        self._positions: dict[TopicPartition, int] = {}
+        self._newest_ms = dict.fromkeys(Side, 0)
+        self._unfinished: dict[Side, set[int]] = {side: set() for side in Side}  # partitions not seen at their end
+        self._thread = threading.Thread(target=self._run, name="tickloom-reader", daemon=True)
+
+    def watermarks(self) -> dict[TopicPartition, tuple[int, int]]:
+        """First offset and end of each partition's log. Blocks. Raises ``SourceUnavailable``, ``Mistake``."""
+        try:
+            return {at: self._watermark(at) for at in sorted(self._partitions)}
+        except kafka.KafkaException as error:
+            raise translate(error.args[0]) from None
+
+    def lag_messages(self) -> dict[TopicPartition, int]:
+        """Messages between what was read and the log's end as last heard of. Does not block."""
+        lags: dict[TopicPartition, int] = {}
+        for at, position in list(self._positions.items()):
+            with suppress(kafka.KafkaException, RuntimeError):
+                _, high = self._consumers[self._sides[at.topic]].get_watermark_offsets(
+                    kafka.TopicPartition(at.topic, at.partition), cached=True
+                )
+                lags[at] = max(0, high - position)
+        return lags
+
+    def start(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Read from ``positions`` on, for the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._positions = dict(positions)
+        for topic, side in self._sides.items():
+            mine = [kafka.TopicPartition(topic, at.partition, offset) for at, offset in positions.items() if at.topic == topic]
+            self._unfinished[side] = {at.partition for at in mine}
+            self._consumers[side].assign(mine)
+        self._thread.start()
+
+    async def next_event(self, timeout: float | None) -> ReadEvent | None:
+        """What comes next, or None when ``timeout`` seconds (None: no limit) pass without it."""
+        try:
+            async with asyncio.timeout(timeout):
+                event = await self._queue.get()
+        except TimeoutError:
+            return None
+        if isinstance(event, Chunk):
+            self._room.release()
+        return event
+
+    def stop(self) -> None:
+        """End the thread and the connections; blocks for up to 10 s."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(10)
+        for consumer in self._consumers.values():
+            with suppress(kafka.KafkaException, RuntimeError):
+                consumer.close()
+
+    def _watermark(self, at: TopicPartition) -> tuple[int, int]:
+        consumer = self._consumers[self._sides[at.topic]]
+        found = consumer.get_watermark_offsets(
+            kafka.TopicPartition(at.topic, at.partition), timeout=_METADATA_TIMEOUT_SECONDS
+        )
+        if found is None:
+            raise SourceUnavailable(f"Kafka did not tell the offsets of {at.topic} {at.partition} in time")
+        return found
+
+    def _post(self, event: ReadEvent) -> None:
+        assert self._loop is not None
+        with suppress(RuntimeError):  # the loop has closed: nobody listens any more
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                behind, ahead = sorted(Side, key=self._newest_ms.__getitem__)
+                if self._unfinished[behind]:
+                    if not self._read(behind, _BEHIND_WAIT_SECONDS):
+                        self._read(ahead, 0)
+                elif not self._read(ahead, _LIVE_WAIT_SECONDS):
+                    self._read(behind, _LIVE_WAIT_SECONDS)
+        except BaseException as error:
+            told = translate(error.args[0]) if isinstance(error, kafka.KafkaException) else error
+            self._post(ReadFailed(told))
+
+    def _read(self, side: Side, wait: float) -> bool:
+        """Hand on what one side has, waiting ``wait`` seconds for a first message; whether there was any."""
+        consumer = self._consumers[side]
+        found: list[Any] = consumer.consume(1, wait)
+        if not found:
+            return False
+        found += consumer.consume(_CHUNK_MESSAGES - 1, 0)
+        messages = [message for message in found if message.error() is None]
+        if messages and not self._hand_on(side, messages):
+            return True
+        for message in found:
+            if message.error() is not None:
+                self._notice(side, message)
+        return bool(messages)
+
+    def _hand_on(self, side: Side, messages: Sequence[Any]) -> bool:
+        """Post a chunk once there is room for it; False when told to stop meanwhile."""
+        while not self._room.acquire(timeout=0.1):
+            if self._stop.is_set():
+                return False
+        chunk = Chunk(
+            side=side,
+            topic=messages[0].topic(),
+            messages=messages,
+            values=[message.value() for message in messages],
+            partitions=[message.partition() for message in messages],
+            offsets=[message.offset() for message in messages],
+            timestamps_ms=[message.timestamp()[1] for message in messages],
+        )
+        for partition, offset in zip(chunk.partitions, chunk.offsets, strict=True):
+            self._positions[TopicPartition(chunk.topic, partition)] = offset + 1
+        self._newest_ms[side] = chunk.timestamps_ms[-1]
+        self._unfinished[side] |= set(chunk.partitions)
+        self._post(chunk)
+        return True
+
+    def _notice(self, side: Side, message: Any) -> None:
+        error = message.error()
+        code = error.code()
+        if code == _E._PARTITION_EOF:
+            at = TopicPartition(message.topic(), message.partition())
+            self._unfinished[side].discard(at.partition)
+            if message.offset() > self._positions[at]:  # what lay between holds no record
+                self._positions[at] = message.offset()
+                self._post(EndOfPartition(at, message.offset()))
+        elif code in (_E._AUTO_OFFSET_RESET, _E.OFFSET_OUT_OF_RANGE):
+            self._out_of_range(TopicPartition(message.topic(), message.partition()))
+        elif error.fatal() or isinstance(translate(error), Mistake) or code == _E.UNKNOWN_TOPIC_OR_PART:
+            raise translate(error)
+        else:
+            _log.debug("reading", error=error.str())
+
+    def _out_of_range(self, at: TopicPartition) -> None:
+        low, high = self._watermark(at)
+        gap = find_gap(at, self._positions[at], low, high, self._settings.gap_policy)
+        resume = self._positions[at]
+        if gap is not None:
+            self._post(gap)
+            resume = self._positions[at] = gap.to_offset
+        self._consumers[self._sides[at.topic]].seek(kafka.TopicPartition(at.topic, at.partition, resume))
+
+
+def find_gap(at: TopicPartition, expected: int, low: int, high: int, policy: GapPolicy) -> Gap | None:
+    """What lies between the offset ``expected`` and the log [``low``, ``high``). Raises ``LogLost``. Pure."""
+    where = f"{at.topic} partition {at.partition}"
+    if expected > high:
+        raise LogLost(
+            f"{where} ends at offset {high}, before the ledger's {expected}: the topic was made anew or truncated; "
+            f"restore it, or start with an empty database for the new topic"
+        )
+    if expected >= low:
+        return None
+    if policy is GapPolicy.HALT:
+        raise LogLost(
+            f"{where} has lost the offsets {expected} to {low - 1} to retention before they were read; "
+            f"TICKLOOM_GAP_POLICY=continue records the gap in tickloom.gaps and goes on"
+        )
+    return Gap(at, expected, low)
+
+
+def peek_keys(settings: Settings) -> str:
+    """Whether the newest messages have keys, for ``check``. Blocks some seconds. Raises as ``describe_cluster``."""
+    cluster = describe_cluster(settings)
+    consumer = _consumer(_config(settings, **{"auto.offset.reset": "latest"}))
+    try:
+        seen, keyless = 0, 0
+        for topic, count in cluster.partitions.items():
+            for partition in range(count):
+                at = kafka.TopicPartition(topic, partition)
+                low, high = consumer.get_watermark_offsets(at, timeout=_METADATA_TIMEOUT_SECONDS)
+                if high == low:
+                    continue
+                consumer.assign([kafka.TopicPartition(topic, partition, max(low, high - 10))])
+                for message in consumer.consume(10, 1.0):
+                    if message.error() is None:
+                        seen += 1
+                        keyless += message.key() is None
+        if keyless:
+            return f"{keyless} of the newest {seen} messages have no key: one replica only; key by symbol for more"
+        return f"all of the newest {seen} messages have keys" if seen else "no message yet to judge by"
+    except kafka.KafkaException as error:
+        raise translate(error.args[0]) from None
+    finally:
+        consumer.close()

@@ -1,0 +1,319 @@
+"""decode: raw bytes become typed rows or rejects. Pure: no I/O, no clock, and no input raises.
+
+Three readers of one contract, fastest first; each leaves to the next what it cannot prove clean:
+
+1. ``_decode_at_once``: polars reads the whole chunk in one call, outside the GIL. It is lenient where the
+   contract is not (numbers as text, repeated keys, missing fields), so its answer counts only when the guards
+   prove that no such thing is in the chunk.
+2. ``_decode_typed``: msgspec, message by message, strict.
+3. ``_decode_carefully``: field by field, for what msgspec refused: finds the first reason in the contract's
+   order, or the row, where msgspec was stricter than the contract (a repeated key whose last value is fine).
+
+Property tests hold the three equal on any input.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from tickloom.model import (
+    OPTIONAL_COLUMNS,
+    VALUE_COLUMN,
+    Chunk,
+    Decoded,
+    RawMessage,
+    Reason,
+    Reject,
+    Side,
+    TopicPartition,
+    rows_schema,
+)
+from tickloom.timestamps import parse_column, parse_number, parse_text
+
+MAX_SYMBOL_CHARACTERS = 64
+MAX_MAGNITUDE = 1e15
+MAX_FAST_VALUE_BYTES = 1_024
+"""Larger values go to the strict readers: polars's parser recurses, and depth is bounded by length."""
+
+_FURTHEST_RECORD_MS = 1 << 52
+
+_CONTROL = r"[\x00-\x1f\x7f-\x9f]"
+_LOOKS_LIKE_ANOTHER_TYPE = r"^[-0-9\[{]|^true$|^false$"
+
+
+@dataclass(frozen=True, slots=True)
+class EventBounds:
+    """How far an event may lie from its record's timestamp, in microseconds."""
+
+    max_ahead: int
+    max_age: int
+
+
+class _Price(msgspec.Struct, gc=False):
+    symbol: str
+    price: float
+    timestamp: msgspec.Raw
+    open_price: float | None = None
+    high_price: float | None = None
+    low_price: float | None = None
+
+
+class _Volume(msgspec.Struct, gc=False):
+    symbol: str
+    volume: float
+    timestamp: msgspec.Raw
+
+
+_TYPED = {Side.PRICES: msgspec.json.Decoder(_Price), Side.VOLUMES: msgspec.json.Decoder(_Volume)}
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+_Row: TypeAlias = tuple[str, int, float, float | None, float | None, float | None]
+"""symbol, ts, value, open, high, low (None for volumes)."""
+
+
+class _Bad(Exception):  # never leaves this module: it carries a reason out of the careful reader's depth
+    def __init__(self, reason: Reason, detail: str) -> None:
+        self.reason, self.detail = reason, detail
+
+
+def decode(chunk: Chunk, bounds: EventBounds) -> Decoded:
+    """Rows (columns of ``rows_schema``) and rejects of a chunk, both in the chunk's order. Never raises."""
+    rows = _decode_at_once(chunk, bounds)
+    if rows is not None:
+        return Decoded(chunk, rows, [])
+    return decode_strictly(chunk, bounds)
+
+
+def decode_strictly(chunk: Chunk, bounds: EventBounds) -> Decoded:
+    """As ``decode``, message by message: the contract itself, which the fast reader must equal."""
+    good: list[_Row] = []
+    kept: list[int] = []
+    rejects: list[Reject] = []
+    for index, (value, record_ms) in enumerate(zip(chunk.values, chunk.timestamps_ms, strict=True)):
+        try:
+            row = _decode_one(chunk.side, value)
+            _check(chunk.side, row, record_ms * 1_000, bounds)
+        except _Bad as bad:
+            rejects.append(reject(chunk, index, bad.reason, bad.detail))
+        else:
+            good.append(row)
+            kept.append(index)
+    return Decoded(chunk, _frame(chunk, good, kept), rejects)
+
+
+def reject(chunk: Chunk, index: int, reason: Reason, detail: str) -> Reject:
+    """The dead letter of the chunk's message at ``index``."""
+    message: RawMessage = chunk.messages[index]
+    return Reject(
+        source=TopicPartition(chunk.topic, chunk.partitions[index]),
+        offset=chunk.offsets[index],
+        key=message.key(),
+        value=chunk.values[index],
+        headers=tuple(message.headers() or ()),
+        timestamp_ms=chunk.timestamps_ms[index],
+        reason=reason,
+        detail=detail,
+    )
+
+
+def _frame(chunk: Chunk, rows: Sequence[_Row], kept: Sequence[int]) -> pl.DataFrame:
+    columns = list(zip(*rows, strict=True)) or [()] * 6
+    named = dict(zip(("symbol", "ts", "value", "open_price", "high_price", "low_price"), columns, strict=True))
+    named["partition"] = tuple(chunk.partitions[index] for index in kept)
+    named["offset"] = tuple(chunk.offsets[index] for index in kept)
+    schema = rows_schema(chunk.side)
+    return pl.DataFrame([pl.Series(name, list(named[name]), dtype) for name, dtype in schema.items()])
+
+
+# --- one at a time ---------------------------------------------------------------------------------------------
+
+
+def _decode_one(side: Side, value: bytes | None) -> _Row:
+    if not value:
+        raise _Bad(Reason.EMPTY, "the message has no value")
+    try:
+        value.decode()  # msgspec does not look at the encoding of what it skips
+    except UnicodeDecodeError as error:
+        raise _Bad(Reason.NOT_JSON, f"not UTF-8: {error.reason} at byte {error.start}") from None
+    try:
+        return _decode_typed(side, value)
+    except (msgspec.MsgspecError, _Bad, RecursionError):
+        return _decode_carefully(side, value)
+
+
+def _decode_typed(side: Side, value: bytes) -> _Row:
+    typed = _TYPED[side].decode(value)
+    micros = _event_time(bytes(typed.timestamp))
+    if isinstance(typed, _Price):
+        return (typed.symbol, micros, typed.price, typed.open_price, typed.high_price, typed.low_price)
+    return (typed.symbol, micros, typed.volume, None, None, None)
+
+
+def _decode_carefully(side: Side, value: bytes) -> _Row:
+    """Fields in the contract's order of reasons: types of all, then symbol, numbers, time."""
+    try:
+        fields = _FIELDS.decode(value)
+    except RecursionError:
+        raise _Bad(Reason.NOT_JSON, "nested too deeply") from None
+    except msgspec.MsgspecError as error:
+        raise _Bad(Reason.NOT_JSON, str(error)) from None
+    raw = {name: bytes(field) for name, field in fields.items()}
+    value_name, optional = VALUE_COLUMN[side], OPTIONAL_COLUMNS[side]
+    for name in ("symbol", value_name, "timestamp"):
+        if name not in raw:
+            raise _Bad(Reason.SCHEMA, f"{name} is missing")
+    _expect(raw["symbol"][:1] == b'"', "symbol is not a string")
+    numbers = {name: raw[name] for name in (value_name, *optional) if raw.get(name, b"null") != b"null" or name == value_name}
+    for name, literal in numbers.items():
+        _expect(_is_number(literal), f"{name} is not a number")
+    _expect(raw["timestamp"][:1] == b'"' or _is_number(raw["timestamp"]), "timestamp is no string or number")
+    symbol = _text(raw["symbol"])
+    _check_symbol(symbol)
+    parsed = {name: float(literal) for name, literal in numbers.items()}
+    for name, number in parsed.items():
+        _check_number(name, number)
+    low = [parsed.get(name) for name in ("open_price", "high_price", "low_price")]
+    return (symbol, _event_time(raw["timestamp"]), parsed[value_name], low[0], low[1], low[2])
+
+
+def _expect(holds: bool, detail: str) -> None:
+    if not holds:
+        raise _Bad(Reason.SCHEMA, detail)
+
+
+def _is_number(literal: bytes) -> bool:
+    return literal[:1] in b"-0123456789" and literal != b""
+
+
+def _text(literal: bytes) -> str:
+    try:
+        return msgspec.json.decode(literal, type=str)
+    except msgspec.MsgspecError as error:
+        raise _Bad(Reason.NOT_JSON, str(error)) from None
+
+
+def _event_time(literal: bytes) -> int:
+    if literal[:1] == b'"':
+        micros = parse_text(_text(literal))
+        if micros is None:
+            raise _Bad(Reason.BAD_TIMESTAMP, f"not an ISO-8601 time: {literal[:80].decode(errors='replace')}")
+        return micros
+    if not _is_number(literal):
+        raise _Bad(Reason.SCHEMA, "timestamp is no string or number")
+    return parse_number(literal.decode())
+
+
+def _check(side: Side, row: _Row, record_micros: int, bounds: EventBounds) -> None:
+    symbol, micros, value, *optional = row
+    _check_symbol(symbol)
+    _check_number(VALUE_COLUMN[side], value)
+    for name, number in zip(("open_price", "high_price", "low_price"), optional, strict=True):
+        if number is not None:
+            _check_number(name, number)
+    if not record_micros - bounds.max_age <= micros <= record_micros + bounds.max_ahead:
+        raise _Bad(Reason.OUT_OF_BOUNDS, "the event lies too far from its record's timestamp")
+    _, high, low = optional
+    if high is not None and low is not None and high < low:
+        raise _Bad(Reason.INCONSISTENT, f"high_price {high} is below low_price {low}")
+
+
+def _check_symbol(symbol: str) -> None:
+    if not symbol:
+        raise _Bad(Reason.BAD_SYMBOL, "symbol is empty")
+    if len(symbol) > MAX_SYMBOL_CHARACTERS:
+        raise _Bad(Reason.BAD_SYMBOL, f"symbol has {len(symbol)} characters, at most {MAX_SYMBOL_CHARACTERS} are allowed")
+    if any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in symbol):
+        raise _Bad(Reason.BAD_SYMBOL, "symbol holds a control character")
+
+
+def _check_number(name: str, number: float) -> None:
+    if math.isinf(number):
+        raise _Bad(Reason.BAD_NUMBER, f"{name} is beyond float8")
+    if abs(number) > MAX_MAGNITUDE:
+        raise _Bad(Reason.BAD_NUMBER, f"{name} has a magnitude over 1e15")
+    if name == "volume" and number < 0:
+        raise _Bad(Reason.BAD_NUMBER, "volume is below 0")
+
+
+# --- a whole chunk at once -------------------------------------------------------------------------------------
+
+
+def _decode_at_once(chunk: Chunk, bounds: EventBounds) -> pl.DataFrame | None:
+    """The chunk's rows where every message is provably a clean row, else None."""
+    columns = _read_clean_json(chunk)
+    if columns is None:
+        return None
+    micros = parse_column(columns["timestamp"])
+    if micros is None:
+        return None
+    if not -_FURTHEST_RECORD_MS < min(chunk.timestamps_ms) <= max(chunk.timestamps_ms) < _FURTHEST_RECORD_MS:
+        return None  # in microseconds they could leave 64 bits
+    record = np.fromiter(chunk.timestamps_ms, dtype=np.int64, count=len(micros)) * 1_000
+    if ((micros < record - bounds.max_age) | (micros > record + bounds.max_ahead)).any():
+        return None
+    if not _symbols_clean(columns["symbol"]) or not _numbers_clean(chunk.side, columns):
+        return None
+    return columns.select(
+        pl.col("symbol"),
+        pl.Series("ts", micros),
+        pl.col(VALUE_COLUMN[chunk.side]).alias("value"),
+        *OPTIONAL_COLUMNS[chunk.side],
+        pl.Series("partition", chunk.partitions, pl.Int32),
+        pl.Series("offset", chunk.offsets, pl.Int64),
+    )
+
+
+def _read_clean_json(chunk: Chunk) -> pl.DataFrame | None:
+    """The chunk's fields, if each line is one object that has each known field once, and nothing else.
+
+    Proof, with no backslash and no line break inside a value: each line is one value; every key has two quotes,
+    and so has each text. Rows × required fields not null plus the optional ones not null, times two, plus two
+    texts a row, is the least number of quotes that such rows can have: one more key anywhere exceeds it.
+    A number or boolean that polars turned into a text would hide two quotes: `_symbols_clean` and the time's
+    grammar refuse these.
+    """
+    size = len(chunk.values)
+    if not all(chunk.values):
+        return None
+    values = [value for value in chunk.values if value]
+    if len(max(values, key=len)) > MAX_FAST_VALUE_BYTES:
+        return None
+    joined = b"\n".join(values)
+    raw = np.frombuffer(joined, dtype=np.uint8)
+    if np.count_nonzero(raw == 0x5C) or np.count_nonzero(raw == 0x0A) != size - 1:
+        return None
+    required = {"symbol": pl.String(), VALUE_COLUMN[chunk.side]: pl.Float64(), "timestamp": pl.String()}
+    optional = {name: pl.Float64() for name in OPTIONAL_COLUMNS[chunk.side]}
+    try:
+        columns = pl.read_ndjson(joined, schema=required | optional)
+    except pl.exceptions.PolarsError:
+        return None  # not an error here: the strict reader will name each bad message
+    if columns.height != size or any(columns[name].null_count() for name in required):
+        return None
+    present = sum(size - columns[name].null_count() for name in columns.columns)
+    return columns if np.count_nonzero(raw == 0x22) == 2 * present + 4 * size else None
+
+
+def _symbols_clean(symbols: pl.Series) -> bool:
+    distinct = symbols.unique()
+    lengths = distinct.str.len_chars()
+    suspicious = distinct.str.contains(f"{_LOOKS_LIKE_ANOTHER_TYPE}|{_CONTROL}").any()
+    shortest, longest = lengths.min(), lengths.max()
+    return not suspicious and bool(shortest) and isinstance(longest, int) and longest <= MAX_SYMBOL_CHARACTERS
+
+
+def _numbers_clean(side: Side, columns: pl.DataFrame) -> bool:
+    for name in (VALUE_COLUMN[side], *OPTIONAL_COLUMNS[side]):
+        least, most = columns[name].min(), columns[name].max()
+        if isinstance(least, float) and isinstance(most, float) and not (-MAX_MAGNITUDE <= least and most <= MAX_MAGNITUDE):
+            return False
+        if name == "volume" and isinstance(least, float) and least < 0:
+            return False
+    if side is Side.PRICES:
+        return not (columns["high_price"] < columns["low_price"]).any()
+    return True

@@ -1,0 +1,183 @@
+"""gather: rows collect into a micro-batch, closed by size, bytes or age. Pure: ``now`` is an argument."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import assert_never
+
+import numpy as np
+import polars as pl
+
+from tickloom.errors import TooManyRejects
+from tickloom.model import (
+    Batch,
+    Chunk,
+    Decoded,
+    EndOfPartition,
+    Gap,
+    Progress,
+    Reject,
+    Side,
+    TopicPartition,
+    rows_schema,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """When a batch closes."""
+
+    max_messages: int
+    max_bytes: int
+    max_age_seconds: float
+
+
+class Gatherer:
+    """Collects what was decoded; the one place that knows where each partition's next batch begins."""
+
+    def __init__(self, limits: BatchLimits, positions: dict[TopicPartition, int], keep_raw: bool = False) -> None:
+        """``positions``: per partition the offset that the ledger expects next. ``keep_raw`` keeps raw messages."""
+        self._limits = limits
+        self._positions = dict(positions)
+        self._keep_raw = keep_raw
+        self._open()
+
+    @property
+    def positions(self) -> dict[TopicPartition, int]:
+        """Per partition the offset after the last one added. A copy."""
+        return dict(self._positions)
+
+    @property
+    def empty(self) -> bool:
+        return not self._progress
+
+    def add(self, event: Decoded | EndOfPartition | Gap, now: float) -> None:
+        """Take in what comes next; offsets must not go back."""
+        if self.empty:
+            self._opened_at = now
+        match event:
+            case Decoded():
+                self._add_rows(event)
+            case EndOfPartition(source, offset):
+                self._skip_to(source, offset)
+            case Gap(source, from_offset, to_offset):
+                self._skip_to(source, from_offset)
+                progress = self._progress_of(source)
+                progress.missing += to_offset - progress.next_offset
+                self._move(progress, source, to_offset)
+                self._gaps.append(event)
+            case _:
+                assert_never(event)
+
+    def full(self) -> bool:
+        """Whether the batch has reached its size."""
+        return self._messages >= self._limits.max_messages or self._bytes >= self._limits.max_bytes
+
+    def seconds_left(self, now: float) -> float:
+        """Seconds until the open batch is of age: 0 or less when it is."""
+        return self._opened_at + self._limits.max_age_seconds - now
+
+    def close(self) -> Batch:
+        """The batch collected so far; a new one is opened."""
+        batch = Batch(
+            rows={side: self._frame(side) for side in Side},
+            raw=self._raw,
+            rejects=self._rejects,
+            gaps=self._gaps,
+            progress=self._progress,
+            messages=self._messages,
+            opened_at=self._opened_at,
+            newest_ms=self._newest_ms,
+            oldest_ms=self._oldest_ms,
+        )
+        self._open()
+        return batch
+
+    def _open(self) -> None:
+        self._frames: dict[Side, list[pl.DataFrame]] = {side: [] for side in Side}
+        self._raw: list[Chunk] = []
+        self._rejects: list[Reject] = []
+        self._gaps: list[Gap] = []
+        self._progress: dict[TopicPartition, Progress] = {}
+        self._newest_ms: dict[TopicPartition, int] = {}
+        self._oldest_ms: int | None = None
+        self._messages = 0
+        self._bytes = 0
+        self._opened_at = 0.0
+
+    def _frame(self, side: Side) -> pl.DataFrame:
+        frames = self._frames[side]
+        return pl.concat(frames) if frames else pl.DataFrame(schema=rows_schema(side))
+
+    def _add_rows(self, decoded: Decoded) -> None:
+        chunk = decoded.chunk
+        partitions, offsets = np.array(chunk.partitions), np.array(chunk.offsets)
+        times = np.array(chunk.timestamps_ms)
+        dead = Counter(reject.source for reject in decoded.rejects)
+        for partition in np.unique(partitions):
+            mine = partitions == partition
+            source = TopicPartition(chunk.topic, int(partition))
+            progress = self._progress_of(source)
+            count, end = int(mine.sum()), int(offsets[mine].max()) + 1
+            progress.skipped += end - progress.next_offset - count  # transaction markers, compaction holes
+            progress.messages += count
+            progress.dead += dead[source]
+            self._newest_ms[source] = int(times[mine][-1])
+            self._move(progress, source, end)
+        oldest = int(times.min())
+        self._oldest_ms = oldest if self._oldest_ms is None else min(self._oldest_ms, oldest)
+        self._frames[chunk.side].append(decoded.rows)
+        self._rejects.extend(decoded.rejects)
+        self._messages += len(chunk.values)
+        self._bytes += sum(len(value) for value in chunk.values if value)
+        if self._keep_raw:
+            self._raw.append(chunk)
+
+    def _skip_to(self, source: TopicPartition, offset: int) -> None:
+        if offset <= self._positions[source]:
+            return
+        progress = self._progress_of(source)
+        progress.skipped += offset - progress.next_offset
+        self._move(progress, source, offset)
+
+    def _progress_of(self, source: TopicPartition) -> Progress:
+        position = self._positions[source]
+        return self._progress.setdefault(source, Progress(expected=position, next_offset=position))
+
+    def _move(self, progress: Progress, source: TopicPartition, offset: int) -> None:
+        progress.next_offset = offset
+        self._positions[source] = offset
+
+
+@dataclass(frozen=True, slots=True)
+class RejectLimits:
+    """When a stream is so bad that it cannot be ours: a share of the recent messages, over a least count."""
+
+    ratio: float
+    min_messages: int
+
+
+class RejectWatch:
+    """Counts the recent messages: a window that forgets by halves, once it is ten times the least count."""
+
+    def __init__(self, limits: RejectLimits) -> None:
+        self._limits = limits
+        self._messages = 0
+        self._rejects = 0
+        self._reasons: Counter[str] = Counter()
+
+    def see(self, decoded: Decoded) -> None:
+        """Count a chunk in. Raises ``TooManyRejects`` when most of the recent messages are bad."""
+        self._messages += len(decoded.chunk.values)
+        self._rejects += len(decoded.rejects)
+        self._reasons.update(reject.reason.value for reject in decoded.rejects)
+        limits = self._limits
+        if self._messages >= limits.min_messages and self._rejects > limits.ratio * self._messages:
+            common = ", ".join(f"{reason} {count}" for reason, count in self._reasons.most_common(3))
+            raise TooManyRejects(
+                f"{self._rejects} of the last {self._messages} messages were rejected ({common}); nothing of their "
+                f"batch was stored. Check TICKLOOM_PRICES_TOPIC and TICKLOOM_VOLUMES_TOPIC and the producer; "
+                f"TICKLOOM_REJECT_LIMIT_RATIO=1 accepts any share"
+            )
+        if self._messages > 10 * limits.min_messages:
+            self._messages //= 2
+            self._rejects //= 2

@@ -1,0 +1,177 @@
+"""The newest rows of each cached symbol: an exact image of the tables, as they will be after the batches in flight.
+
+Per side and symbol a ring of the newest C rows by event time. A row's *logical index* counts the symbol's rows
+since its ring began; it stands at ``index % C``. A ring that has never held C rows holds the whole history
+of its symbol, so nothing is older than it; a full one answers for its oldest row (the *floor*) and what is newer.
+
+Only the task that joins touches an instance, and ``committed`` (set by the one that loads) is a lone number.
+Pure: no I/O, no clock.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tickloom.model import Side
+
+Ints = NDArray[np.int64]
+NO_FLOOR = np.iinfo(np.int64).min
+_FIRST_SLOTS = 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Rows of the tails around a batch: for each code its rows from ``since`` on, and W-1 rows before them.
+
+    ``frame``: code, ts, value, partition, offset; ordered by code, then ts.
+    ``base``: per code the logical index of its first row in ``frame`` (or of the next row, where it has none).
+    ``floor``: per code the oldest ts that the tail answers for; ``NO_FLOOR`` where it holds the whole history.
+    """
+
+    frame: pl.DataFrame
+    base: Ints
+    floor: Ints
+
+
+class _Ring:
+    """One side's rings, for all slots; arrays are indexed [slot, position]."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.total = np.zeros(0, dtype=np.int64)  # rows ever appended, so the next logical index
+        self.ts = np.zeros((0, rows), dtype=np.int64)
+        self.value = np.zeros((0, rows), dtype=np.float64)
+        self.offset = np.zeros((0, rows), dtype=np.int64)
+        self.partition = np.zeros((0, rows), dtype=np.int32)
+
+    def grow(self, slots: int) -> None:
+        for name in ("total", "ts", "value", "offset", "partition"):
+            old = getattr(self, name)
+            new = np.zeros((slots, *old.shape[1:]), dtype=old.dtype)
+            new[: len(old)] = old
+            setattr(self, name, new)
+
+    def context(self, slots: Ints, since: Ints, before: int) -> Context:
+        total = self.total[slots]
+        held = np.minimum(total, self.rows)
+        first = total - held
+        positions = np.arange(self.rows)
+        valid = positions < held[:, None]  # a ring fills its positions in order before it wraps
+        newer = ((self.ts[slots] >= since[:, None]) & valid).sum(axis=1)
+        base = np.maximum(total - newer - before, first)
+        counts = total - base
+        codes = np.repeat(np.arange(len(slots)), counts)
+        index = np.arange(len(codes)) - np.repeat(np.cumsum(counts) - counts, counts) + base[codes]
+        row, column = slots[codes], index % self.rows
+        full = total >= self.rows
+        oldest = self.ts[slots, first % self.rows]
+        frame = pl.DataFrame(
+            {
+                "code": codes.astype(np.uint32),
+                "ts": self.ts[row, column],
+                "value": self.value[row, column],
+                "partition": self.partition[row, column],
+                "offset": self.offset[row, column],
+            }
+        )
+        return Context(frame, base, np.where(full, oldest, NO_FLOOR))
+
+    def absorb(self, slots: Ints, base: Ints, rows: pl.DataFrame) -> None:
+        """``rows`` (ordered by code, ts) replace each code's rows from its logical index ``base`` on."""
+        codes = rows["code"].to_numpy()
+        counts = np.bincount(codes, minlength=len(slots))
+        ends = base + counts
+        index = np.arange(len(codes)) - np.repeat(np.cumsum(counts) - counts, counts) + base[codes]
+        kept = index >= ends[codes] - self.rows
+        row, column = slots[codes[kept]], index[kept] % self.rows
+        self.ts[row, column] = rows["ts"].to_numpy()[kept]
+        self.value[row, column] = rows["value"].to_numpy()[kept]
+        self.offset[row, column] = rows["offset"].to_numpy()[kept]
+        self.partition[row, column] = rows["partition"].to_numpy()[kept]
+        self.total[slots] = ends
+
+
+class Tails:
+    """The cache of both sides' tails, bounded by ``max_symbols`` apart from those that batches in flight touch."""
+
+    def __init__(self, window_rows: int, tail_rows: int, max_symbols: int) -> None:
+        self.window_rows = window_rows
+        self.tail_rows = tail_rows
+        self.max_symbols = max_symbols
+        self.committed = 0
+        self._slots: dict[str, int] = {}
+        self._free: list[int] = []
+        self._names: list[str | None] = []
+        self._touched = np.zeros(0, dtype=np.int64)  # per slot the number of the last batch that touched it
+        self._rings = {side: _Ring(tail_rows) for side in Side}
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def missing(self, symbols: Sequence[str]) -> list[str]:
+        """Those of ``symbols`` that are not cached, in the same order: ``insert`` them before ``context``."""
+        return [symbol for symbol in symbols if symbol not in self._slots]
+
+    def insert(self, symbols: Sequence[str], rows: Mapping[Side, pl.DataFrame]) -> None:
+        """Cache new symbols with their newest rows.
+
+        ``rows``: per side a frame of code (index into ``symbols``), ts, value, partition, offset, ordered by code
+        and ts: for each symbol its newest C rows in the tables, or all it has.
+        """
+        slots = np.array([self._take(symbol) for symbol in symbols], dtype=np.int64)
+        nothing = np.zeros(len(slots), dtype=np.int64)
+        for side, ring in self._rings.items():
+            ring.absorb(slots, nothing, rows[side])
+
+    def slots(self, symbols: Sequence[str], batch: int) -> Ints:
+        """The slots of cached ``symbols``, which batch number ``batch`` (counted from 1) now touches."""
+        slots = np.fromiter((self._slots[symbol] for symbol in symbols), dtype=np.int64, count=len(symbols))
+        self._touched[slots] = batch
+        return slots
+
+    def context(self, side: Side, slots: Ints, since: Ints) -> Context:
+        """The rows that a batch needs whose earliest event times by slot, over both sides, are ``since``."""
+        return self._rings[side].context(slots, since, self.window_rows - 1)
+
+    def absorb(self, side: Side, slots: Ints, base: Ints, rows: pl.DataFrame) -> None:
+        """Take the rows of a joined batch in: context and batch merged, ordered by code and ts."""
+        self._rings[side].absorb(slots, base, rows)
+
+    def evict(self) -> int:
+        """Drop the least recently touched symbols over the bound that no uncommitted batch touches; how many."""
+        over = len(self._slots) - self.max_symbols
+        if over <= 0:
+            return 0
+        used = np.array([slot for slot, name in enumerate(self._names) if name is not None], dtype=np.int64)
+        touched = self._touched[used]
+        order = used[np.argsort(touched, kind="stable")][:over]
+        victims = order[self._touched[order] <= self.committed]
+        for slot in victims.tolist():
+            name = self._names[slot]
+            if name is not None:
+                del self._slots[name]
+            self._names[slot] = None
+            self._free.append(slot)
+        for ring in self._rings.values():
+            ring.total[victims] = 0
+        return len(victims)
+
+    def _take(self, symbol: str) -> int:
+        if not self._free:
+            self._grow()
+        slot = self._free.pop()
+        self._slots[symbol] = slot
+        self._names[slot] = symbol
+        return slot
+
+    def _grow(self) -> None:
+        old = len(self._names)
+        new = max(_FIRST_SLOTS, old * 2)
+        self._names.extend([None] * (new - old))
+        self._free.extend(range(new - 1, old - 1, -1))
+        self._touched = np.concatenate([self._touched, np.zeros(new - old, dtype=np.int64)])
+        for ring in self._rings.values():
+            ring.grow(new)

@@ -1,0 +1,225 @@
+"""Any split of any log into batches leaves the tables that one SQL query over the whole log gives.
+
+Decoded rows go through gather, join and load into a real Postgres, without a broker: thousands of logs a minute.
+The judge here is plain SQL over all valid rows and shares nothing with the project.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tickloom import ledger, postgres, schema
+from tickloom.model import Chunk, Decoded, Side, TopicPartition, rows_schema
+from tickloom.partitions import Partitioner
+from tickloom.settings import Partitioning, Settings
+from tickloom.stages.gather import BatchLimits, Gatherer, RejectLimits
+from tickloom.stages.join import join, join_by_sql, symbols_of
+from tickloom.stages.load import Loader, Work, load_tails, prepare, stage
+from tickloom.tails import Tails
+
+TOPICS = {Side.PRICES: "p", Side.VOLUMES: "v"}
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+START = 1_790_000_000_000_000
+STEP = 977_000_000  # some 16 minutes, so that rows spread over hourly partitions
+
+
+@dataclass(frozen=True)
+class Tick:
+    side: Side
+    symbol: str
+    ts: int
+    value: float
+    partition: int
+
+
+VALUES = st.one_of(
+    st.floats(0, 1000, allow_nan=False, width=32),
+    st.sampled_from([0.0, 1e15, 1e-300, 0.1, 1 / 3, 5e-324, 123.456, 1e15 - 1]),
+)
+TICKS = st.builds(
+    Tick,
+    side=st.sampled_from(Side),
+    symbol=st.sampled_from(["A", "B", "Ünï", "a"]),
+    ts=st.integers(0, 40).map(lambda n: START + n * STEP),
+    value=VALUES,
+    partition=st.integers(0, 1),
+)
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> tuple[list[Tick], list[int]]:
+    ticks = draw(st.lists(TICKS, min_size=1, max_size=120))
+    cuts = draw(st.one_of(st.just([1] * len(ticks)), st.just([len(ticks)]), st.lists(st.integers(1, 30), min_size=1)))
+    return ticks, cuts
+
+
+def chunk_of(side: Side, ticks: list[tuple[Tick, int]]) -> Decoded:
+    mine = [(tick, offset) for tick, offset in ticks if tick.side is side]
+    columns = {
+        "symbol": [tick.symbol for tick, _ in mine],
+        "ts": [tick.ts for tick, _ in mine],
+        "value": [tick.value for tick, _ in mine],
+        "open_price": [None] * len(mine),
+        "high_price": [2.5] * len(mine),
+        "low_price": [None] * len(mine),
+        "partition": [tick.partition for tick, _ in mine],
+        "offset": [offset for _, offset in mine],
+    }
+    frame = pl.DataFrame({name: columns[name] for name in rows_schema(side)}, schema=rows_schema(side))
+    chunk = Chunk(
+        side, TOPICS[side], [], [b"x"] * len(mine), columns["partition"], columns["offset"], [0] * len(mine)
+    )
+    return Decoded(chunk, frame, [])
+
+
+async def run_log(
+    connection: postgres.Connection, ticks: list[Tick], cuts: list[int], window: int, mode: str, cache: int, tail: int
+) -> None:
+    await connection.execute("TRUNCATE stock_prices, stock_volumes, stock_analytics_data, tickloom.offsets")
+    sources = {TopicPartition(topic, partition): 0 for topic in TOPICS.values() for partition in (0, 1)}
+    claims = await ledger.take_over(connection, sources, "test")
+    epochs = {at: claim.epoch for at, claim in claims.items()}
+    gatherer = Gatherer(BatchLimits(10**9, 10**9, 1), dict.fromkeys(sources, 0))
+    loader = Loader(TOPICS, epochs, window, RejectLimits(1, 10**9))
+    partitioner = Partitioner(dict.fromkeys(("stock_prices", "stock_volumes", "stock_analytics_data"), Partitioning.NONE), 0)
+    tails = Tails(window, tail, cache)
+    next_offset = dict.fromkeys(sources, 0)
+    at, number = 0, 0
+    for cut in cuts * len(ticks):
+        part = []
+        for tick in ticks[at : at + cut]:
+            source = TopicPartition(TOPICS[tick.side], tick.partition)
+            part.append((tick, next_offset[source]))
+            next_offset[source] += 1
+        at += cut
+        if not part:
+            break
+        for side in Side:
+            if any(tick.side is side for tick, _ in part):
+                gatherer.add(chunk_of(side, part), 0.0)
+        batch = gatherer.close()
+        number += 1
+        symbols = symbols_of(batch)
+        if mode == "restart":
+            tails = Tails(window, tail, cache)
+            number = 1
+        if mode == "sql":
+            joined = join_by_sql(batch, symbols)
+        else:
+            missing = tails.missing(symbols.to_list())
+            if missing:
+                tails.insert(missing, await load_tails(connection, missing, tail))
+            joined = join(batch, symbols, tails, number)
+        encoded = prepare(joined, START)
+        await partitioner.ensure_for(connection, dict(encoded.needed))
+        await loader.load(connection, Work(batch, joined, encoded), datetime.now(UTC))
+        tails.committed = number
+        tails.evict()
+
+
+REFERENCE = {
+    "stock_prices": """
+        SELECT symbol, ts, value, avg(value) OVER w, partition, "offset" FROM (
+            SELECT DISTINCT ON (symbol, ts) * FROM valid WHERE side = 'prices'
+            ORDER BY symbol, ts, "offset" DESC, partition DESC) x
+        WINDOW w AS (PARTITION BY symbol ORDER BY ts ROWS {before} PRECEDING) ORDER BY 1, 2""",
+    "stock_volumes": """
+        SELECT symbol, ts, value, avg(value) OVER w, partition, "offset" FROM (
+            SELECT DISTINCT ON (symbol, ts) * FROM valid WHERE side = 'volumes'
+            ORDER BY symbol, ts, "offset" DESC, partition DESC) x
+        WINDOW w AS (PARTITION BY symbol ORDER BY ts ROWS {before} PRECEDING) ORDER BY 1, 2""",
+}
+ACTUAL = {
+    "stock_prices": 'SELECT symbol, "timestamp", price, price_moving_avg, source_partition, source_offset FROM stock_prices ORDER BY 1, 2',
+    "stock_volumes": 'SELECT symbol, "timestamp", volume, trading_volume_moving_avg, source_partition, source_offset FROM stock_volumes ORDER BY 1, 2',
+}
+ANALYTICS = (
+    'SELECT symbol, "timestamp", price, volume, price_moving_avg, trading_volume_moving_avg, price_volume_ratio '
+    "FROM stock_analytics_data ORDER BY 1, 2"
+)
+
+
+def ratio(price: float, volume: float) -> float | None:
+    if volume == 0:
+        return None
+    quotient = price / volume if abs(volume) > 1e-290 or abs(price) < 1 else float("inf") if _overflows(price, volume) else price / volume
+    return None if quotient in (float("inf"), float("-inf")) else quotient
+
+
+def _overflows(price: float, volume: float) -> bool:
+    from fractions import Fraction
+
+    return abs(Fraction(price) / Fraction(volume)) >= Fraction(2) ** 1024 - Fraction(2) ** 970
+
+
+async def judge(connection: postgres.Connection, ticks: list[Tick], window: int) -> None:
+    await connection.execute(
+        'CREATE TEMP TABLE IF NOT EXISTS valid (side text, symbol text COLLATE "C", ts timestamptz, value float8, partition int, "offset" bigint); TRUNCATE valid'
+    )
+    offsets: dict[tuple[Side, int], int] = {}
+    records: list[tuple[Any, ...]] = []
+    for tick in ticks:
+        offset = offsets.setdefault((tick.side, tick.partition), 0)
+        offsets[tick.side, tick.partition] += 1
+        moment = EPOCH + timedelta(microseconds=tick.ts)
+        records.append((tick.side.value, tick.symbol, moment, tick.value, tick.partition, offset))
+    await connection.copy_records_to_table("valid", records=records)
+    found: dict[str, dict[tuple[Any, Any], Any]] = {}
+    for table, query in REFERENCE.items():
+        expected = [tuple(row) for row in await connection.fetch(query.format(before=window - 1))]
+        actual = [tuple(row) for row in await connection.fetch(ACTUAL[table])]
+        assert actual == expected, table
+        found[table] = {row[:2]: row for row in expected}
+    prices, volumes = found["stock_prices"], found["stock_volumes"]
+    both = sorted(prices.keys() & volumes.keys(), key=lambda key: (key[0].encode(), key[1]))
+    expected = [
+        (*key, prices[key][2], volumes[key][2], prices[key][3], volumes[key][3], ratio(prices[key][2], volumes[key][2]))
+        for key in both
+    ]
+    assert [tuple(row) for row in await connection.fetch(ANALYTICS)] == expected
+    for row in await connection.fetch("SELECT * FROM tickloom.offsets"):
+        assert row["next_offset"] - row["first_offset"] == row["stored"] + row["superseded"], dict(row)
+    stored = dict(await connection.fetch("SELECT topic, sum(stored)::int FROM tickloom.offsets GROUP BY topic"))
+    assert stored == {"p": len(prices), "v": len(volumes)}
+
+
+@pytest.fixture(scope="module")
+def database(postgres: Any) -> Iterator[tuple[asyncio.Runner, Any]]:
+    """A loop and a connection with unpartitioned tables, for all examples of the module."""
+    from tests.services import new_database
+
+    with asyncio.Runner() as runner:
+        url = new_database(postgres)
+        none = {f"{name}_partitioning": Partitioning.NONE for name in ("prices", "volumes", "analytics")}
+        configured = Settings(database_url=url, **none)  # type: ignore[arg-type]
+
+        async def open_() -> Any:
+            connection = await connect_(configured)
+            await schema.migrate(connection, configured)
+            await stage(connection)
+            return connection
+
+        connect_ = __import__("tickloom.postgres", fromlist=["connect"]).connect
+        connection = runner.run(open_())
+        yield runner, connection
+        runner.run(connection.close())
+
+
+@pytest.mark.parametrize("mode", ["tails", "sql", "restart"])
+@given(log=logs(), window=st.integers(1, 6), cache=st.integers(1, 4), spare=st.integers(0, 12))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_split_gives_the_reference(
+    database: tuple[asyncio.Runner, Any], mode: str, log: tuple[list[Tick], list[int]], window: int, cache: int, spare: int
+) -> None:
+    """Otherwise a user's averages would depend on how fast the messages happened to come."""
+    runner, connection = database
+    ticks, cuts = log
+    runner.run(run_log(connection, ticks, cuts, window, mode, cache, max(1, window + spare)))
+    runner.run(judge(connection, ticks, window))
