@@ -101,7 +101,7 @@ class Sender:
 
     def _note(self, error: KafkaError) -> None:
         if not self.last_error:
-            console.print(f"producer: {error.str()}", style="yellow", highlight=False)
+            console.print(f"producer: {error.str()}", style="yellow", highlight=False, soft_wrap=True)
         self.last_error = error.str()
 
 
@@ -117,7 +117,9 @@ def create_missing_topics(bootstrap_servers: str, topics: Iterable[str], partiti
     for topic, created in creating.items():
         try:
             created.result(ADMIN_SECONDS)
-            console.print(f"created topic {topic} with {partitions} partitions", highlight=False)
+            console.print(
+                f"created topic {topic} with {partitions} partitions", highlight=False, soft_wrap=True
+            )
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
@@ -172,7 +174,7 @@ def _stop_on_signals() -> threading.Event:
 
 def _report(sender: Sender) -> int:
     """The closing line, and the exit code."""
-    console.print(f"delivered {sender.delivered}, failed {sender.failed}", highlight=False)
+    console.print(f"delivered {sender.delivered}, failed {sender.failed}", highlight=False, soft_wrap=True)
     if sender.failed or sender.broken.is_set():
         console.print(
             f"not everything was delivered: {sender.last_error}; look at the broker, then run again",

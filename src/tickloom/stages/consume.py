@@ -152,6 +152,8 @@ class Member:
         self._settings = settings
         self._notify = notify
         self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._told: dict[TopicPartition, int] = {}  # by the loop and this thread, under the lock
         config = _config(settings, **{"auto.offset.reset": "earliest", "queued.max.messages.kbytes": 1024})
         if config.get("group.protocol", "classic") == "classic":
             config.setdefault("partition.assignment.strategy", "range")
@@ -174,12 +176,9 @@ class Member:
             self._thread.join(10)
 
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Tell the group where we are; returns at once, and nobody waits for the answer."""
-        wanted = [kafka.TopicPartition(at.topic, at.partition, offset) for at, offset in offsets.items()]
-        try:
-            self._consumer.commit(offsets=wanted, asynchronous=True)
-        except (kafka.KafkaException, RuntimeError) as error:  # a courtesy: the ledger is what counts
-            _log.debug("courtesy commit failed", error=str(error))
+        """Tell the group where we are; returns at once. The member's thread commits what was told last."""
+        with self._lock:
+            self._told |= offsets
 
     def _run(self) -> None:
         try:
@@ -188,13 +187,30 @@ class Member:
             )
             while not self._stop.is_set():
                 message = self._consumer.poll(0.1)
+                self._commit_told()
                 if message is not None and message.error() is not None:
                     self._complain(message.error())
         except BaseException as error:
             self._notify(MemberFailed(error))
         finally:
             with suppress(kafka.KafkaException, RuntimeError):
+                self._commit_told()
                 self._consumer.close()
+
+    def _commit_told(self) -> None:
+        with self._lock:
+            told, self._told = self._told, {}
+        mine = {(at.topic, at.partition) for at in self._consumer.assignment()} if told else set()
+        wanted = [
+            kafka.TopicPartition(at.topic, at.partition, offset)
+            for at, offset in told.items()
+            if (at.topic, at.partition) in mine
+        ]
+        if wanted:
+            try:
+                self._consumer.commit(offsets=wanted, asynchronous=True)
+            except kafka.KafkaException as error:  # a courtesy: the ledger is what counts
+                _log.debug("courtesy commit failed", error=str(error))
 
     def _complain(self, error: Any) -> None:
         told = translate(error)
