@@ -117,9 +117,7 @@ def create_missing_topics(bootstrap_servers: str, topics: Iterable[str], partiti
     for topic, created in creating.items():
         try:
             created.result(ADMIN_SECONDS)
-            console.print(
-                f"created topic {topic} with {partitions} partitions", highlight=False, soft_wrap=True
-            )
+            console.print(f"created topic {topic} with {partitions} partitions", highlight=False, soft_wrap=True)
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
@@ -206,15 +204,11 @@ def main(
     days: Annotated[float, _option("--days", "Days that the history reaches back.", min=0)] = 10,
     records: Annotated[int, _option("--records", "Pairs of history; 0 for none.", min=0)] = 10_000,
     rate: Annotated[float, _option("--rate", "Pairs a second when live.", min=0.001)] = 100,
-    count: Annotated[
-        int, _option("--count", "Messages to send in all, history included; 0: for ever.", min=0)
-    ] = 0,
+    count: Annotated[int, _option("--count", "Messages to send in all, history included; 0: for ever.", min=0)] = 0,
     disorder: Annotated[float, _option("--disorder", "Share of messages sent late.", min=0, max=1)] = 0,
     disorder_seconds: Annotated[float, _option("--disorder-seconds", "How late at most.", min=0)] = 60,
     late_days: Annotated[float, _option("--late-days", "Share of pairs 1 to 3 days late.", min=0, max=1)] = 0,
-    repeats: Annotated[
-        float, _option("--repeats", "Share sent again, half of it corrected.", min=0, max=1)
-    ] = 0,
+    repeats: Annotated[float, _option("--repeats", "Share sent again, half of it corrected.", min=0, max=1)] = 0,
     one_sided: Annotated[float, _option("--one-sided", "Share of pairs that lack a side.", min=0, max=1)] = 0,
     bad: Annotated[float, _option("--bad", "Share of messages that must be rejected.", min=0, max=1)] = 0,
     seed: Annotated[int, _option("--seed", "Same seed, same prices, volumes and troubles.")] = 1,
@@ -256,9 +250,7 @@ def _create_or_exit(bootstrap_servers: str, topics: Iterable[str], partitions: i
     try:
         create_missing_topics(bootstrap_servers, topics, partitions)
     except (KafkaException, TimeoutError) as error:
-        console.print(
-            f"cannot create the topics at {bootstrap_servers}: {error}; is the broker up?", style="red"
-        )
+        console.print(f"cannot create the topics at {bootstrap_servers}: {error}; is the broker up?", style="red")
         raise typer.Exit(1) from error
 
 

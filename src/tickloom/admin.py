@@ -104,4 +104,6 @@ async def _clock(settings: Settings) -> Finding:
         theirs: datetime = await connection.fetchval("SELECT clock_timestamp()")
     apart = abs((theirs - datetime.now(UTC)).total_seconds())
     good = apart <= _CLOCK_LIMIT_SECONDS
-    return Finding("clock", good, f"{apart:.1f} s from the database's" + ("" if good else "; run a time service on both"))
+    return Finding(
+        "clock", good, f"{apart:.1f} s from the database's" + ("" if good else "; run a time service on both")
+    )

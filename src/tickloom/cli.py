@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import structlog
 import typer
 
-from tickloom import __version__, logs, schema, settings
+from tickloom import __version__, logs, settings
 from tickloom.errors import TickloomError
 
 app = typer.Typer(
@@ -53,7 +53,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit.")
+    ] = False,
 ) -> None:
     pass
 

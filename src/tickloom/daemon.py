@@ -187,7 +187,9 @@ class Daemon:
                 _log.warning("another replica joined that cannot share these topics; waiting for it to leave")
                 self._assignment = None
             except SourceUnavailable as error:
-                waits = waits or RetryPolicy(settings.retry_initial_seconds, settings.retry_max_seconds).waits(self._random)
+                waits = waits or RetryPolicy(settings.retry_initial_seconds, settings.retry_max_seconds).waits(
+                    self._random
+                )
                 wait = next(waits)
                 self._wait_for_kafka(error, wait)
                 await asyncio.sleep(wait)

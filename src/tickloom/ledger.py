@@ -55,9 +55,7 @@ async def take_over(
             [first_offsets[source] for source in sources],
             owner,
         )
-    return {
-        TopicPartition(row["topic"], row["partition"]): Claim(row["next_offset"], row["epoch"]) for row in rows
-    }
+    return {TopicPartition(row["topic"], row["partition"]): Claim(row["next_offset"], row["epoch"]) for row in rows}
 
 
 async def compare_and_set(

@@ -36,7 +36,10 @@ class Metrics:
         )
         self.lag_messages = gauge("lag_messages", "Messages not yet committed.", "topic", "partition")
         self.lag_seconds = gauge(
-            "lag_seconds", "Age of the newest committed record while messages wait; 0 when drained.", "topic", "partition"
+            "lag_seconds",
+            "Age of the newest committed record while messages wait; 0 when drained.",
+            "topic",
+            "partition",
         )
         self.retries = counter("retries_total", "Tries repeated because of an outage, by what was away.", "target")
         self.fenced = counter("fenced_total", "Times another replica had taken over.")

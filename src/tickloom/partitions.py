@@ -130,11 +130,9 @@ async def _create(connection: Connection, partition: Partition) -> int:
         if await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", name):
             raise SchemaMismatch(f"table {name} exists but is no partition of {table}; attach, rename or drop it")
         await connection.execute(
-            f'CREATE TABLE {name} (LIKE {table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING INDEXES, '
+            f"CREATE TABLE {name} (LIKE {table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING INDEXES, "
             f'CONSTRAINT bounds CHECK ("timestamp" >= {start} AND "timestamp" < {stop}))'
         )
         await connection.execute(f"ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ({start}) TO ({stop})")
         await connection.execute(f"ALTER TABLE {name} DROP CONSTRAINT bounds")
     return 1
-
-

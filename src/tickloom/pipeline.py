@@ -17,7 +17,6 @@ from tickloom.model import Chunk, EndOfPartition, Gap, ReadFailed
 from tickloom.session import Session
 from tickloom.stages.load import Work
 
-
 Queue: TypeAlias = "asyncio.Queue[Work | None]"
 
 

@@ -8,14 +8,10 @@ from tickloom.postgres import Connection, sql, told
 from tickloom.settings import Partitioning, Settings
 
 BOOKKEEPING = {
-    "offsets": (
-        "topic partition first_offset next_offset epoch owner stored superseded dead skipped missing updated_at"
-    ).split(),
-    "dead_letters": (
-        "topic partition offset key value headers record_timestamp reason detail rejected_at replayed_at"
-    ).split(),
-    "gaps": "topic partition from_offset to_offset noticed_at policy".split(),
-    "source": "cluster_id prices_topic volumes_topic window_rows".split(),
+    "offsets": ["topic", "partition", "first_offset", "next_offset", "epoch", "owner", "stored", "superseded", "dead", "skipped", "missing", "updated_at"],
+    "dead_letters": ["topic", "partition", "offset", "key", "value", "headers", "record_timestamp", "reason", "detail", "rejected_at", "replayed_at"],
+    "gaps": ["topic", "partition", "from_offset", "to_offset", "noticed_at", "policy"],
+    "source": ["cluster_id", "prices_topic", "volumes_topic", "window_rows"],
 }
 
 
@@ -66,7 +62,9 @@ async def _check_columns(connection: Connection, table: str, wanted: set[str]) -
     if not names:
         raise SchemaMismatch(f"table {table} does not exist; run `tickloom migrate`")
     if missing := sorted(wanted - names):
-        raise SchemaMismatch(f"table {table} lacks {', '.join(missing)}; another program made it: rename or drop it, then `tickloom migrate`")
+        raise SchemaMismatch(
+            f"table {table} lacks {', '.join(missing)}; another program made it: rename or drop it, then `tickloom migrate`"
+        )
 
 
 async def _check_partitioning(connection: Connection, table: Table, width: Partitioning) -> None:
@@ -103,7 +101,11 @@ async def claim_source(connection: Connection, settings: Settings, cluster_id: s
 def refuse_other_source(noted: Any, mine: tuple[str, str, str, int]) -> None:
     """Raise ``WrongSource`` where the tables were made from something else than ``mine``."""
     names = ("cluster_id", "prices_topic", "volumes_topic", "window_rows")
-    other = [f"{name} {noted[name]!r}, not {value!r}" for name, value in zip(names, mine, strict=True) if noted[name] != value]
+    other = [
+        f"{name} {noted[name]!r}, not {value!r}"
+        for name, value in zip(names, mine, strict=True)
+        if noted[name] != value
+    ]
     if other:
         raise WrongSource(
             f"the tables were made from {'; '.join(other)}; point the settings back, or use another database for this source"

@@ -124,7 +124,8 @@ class Session:
         self._careful = careful
         self._watch = RejectWatch(limits)
         self._bounds = EventBounds(
-            round(settings.event_max_ahead_seconds * _MICROSECONDS), round(settings.event_max_age_seconds * _MICROSECONDS)
+            round(settings.event_max_ahead_seconds * _MICROSECONDS),
+            round(settings.event_max_age_seconds * _MICROSECONDS),
         )
         self._tails = Tails(settings.window_rows, settings.tail_rows, settings.cache_max_symbols)
         topics = {side: topic for topic, side in side_of(settings).items()}
@@ -318,7 +319,11 @@ async def open_session(
         for gap in gaps:
             session.gatherer.add(gap, session.now())
         reader.start(session.gatherer.positions)
-        _log.info("took over", partitions=len(claims), messages=sum(high - claims[at].next_offset for at, (_, high) in marks.items()))
+        _log.info(
+            "took over",
+            partitions=len(claims),
+            messages=sum(high - claims[at].next_offset for at, (_, high) in marks.items()),
+        )
         try:
             yield session
         finally:
@@ -331,9 +336,7 @@ async def open_session(
 def _gaps(
     claims: Mapping[TopicPartition, ledger.Claim], marks: Mapping[TopicPartition, tuple[int, int]], settings: Settings
 ) -> list[Gap]:
-    found = [
-        find_gap(at, claim.next_offset, *marks[at], settings.gap_policy) for at, claim in sorted(claims.items())
-    ]
+    found = [find_gap(at, claim.next_offset, *marks[at], settings.gap_policy) for at, claim in sorted(claims.items())]
     return [gap for gap in found if gap is not None]
 
 
@@ -357,4 +360,3 @@ def check_copartitioned(assigned: frozenset[TopicPartition], counts: Mapping[str
             f"use partition.assignment.strategy=range (or group.remote.assignor=range) in every replica"
         )
     return False
-

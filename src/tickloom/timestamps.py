@@ -108,7 +108,9 @@ def _whole_seconds(chars: NDArray[np.uint8]) -> NDArray[np.int64] | None:
         present = chars[:, column]
         if not np.logical_or.reduce([present == letter for letter in allowed]).all():
             return None
-    parts = [_digits(chars, start, start + width) for start, width in ((0, 4), (5, 2), (8, 2), (11, 2), (14, 2), (17, 2))]
+    parts = [
+        _digits(chars, start, start + width) for start, width in ((0, 4), (5, 2), (8, 2), (11, 2), (14, 2), (17, 2))
+    ]
     if any(part is None for part in parts):
         return None
     year, month, day, hour, minute, second = (part for part in parts if part is not None)
@@ -122,9 +124,7 @@ def _whole_seconds(chars: NDArray[np.uint8]) -> NDArray[np.int64] | None:
     return _days_from_civil(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second
 
 
-def _days_from_civil(
-    year: NDArray[np.int64], month: NDArray[np.int64], day: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _days_from_civil(year: NDArray[np.int64], month: NDArray[np.int64], day: NDArray[np.int64]) -> NDArray[np.int64]:
     """Days since 1970-01-01 (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", days_from_civil)."""
     year = year - (month <= 2)
     era = year // 400

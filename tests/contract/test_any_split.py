@@ -73,9 +73,7 @@ def chunk_of(side: Side, ticks: list[tuple[Tick, int]]) -> Decoded:
         "offset": [offset for _, offset in mine],
     }
     frame = pl.DataFrame({name: columns[name] for name in rows_schema(side)}, schema=rows_schema(side))
-    chunk = Chunk(
-        side, TOPICS[side], [], [b"x"] * len(mine), columns["partition"], columns["offset"], [0] * len(mine)
-    )
+    chunk = Chunk(side, TOPICS[side], [], [b"x"] * len(mine), columns["partition"], columns["offset"], [0] * len(mine))
     return Decoded(chunk, frame, [])
 
 
@@ -88,7 +86,9 @@ async def run_log(
     epochs = {at: claim.epoch for at, claim in claims.items()}
     gatherer = Gatherer(BatchLimits(10**9, 10**9, 1), dict.fromkeys(sources, 0))
     loader = Loader(TOPICS, epochs, window, RejectLimits(1, 10**9))
-    partitioner = Partitioner(dict.fromkeys(("stock_prices", "stock_volumes", "stock_analytics_data"), Partitioning.NONE), 0)
+    partitioner = Partitioner(
+        dict.fromkeys(("stock_prices", "stock_volumes", "stock_analytics_data"), Partitioning.NONE), 0
+    )
     tails = Tails(window, tail, cache)
     next_offset = dict.fromkeys(sources, 0)
     at, number = 0, 0
@@ -149,7 +149,13 @@ ANALYTICS = (
 def ratio(price: float, volume: float) -> float | None:
     if volume == 0:
         return None
-    quotient = price / volume if abs(volume) > 1e-290 or abs(price) < 1 else float("inf") if _overflows(price, volume) else price / volume
+    quotient = (
+        price / volume
+        if abs(volume) > 1e-290 or abs(price) < 1
+        else float("inf")
+        if _overflows(price, volume)
+        else price / volume
+    )
     return None if quotient in (float("inf"), float("-inf")) else quotient
 
 
@@ -216,7 +222,12 @@ def database(postgres: Any) -> Iterator[tuple[asyncio.Runner, Any]]:
 @given(log=logs(), window=st.integers(1, 6), cache=st.integers(1, 4), spare=st.integers(0, 12))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_split_gives_the_reference(
-    database: tuple[asyncio.Runner, Any], mode: str, log: tuple[list[Tick], list[int]], window: int, cache: int, spare: int
+    database: tuple[asyncio.Runner, Any],
+    mode: str,
+    log: tuple[list[Tick], list[int]],
+    window: int,
+    cache: int,
+    spare: int,
 ) -> None:
     """Otherwise a user's averages would depend on how fast the messages happened to come."""
     runner, connection = database

@@ -66,9 +66,7 @@ def read_back(environment: Mapping[str, str], side: str) -> Iterator[Message]:
     partitions = consumer.list_topics(topic, timeout=TIMEOUT_SECONDS).topics[topic].partitions
     try:
         for partition in partitions:
-            low, high = consumer.get_watermark_offsets(
-                TopicPartition(topic, partition), timeout=TIMEOUT_SECONDS
-            )
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=TIMEOUT_SECONDS)
             if low < high:
                 consumer.assign([TopicPartition(topic, partition, low)])
                 yield from _until(consumer, high)
@@ -132,9 +130,7 @@ def _arrived(environment: Mapping[str, str]) -> bool:
     consumer = Consumer({"bootstrap.servers": servers, "group.id": "ends"})
     topic = environment["PRODUCER_VOLUMES_TOPIC"]
     try:
-        return (
-            sum(consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=5)[1] for p in range(3)) > 50
-        )
+        return sum(consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=5)[1] for p in range(3)) > 50
     except KafkaException:  # not created yet, or without a leader yet
         return False
     finally:

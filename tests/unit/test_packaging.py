@@ -52,9 +52,7 @@ def producer_variables() -> set[str]:
 def metric_names(registry: CollectorRegistry) -> set[str]:
     """The names of the series that Prometheus stores, not of the families."""
     suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
-    return {
-        family.name + suffix for family in registry.collect() for suffix in suffixes.get(family.type, ("",))
-    }
+    return {family.name + suffix for family in registry.collect() for suffix in suffixes.get(family.type, ("",))}
 
 
 def alert_rules() -> list[dict[str, Any]]:
@@ -86,19 +84,13 @@ def test_compose_sets_only_variables_that_exist(service: str) -> None:
 def test_compose_starts_in_the_right_order() -> None:
     """`docker compose up` works the first time: broker, then topics and tables, then the daemon."""
     depends = services()["tickloom"]["depends_on"]
-    assert (
-        depends["migrate"]["condition"] == depends["topics"]["condition"] == "service_completed_successfully"
-    )
+    assert depends["migrate"]["condition"] == depends["topics"]["condition"] == "service_completed_successfully"
     assert depends["broker"]["condition"] == "service_healthy"
     assert services()["migrate"]["depends_on"]["postgres"]["condition"] == "service_healthy"
     for name, service in services().items():
-        for other, how in (
-            service["depends_on"].items() if isinstance(service.get("depends_on"), dict) else ()
-        ):
+        for other, how in service["depends_on"].items() if isinstance(service.get("depends_on"), dict) else ():
             healthy = how["condition"] == "service_healthy"
-            assert not healthy or "healthcheck" in services()[other], (
-                f"{name} waits for {other}, which never says"
-            )
+            assert not healthy or "healthcheck" in services()[other], f"{name} waits for {other}, which never says"
 
 
 def test_compose_mounts_only_what_exists() -> None:

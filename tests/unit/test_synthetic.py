@@ -87,9 +87,7 @@ def test_calm_history_is_whole_pairs_in_order_over_the_days_asked_for() -> None:
     prices, volumes = ticks[::2], ticks[1::2]
     assert len(ticks) == 2_000
     assert {tick.topic_side for tick in prices} == {"prices"}
-    assert [(t.key, fields(t)["timestamp"]) for t in prices] == [
-        (t.key, fields(t)["timestamp"]) for t in volumes
-    ]
+    assert [(t.key, fields(t)["timestamp"]) for t in prices] == [(t.key, fields(t)["timestamp"]) for t in volumes]
     assert prices[0].timestamp_ms == END_MS - 10 * 86_400_000
     assert all(before.timestamp_ms < after.timestamp_ms < END_MS for before, after in pairwise(prices))
     assert len({tick.key for tick in ticks}) == 20
@@ -132,9 +130,7 @@ def test_shares_are_as_asked() -> None:
     assert near(sum(delay > 86_400_000 for delay in delays) / len(delays), HOSTILE.late_days_share)
     # a repeat is late as well
     late = HOSTILE.disorder_share + HOSTILE.repeat_share
-    assert near(
-        sum(1 < delay <= 600_000 for delay in delays) / len(delays), late / (1 + HOSTILE.repeat_share)
-    )
+    assert near(sum(1 < delay <= 600_000 for delay in delays) / len(delays), late / (1 + HOSTILE.repeat_share))
 
 
 def test_one_sided_pairs_lack_one_side_only() -> None:

@@ -128,8 +128,10 @@ def describe_cluster(settings: Settings) -> Cluster:
             metadata = consumer.list_topics(topic, timeout=_METADATA_TIMEOUT_SECONDS)
             cluster_id = metadata.cluster_id or ""
             found = metadata.topics[topic]
-            if found.error is not None and found.error.code() == _E.UNKNOWN_TOPIC_OR_PART or not found.partitions:
-                raise Mistake(f"topic {topic} does not exist; create it or mend TICKLOOM_PRICES_TOPIC and TICKLOOM_VOLUMES_TOPIC")
+            if (found.error is not None and found.error.code() == _E.UNKNOWN_TOPIC_OR_PART) or not found.partitions:
+                raise Mistake(
+                    f"topic {topic} does not exist; create it or mend TICKLOOM_PRICES_TOPIC and TICKLOOM_VOLUMES_TOPIC"
+                )
             if found.error is not None:
                 raise translate(found.error)
             counts[topic] = len(found.partitions)
@@ -303,7 +305,11 @@ class Reader:
         self._loop = asyncio.get_running_loop()
         self._positions = dict(positions)
         for topic, side in self._sides.items():
-            mine = [kafka.TopicPartition(topic, at.partition, offset) for at, offset in positions.items() if at.topic == topic]
+            mine = [
+                kafka.TopicPartition(topic, at.partition, offset)
+                for at, offset in positions.items()
+                if at.topic == topic
+            ]
             self._unfinished[side] = {at.partition for at in mine}
             self._consumers[side].assign(mine)
         self._thread.start()

@@ -168,7 +168,9 @@ def _decode_carefully(side: Side, value: bytes) -> _Row:
         if name not in raw:
             raise _Bad(Reason.SCHEMA, f"{name} is missing")
     _expect(raw["symbol"][:1] == b'"', "symbol is not a string")
-    numbers = {name: raw[name] for name in (value_name, *optional) if raw.get(name, b"null") != b"null" or name == value_name}
+    numbers = {
+        name: raw[name] for name in (value_name, *optional) if raw.get(name, b"null") != b"null" or name == value_name
+    }
     for name, literal in numbers.items():
         _expect(_is_number(literal), f"{name} is not a number")
     _expect(raw["timestamp"][:1] == b'"' or _is_number(raw["timestamp"]), "timestamp is no string or number")
@@ -226,7 +228,9 @@ def _check_symbol(symbol: str) -> None:
     if not symbol:
         raise _Bad(Reason.BAD_SYMBOL, "symbol is empty")
     if len(symbol) > MAX_SYMBOL_CHARACTERS:
-        raise _Bad(Reason.BAD_SYMBOL, f"symbol has {len(symbol)} characters, at most {MAX_SYMBOL_CHARACTERS} are allowed")
+        raise _Bad(
+            Reason.BAD_SYMBOL, f"symbol has {len(symbol)} characters, at most {MAX_SYMBOL_CHARACTERS} are allowed"
+        )
     if any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in symbol):
         raise _Bad(Reason.BAD_SYMBOL, "symbol holds a control character")
 
@@ -310,7 +314,11 @@ def _symbols_clean(symbols: pl.Series) -> bool:
 def _numbers_clean(side: Side, columns: pl.DataFrame) -> bool:
     for name in (VALUE_COLUMN[side], *OPTIONAL_COLUMNS[side]):
         least, most = columns[name].min(), columns[name].max()
-        if isinstance(least, float) and isinstance(most, float) and not (-MAX_MAGNITUDE <= least and most <= MAX_MAGNITUDE):
+        if (
+            isinstance(least, float)
+            and isinstance(most, float)
+            and not (least >= -MAX_MAGNITUDE and most <= MAX_MAGNITUDE)
+        ):
             return False
         if name == "volume" and isinstance(least, float) and least < 0:
             return False

@@ -105,7 +105,7 @@ def join_by_sql(batch: Batch, symbols: pl.Series) -> Joined:
             superseded=superseded,
         )
     keys = winners.select(_KEY).clear()
-    empty = _meet_columns(pl.DataFrame(schema={name: pl.Float64 for name in ("price", "volume", "pa", "va")}), keys)
+    empty = _meet_columns(pl.DataFrame(schema=dict.fromkeys(("price", "volume", "pa", "va"), pl.Float64)), keys)
     return Joined(symbols, sides, met=empty, remet=empty, unanswered=keys)
 
 
@@ -243,4 +243,3 @@ def _below_floor(frame: pl.DataFrame, other_floor: NDArray[np.int64]) -> pl.Data
     """Keys that changed here and that lie before all that the other side's tail answers for."""
     affected = frame.filter("affected")
     return affected.filter(affected["ts"] < pl.Series(other_floor).gather(affected["code"])).select(_KEY)
-

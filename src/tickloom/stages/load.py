@@ -82,7 +82,9 @@ def prepare(joined: Joined, now_micros: int) -> Encoded:
     """Encode a joined batch; ``now_micros`` becomes ``processed_at``. Pure, CPU only."""
     symbols = SymbolBytes.of(joined.symbols)
     frames: dict[str, pl.DataFrame] = {}
-    needed: dict[str, list[pl.Series]] = {table: [] for table in (*(t.name for t in RAW_TABLE.values()), ANALYTICS.name)}
+    needed: dict[str, list[pl.Series]] = {
+        table: [] for table in (*(t.name for t in RAW_TABLE.values()), ANALYTICS.name)
+    }
     for side, rows in joined.sides.items():
         table = RAW_TABLE[side].name
         unknown = rows.unknown.with_columns(average=pl.lit(None, pl.Float64))
@@ -299,9 +301,7 @@ async def _note(connection: Connection, batch: Batch, rejects: Sequence[Reject],
         await connection.copy_records_to_table(
             "dead_letters",
             schema_name="tickloom",
-            columns=(
-                "topic partition offset key value headers record_timestamp reason detail rejected_at".split()
-            ),
+            columns=(["topic", "partition", "offset", "key", "value", "headers", "record_timestamp", "reason", "detail", "rejected_at"]),
             records=[_dead_letter(letter, now) for letter in rejects],
         )
     for gap in batch.gaps:
@@ -420,8 +420,6 @@ _STATEMENTS = {
 }
 _COLUMNS = {table.name: table.names for table in TABLES}
 _MEET, _REMEET = sql("meet"), sql("remeet")
-_LOOKUPS_ONLY = (
-    "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off; SET LOCAL jit = off"
-)
+_LOOKUPS_ONLY = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off; SET LOCAL jit = off"
 _STAGING = [f"{kind}_{side}" for kind in ("late", "corrected", "revised", "seeds") for side in Side]
 _EMPTY_STAGING = "; ".join(f"DELETE FROM pg_temp.{name}" for name in (*_STAGING, "remet", "keys"))

@@ -1,0 +1,40 @@
+# Everything runs in .venv, which `make setup` makes from requirements.lock (pinned, with hashes).
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO_ARGS ?=
+
+.PHONY: setup lock format check test demo clean
+
+setup: .venv/stamp
+
+.venv/stamp: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch .venv/stamp
+
+# Pin the newest versions that pyproject.toml allows.
+lock:
+	$(PYTHON) -m venv .cache/lock && .cache/lock/bin/pip install --quiet uv
+	.cache/lock/bin/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --all-extras --group dev pyproject.toml -o requirements.lock
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Without any service, under a minute.
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/pytest -q tests/unit tests/property
+
+# Everything, against a real Kafka and a real Postgres.
+test: check
+	$(BIN)/pytest tests/integration tests/contract tests/acceptance
+
+demo: setup
+	$(BIN)/tickloom demo $(DEMO_ARGS)
+
+clean:
+	rm -rf .venv .cache dist build .pytest_cache .ruff_cache .hypothesis

