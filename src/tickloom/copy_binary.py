@@ -18,7 +18,7 @@ POSTGRES_EPOCH_MICROSECONDS = 946_684_800_000_000
 """2000-01-01 UTC, from which Postgres counts, in microseconds since 1970."""
 
 _TIMES = {"ts", "processed_at"}
-_WIRE = {pl.Float64: ">f8", pl.Int64: ">i8", pl.Int32: ">i4"}
+_WIRE: dict[type[pl.DataType], str] = {pl.Float64: ">f8", pl.Int64: ">i8", pl.Int32: ">i4"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +37,22 @@ class SymbolBytes:
 
 
 def encode(frame: pl.DataFrame, symbols: SymbolBytes) -> bytes:
-    """The COPY stream of ``frame``, column by column: code becomes text, ts and processed_at timestamptz, the rest by its dtype."""
+    """The COPY stream of ``frame``: code becomes text, ts and processed_at timestamptz, the rest goes by its dtype."""
     if not len(frame):
         return SIGNATURE + TRAILER
     width = symbols.padded.dtype.itemsize
     fields: list[tuple[str, str]] = [("columns", ">i2")]
     for name in frame.columns:
-        wire = f"S{width}" if name == "code" else _WIRE[type(frame.schema[name])]
+        wire = f"S{width}" if name == "code" else _WIRE[frame.schema[name].base_type()]
         fields += [(f"{name} length", ">i4"), (name, wire)]
     record = np.dtype(fields)
     rows = np.empty(len(frame), dtype=record)
     rows["columns"] = len(frame.columns)
+    starts = {name: int(place[1]) for name, place in (record.fields or {}).items()}
     absent: list[tuple[int, int, NDArray[np.bool_]]] = []  # (start, bytes, which rows or row × byte)
     for name in frame.columns:
         column = frame[name]
-        start = record.fields[name][1] if record.fields else 0
+        start = starts[name]
         if name == "code":
             codes = column.to_numpy()
             lengths = symbols.lengths[codes]

@@ -22,7 +22,7 @@ from typing import Any, TypeVar, assert_never
 
 import structlog
 
-from tickloom import __version__, schema
+from tickloom import __version__, ledger, schema
 from tickloom.errors import Fenced, Mistake, NotCopartitioned, SourceUnavailable, StateSpoilt, StoreUnavailable
 from tickloom.health import Health
 from tickloom.metrics import Metrics
@@ -47,7 +47,7 @@ from tickloom.stages.consume import (
 
 _log = structlog.get_logger(__name__)
 _HOUSEKEEPING_SECONDS = 60.0
-_LAG_SECONDS = 1.0
+_DRAINED_SECONDS = 0.5
 _GIL_SWITCH_SECONDS = 0.0005
 """The loop that feeds COPY and the thread that decodes share the GIL; the default of 5 ms starves COPY."""
 T = TypeVar("T")
@@ -169,11 +169,11 @@ class Daemon:
             if assignment is None:
                 continue
             if self._once and ends is None:
-                ends = await self._patiently(partial(_ends, settings, assignment))
+                ends = await self._patiently(partial(_ends, settings, cluster))
             try:
                 await self._run_session(around, cluster, assignment, ends, careful)
                 careful, waits = False, None
-                if self._once and not self._changed.is_set():
+                if ends is not None and await self._drained(around, ends):
                     return
             except Fenced as error:
                 self.metrics.fenced.inc()
@@ -195,6 +195,24 @@ class Daemon:
                 await asyncio.sleep(wait)
             finally:
                 self._let_go()
+
+    async def _drained(self, around: Surroundings, ends: Mapping[TopicPartition, int]) -> bool:
+        """Whether the whole log is in the tables, whoever loaded it. False when the assignment changes first.
+
+        Partitions of a replica that died are assigned to us only when the group has noticed.
+        """
+        store = Store(around, prepared=False)
+        try:
+            while not self._changed.is_set():
+                done = await store.run(lambda connection: ledger.positions(connection, list(ends)))
+                if all(done.get(at, 0) >= end for at, end in ends.items()):
+                    return True
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_DRAINED_SECONDS):
+                        await self._changed.wait()
+            return False
+        finally:
+            await store.close()
 
     async def _run_session(
         self,
@@ -304,9 +322,12 @@ class Daemon:
         self.metrics.partitions_created.inc(made)
 
 
-def _ends(settings: Settings, assignment: frozenset[TopicPartition]) -> dict[TopicPartition, int]:
-    """The ends of the log as they are now. Blocks."""
-    reader = Reader(settings, assignment)
+def _ends(settings: Settings, cluster: Cluster) -> dict[TopicPartition, int]:
+    """The ends of all partitions of both topics as they are now. Blocks. Raises as ``Reader.watermarks``."""
+    everything = (
+        TopicPartition(topic, number) for topic, count in cluster.partitions.items() for number in range(count)
+    )
+    reader = Reader(settings, frozenset(everything))
     try:
         return {at: high for at, (_, high) in reader.watermarks().items()}
     finally:

@@ -11,7 +11,7 @@ An offset is done when the transaction that holds its row (or dead letter) has m
 Kafka's committed offsets are a courtesy to lag monitors; nothing here reads them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,12 +89,21 @@ async def already_done(
     connection: Connection, progress: Mapping[TopicPartition, Progress], epochs: Mapping[TopicPartition, int]
 ) -> bool:
     """Whether this very batch was committed though its answer was lost. Raises ``StoreUnavailable``."""
+    found = await _rows(connection, list(progress))
+    return all(found.get(source) == (step.next_offset, epochs[source]) for source, step in progress.items())
+
+
+async def positions(connection: Connection, sources: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+    """The next offset of each partition that the ledger knows. Raises ``StoreUnavailable``."""
+    return {source: next_offset for source, (next_offset, _) in (await _rows(connection, sources)).items()}
+
+
+async def _rows(connection: Connection, sources: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
     with told():
         rows = await connection.fetch(
             "SELECT topic, partition, next_offset, epoch FROM tickloom.offsets WHERE (topic, partition) IN "
             "(SELECT * FROM unnest($1::text[], $2::int[]))",
-            [source.topic for source in progress],
-            [source.partition for source in progress],
+            [source.topic for source in sources],
+            [source.partition for source in sources],
         )
-    found = {TopicPartition(row["topic"], row["partition"]): (row["epoch"], row["next_offset"]) for row in rows}
-    return all(found.get(source) == (epochs[source], step.next_offset) for source, step in progress.items())
+    return {TopicPartition(row["topic"], row["partition"]): (row["next_offset"], row["epoch"]) for row in rows}

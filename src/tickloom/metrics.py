@@ -1,4 +1,7 @@
-"""The inventory of metrics: base units, ``_total`` on counters, never a symbol as a label. README's table is tested against it."""
+"""The inventory of metrics: base units, ``_total`` on counters, never a symbol as a label.
+
+README's table is tested against it.
+"""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 

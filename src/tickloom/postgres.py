@@ -5,7 +5,7 @@ are bad days, waited out; the rest (no table, no right, no such database) are mi
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import files
 from typing import Any, Protocol, cast
@@ -47,7 +47,7 @@ async def connect(settings: Settings) -> Connection:
         try:
             connection = await asyncpg.connect(
                 settings.database_dsn(),
-                timeout=settings.database_connect_timeout_seconds,
+                timeout=settings.database_connect_timeout_seconds,  # pyright: ignore[reportArgumentType]
                 command_timeout=settings.database_command_timeout_seconds,
             )
         except (ValueError, asyncpg.exceptions.ClientConfigurationError) as error:
@@ -56,7 +56,7 @@ async def connect(settings: Settings) -> Connection:
 
 
 @asynccontextmanager
-async def connected(settings: Settings) -> AsyncIterator[Connection]:
+async def connected(settings: Settings) -> AsyncGenerator[Connection]:
     """A connection for one piece of work, closed after it."""
     connection = await connect(settings)
     try:
@@ -76,7 +76,7 @@ async def close(connection: Connection | None) -> None:
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def told() -> Generator[None]:
     """Errors of asyncpg and of the network inside come out as the project's own."""
     try:
         yield

@@ -8,8 +8,33 @@ from tickloom.postgres import Connection, sql, told
 from tickloom.settings import Partitioning, Settings
 
 BOOKKEEPING = {
-    "offsets": ["topic", "partition", "first_offset", "next_offset", "epoch", "owner", "stored", "superseded", "dead", "skipped", "missing", "updated_at"],
-    "dead_letters": ["topic", "partition", "offset", "key", "value", "headers", "record_timestamp", "reason", "detail", "rejected_at", "replayed_at"],
+    "offsets": [
+        "topic",
+        "partition",
+        "first_offset",
+        "next_offset",
+        "epoch",
+        "owner",
+        "stored",
+        "superseded",
+        "dead",
+        "skipped",
+        "missing",
+        "updated_at",
+    ],
+    "dead_letters": [
+        "topic",
+        "partition",
+        "offset",
+        "key",
+        "value",
+        "headers",
+        "record_timestamp",
+        "reason",
+        "detail",
+        "rejected_at",
+        "replayed_at",
+    ],
     "gaps": ["topic", "partition", "from_offset", "to_offset", "noticed_at", "policy"],
     "source": ["cluster_id", "prices_topic", "volumes_topic", "window_rows"],
 }

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -50,7 +50,7 @@ def application(health: Health, metrics: Metrics) -> Starlette:
 
 
 @asynccontextmanager
-async def serving(app: Starlette, host: str, port: int) -> AsyncIterator[int]:
+async def serving(app: Starlette, host: str, port: int) -> AsyncGenerator[int]:
     """Serve while inside; gives the port. Raises ``SettingsError`` where it is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)

@@ -6,7 +6,7 @@ from the ledger. That is what makes every failure the same failure.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -301,7 +301,7 @@ async def open_session(
     owner: str,
     ends: Mapping[TopicPartition, int] | None,
     careful: bool,
-) -> AsyncIterator[Session]:
+) -> AsyncGenerator[Session]:
     """Take the partitions over, open the readers at the ledger's offsets; all of it is closed at the end.
 
     Raises ``NotCopartitioned``, ``LogLost``, ``SourceUnavailable``, ``Mistake``.

@@ -31,8 +31,14 @@ _CHUNKS_HELD = 3
 _BEHIND_WAIT_SECONDS = 0.05
 _LIVE_WAIT_SECONDS = 0.02
 _METADATA_TIMEOUT_SECONDS = 10.0
+_SESSION_TIMEOUT_MS = 10_000
+"""A dead replica's partitions wait this long for their next owner; librdkafka's default is 45 s."""
 
 _E = kafka.KafkaError
+_MEMBERSHIP_OPTIONS = (
+    *("group.protocol", "group.remote.assignor", "partition.assignment.strategy", "group.instance.id"),
+    *("session.timeout.ms", "heartbeat.interval.ms"),
+)
 _HOPELESS = {
     _E.TOPIC_AUTHORIZATION_FAILED: "grant the client READ and DESCRIBE on both topics",
     _E.GROUP_AUTHORIZATION_FAILED: "grant the client READ on the group",
@@ -159,6 +165,7 @@ class Member:
         config = _config(settings, **{"auto.offset.reset": "earliest", "queued.max.messages.kbytes": 1024})
         if config.get("group.protocol", "classic") == "classic":
             config.setdefault("partition.assignment.strategy", "range")
+            config.setdefault("session.timeout.ms", _SESSION_TIMEOUT_MS)
         else:
             config.setdefault("group.remote.assignor", "range")
         self._incremental = config.get("group.protocol") == "consumer" or "cooperative" in str(
@@ -274,7 +281,7 @@ class Reader:
                 "fetch.error.backoff.ms": 100,
             },
         )
-        for membership in ("group.protocol", "group.remote.assignor", "partition.assignment.strategy"):
+        for membership in _MEMBERSHIP_OPTIONS:
             config.pop(membership, None)
         self._consumers: dict[Side, Any] = {side: _consumer(config) for side in self._sides.values()}
         self._positions: dict[TopicPartition, int] = {}

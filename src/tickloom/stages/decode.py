@@ -123,7 +123,9 @@ def reject(chunk: Chunk, index: int, reason: Reason, detail: str) -> Reject:
 
 def _frame(chunk: Chunk, rows: Sequence[_Row], kept: Sequence[int]) -> pl.DataFrame:
     columns = list(zip(*rows, strict=True)) or [()] * 6
-    named = dict(zip(("symbol", "ts", "value", "open_price", "high_price", "low_price"), columns, strict=True))
+    named: dict[str, tuple[object, ...]] = dict(
+        zip(("symbol", "ts", "value", "open_price", "high_price", "low_price"), columns, strict=True)
+    )
     named["partition"] = tuple(chunk.partitions[index] for index in kept)
     named["offset"] = tuple(chunk.offsets[index] for index in kept)
     schema = rows_schema(chunk.side)

@@ -104,7 +104,7 @@ def join_by_sql(batch: Batch, symbols: pl.Series) -> Joined:
             stored={},
             superseded=superseded,
         )
-    keys = winners.select(_KEY).clear()
+    keys = pl.DataFrame(schema={"code": pl.UInt32, "ts": pl.Int64})
     empty = _meet_columns(pl.DataFrame(schema=dict.fromkeys(("price", "volume", "pa", "va"), pl.Float64)), keys)
     return Joined(symbols, sides, met=empty, remet=empty, unanswered=keys)
 
@@ -133,7 +133,7 @@ def _earliest(rows: Mapping[Side, pl.DataFrame], symbols: int) -> NDArray[np.int
 
 @dataclass(frozen=True, slots=True)
 class _Merged:
-    """``frame``: context and batch, one row a key: code, ts, value, partition, offset, average, fresh, affected, complete."""
+    """``frame``: context and batch, one row a key, ordered: the columns of rows, average and the flags."""
 
     frame: pl.DataFrame
     rows: SideRows

@@ -301,7 +301,20 @@ async def _note(connection: Connection, batch: Batch, rejects: Sequence[Reject],
         await connection.copy_records_to_table(
             "dead_letters",
             schema_name="tickloom",
-            columns=(["topic", "partition", "offset", "key", "value", "headers", "record_timestamp", "reason", "detail", "rejected_at"]),
+            columns=(
+                [
+                    "topic",
+                    "partition",
+                    "offset",
+                    "key",
+                    "value",
+                    "headers",
+                    "record_timestamp",
+                    "reason",
+                    "detail",
+                    "rejected_at",
+                ]
+            ),
             records=[_dead_letter(letter, now) for letter in rejects],
         )
     for gap in batch.gaps:

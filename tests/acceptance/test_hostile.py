@@ -1,0 +1,52 @@
+"""A hostile log leaves exactly the tables, dead letters and ledger of the SQL reference."""
+
+import random
+import time
+from typing import Any
+
+import pytest
+
+from tests.acceptance.world import World
+from tests.hostile import hostile_things
+
+
+@pytest.mark.parametrize(
+    ("messages", "settings"),
+    [
+        (40_000, {}),
+        (40_000, {"TICKLOOM_CACHE_MAX_SYMBOLS": "3"}),
+        (6_000, {"TICKLOOM_BATCH_MAX_MESSAGES": "11"}),
+        (
+            6_000,
+            {"TICKLOOM_BATCH_MAX_MESSAGES": "500", "TICKLOOM_CACHE_MAX_SYMBOLS": "3", "TICKLOOM_CACHE_TAIL_ROWS": "4"},
+        ),
+        (6_000, {"TICKLOOM_WINDOW_ROWS": "1"}),
+    ],
+    ids=["default", "tiny cache", "tiny batches", "small everything", "window of one"],
+)
+def test_hostile_log(
+    kafka: Any, database_url: str, topics: tuple[str, str], messages: int, settings: dict[str, str]
+) -> None:
+    """Otherwise nobody could trust a number in the tables."""
+    world = World.make(kafka, database_url, topics)
+    world.settings |= settings
+    world.produce(hostile_things(seed=messages, messages=messages))
+    done = world.tickloom("run", "--once")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert world.differences(int(settings.get("TICKLOOM_WINDOW_ROWS", "5"))) == []
+
+
+def test_killed_again_and_again(kafka: Any, database_url: str, topics: tuple[str, str]) -> None:
+    """Otherwise a crash would lose rows, double them, or bend the averages at the seam."""
+    world = World.make(kafka, database_url, topics)
+    world.settings |= {"TICKLOOM_BATCH_MAX_MESSAGES": "300"}
+    world.produce(hostile_things(seed=7, messages=20_000))
+    rng = random.Random(7)
+    for _ in range(6):
+        victim = world.start("run", "--once")
+        time.sleep(rng.uniform(0.8, 3.0))
+        victim.kill()
+        victim.communicate()
+    done = world.tickloom("run", "--once")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert world.differences() == []

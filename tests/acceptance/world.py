@@ -1,0 +1,89 @@
+"""A real daemon process against a real broker and a real database, and the judge's word on what it left."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
+
+from tests import hostile, reference, services
+
+
+@dataclass
+class World:
+    """One pair of topics, one database, and how to run the daemon on them."""
+
+    bootstrap: str
+    database_url: str
+    topics: dict[str, str]
+    partitions: int = 4
+    settings: dict[str, str] = field(default_factory=dict[str, str])
+
+    @classmethod
+    def make(cls, kafka: Any, database_url: str, names: tuple[str, str], partitions: int = 4) -> "World":
+        """A world with its topics made and its tables migrated."""
+        world = cls(kafka.bootstrap, database_url, dict(zip(("prices", "volumes"), names, strict=True)), partitions)
+        for name in names:
+            services.create_topic(kafka.bootstrap, name, partitions)
+        done = world.tickloom("migrate")
+        assert done.returncode == 0, done.stderr
+        return world
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The daemon's environment."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("TICKLOOM_")}
+        return inherited | {
+            "TICKLOOM_KAFKA_BOOTSTRAP_SERVERS": self.bootstrap,
+            "TICKLOOM_KAFKA_GROUP_ID": f"group-{self.topics['prices']}",
+            "TICKLOOM_PRICES_TOPIC": self.topics["prices"],
+            "TICKLOOM_VOLUMES_TOPIC": self.topics["volumes"],
+            "TICKLOOM_DATABASE_URL": self.database_url,
+            "TICKLOOM_HTTP_PORT": "0",
+            "TICKLOOM_LOG_FORMAT": "json",
+            **self.settings,
+        }
+
+    def tickloom(self, *arguments: str, timeout: float = 240, **settings: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        command = [sys.executable, "-m", "tickloom", *arguments]
+        environment = self.environment | settings
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+
+    def start(self, *arguments: str, **settings: str) -> subprocess.Popen[str]:
+        """Start a command and leave it running."""
+        command = [sys.executable, "-m", "tickloom", *arguments]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, env=self.environment | settings, **quiet)  # type: ignore[call-overload]
+
+    def produce(self, things: list[hostile.Thing]) -> None:
+        """Into the log."""
+        hostile.produce(self.bootstrap, self.topics, things, self.partitions)
+
+    def differences(self, window: int = 5) -> list[str]:
+        """What is not as the reference has it."""
+        log = hostile.read_log(self.bootstrap, self.topics, self.partitions)
+
+        async def look() -> list[str]:
+            connection = await asyncpg.connect(self.database_url)
+            try:
+                return await reference.differences(connection, log, window)
+            finally:
+                await connection.close()
+
+        return asyncio.run(look())
+
+    def query(self, text: str) -> list[tuple[Any, ...]]:
+        """Rows of a query on the database."""
+
+        async def ask() -> list[tuple[Any, ...]]:
+            connection = await asyncpg.connect(self.database_url)
+            try:
+                return [tuple(row) for row in await connection.fetch(text)]
+            finally:
+                await connection.close()
+
+        return asyncio.run(ask())
