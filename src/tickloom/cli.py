@@ -92,3 +92,17 @@ def check(as_json: Annotated[bool, typer.Option("--json", help="One JSON documen
             print(f"{'ok ' if finding.good else 'BAD'}  {finding.what:<12} {finding.told}")
     if not all(finding.good for finding in findings):
         raise typer.Exit(3)
+
+
+@app.command(epilog="Example: tickloom demo --seconds 60")
+def demo(
+    seconds: Annotated[float | None, typer.Option(help="End by itself after this long; else at Ctrl-C.")] = None,
+    rate: Annotated[float, typer.Option(min=1, max=2_000, help="Pairs of price and volume a second.")] = 500,
+    symbols: Annotated[int, typer.Option(min=1, help="Number of symbols.")] = 200,
+) -> None:
+    """Everything embedded: broker, Postgres, producer and the real daemon, with a live view."""
+    from tickloom.demo import DemoSettings
+    from tickloom.demo import demo as run_demo
+
+    logs.configure("auto", "warning")
+    _run(run_demo(DemoSettings(rate=rate, symbols=symbols), seconds))
