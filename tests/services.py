@@ -300,6 +300,21 @@ def running_kafka() -> Iterator["Kafka | Given"]:
 
 
 @contextlib.contextmanager
+def native_postgres() -> Iterator[Postgres]:
+    """A server of one's own, to crash and to start again."""
+    with tempfile.TemporaryDirectory(prefix="tickloom-postgres-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)  # the unprivileged user must get in
+        inner = Path(folder, "server")
+        inner.mkdir()
+        server = Postgres(inner)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.crash()
+
+
+@contextlib.contextmanager
 def running_postgres() -> Iterator["Postgres | Given"]:
     """A server while inside."""
     if address := os.environ.get("TICKLOOM_TEST_DATABASE_URL"):
@@ -310,16 +325,8 @@ def running_postgres() -> Iterator["Postgres | Given"]:
         with PostgresContainer("postgres:17", driver=None) as container:
             yield Given(container.get_connection_url())
     else:
-        with tempfile.TemporaryDirectory(prefix="tickloom-postgres-", ignore_cleanup_errors=True) as folder:
-            Path(folder).chmod(0o755)
-            inner = Path(folder, "server")
-            inner.mkdir()
-            server = Postgres(inner)
-            server.start()
-            try:
-                yield server
-            finally:
-                server.crash()
+        with native_postgres() as server:
+            yield server
 
 
 def _main() -> None:

@@ -48,6 +48,7 @@ from tickloom.stages.consume import (
 _log = structlog.get_logger(__name__)
 _HOUSEKEEPING_SECONDS = 60.0
 _DRAINED_SECONDS = 0.5
+_WATCHDOG_SECONDS = 10.0
 _GIL_SWITCH_SECONDS = 0.0005
 """The loop that feeds COPY and the thread that decodes share the GIL; the default of 5 ms starves COPY."""
 T = TypeVar("T")
@@ -95,13 +96,14 @@ class Daemon:
             async with serving(application(self.health, self.metrics), settings.http_host, settings.http_port) as port:
                 self.port = port
                 self.serving.set()
-                cluster = await self._interruptible(self._check_first(around))
-                if cluster is None:
-                    return
-                member.start()
-                chores = [asyncio.create_task(self._follow_group()), asyncio.create_task(self._keep_house(around))]
+                chores = [asyncio.create_task(self._feed_watchdog())]
                 try:
-                    _notify("READY=1")
+                    _notify("READY=1")  # an outage is waited out, so it must not look like a failed start
+                    cluster = await self._interruptible(self._check_first(around))
+                    if cluster is None:
+                        return
+                    chores += [asyncio.create_task(self._follow_group()), asyncio.create_task(self._keep_house(around))]
+                    member.start()
                     await self._run_sessions(around, cluster)
                 finally:
                     _notify("STOPPING=1")
@@ -117,7 +119,7 @@ class Daemon:
     async def _check_first(self, around: Surroundings) -> Cluster:
         """Database, schema, topics and source, in this order; outages are waited out. Raises ``Mistake``."""
         settings = self._settings
-        store = Store(around, prepared=True)
+        store = Store(around, prepared=False)
         try:
             await store.run(lambda connection: schema.check(connection, settings))
             self.health.schema_present = True
@@ -301,11 +303,17 @@ class Daemon:
 
     # --- chores -------------------------------------------------------------------------------------------------
 
+    async def _feed_watchdog(self) -> None:
+        """The loop turns and the flow is not stuck: systemd need not kill us."""
+        while True:
+            if self.health.alive(time.monotonic())[0]:
+                _notify("WATCHDOG=1")
+            await asyncio.sleep(_WATCHDOG_SECONDS)
+
     async def _keep_house(self, around: Surroundings) -> None:
         """Partitions ahead of time, and the word of the database that an idle daemon would not hear."""
         while True:
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
-            _notify("WATCHDOG=1")
             try:
                 async with connected(self._settings) as connection:
                     await self._make_partitions(around, connection)

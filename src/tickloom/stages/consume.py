@@ -179,9 +179,11 @@ class Member:
         self._thread.start()
 
     def leave(self) -> None:
-        """Leave the group; blocks until it is left, 10 s at most."""
+        """Leave the group; blocks until it is left, 10 s at most. Also for one that never started."""
         self._stop.set()
-        if self._thread.is_alive():
+        if self._thread.ident is None:
+            self._consumer.close()
+        else:
             self._thread.join(10)
 
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:

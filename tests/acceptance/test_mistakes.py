@@ -1,0 +1,139 @@
+"""Mistakes stop the daemon with exit 2 and one line that says the mend, before anything is consumed."""
+
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+from tests import services
+from tests.acceptance.world import World
+from tests.hostile import Thing, hostile_things
+
+
+@pytest.fixture
+def world(kafka: Any, database_url: str, topics: tuple[str, str]) -> World:
+    """A world with some messages in it."""
+    world = World.make(kafka, database_url, topics)
+    world.produce(hostile_things(seed=1, messages=50))
+    return world
+
+
+def refuses(world: World, *mends: str, **settings: str) -> None:
+    """The daemon exits 2 with a last line that holds ``mends``, and has consumed nothing."""
+    done = world.tickloom("run", "--once", timeout=60, **settings)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert last.startswith("tickloom: ")
+    for mend in mends:
+        assert mend in last
+    assert "secret-word" not in done.stderr
+
+
+def consumed(world: World) -> int:
+    """Messages that the ledger counts."""
+    return int(world.query("SELECT coalesce(sum(next_offset - first_offset), 0)::int FROM tickloom.offsets")[0][0])
+
+
+def test_missing_topic(world: World) -> None:
+    """A typing error in a topic's name would look like an idle market."""
+    refuses(world, "no-such-topic", "create it", TICKLOOM_PRICES_TOPIC="no-such-topic")
+    assert consumed(world) == 0
+
+
+def test_missing_table(world: World) -> None:
+    """A daemon that made tables by itself would hide a wrong database."""
+    world.query("DROP TABLE stock_volumes CASCADE")
+    refuses(world, "stock_volumes", "tickloom migrate")
+    assert consumed(world) == 0
+
+
+def test_missing_column(world: World) -> None:
+    """Another program's table of the same name would be written into."""
+    world.query("ALTER TABLE stock_prices DROP COLUMN price_moving_avg")
+    refuses(world, "price_moving_avg", "tickloom migrate")
+
+
+def test_other_partitioning(world: World) -> None:
+    """Partitions of two widths in one table overlap."""
+    refuses(world, "stock_prices", "TICKLOOM_", TICKLOOM_PRICES_PARTITIONING="none")
+
+
+def test_other_window(world: World) -> None:
+    """Averages of two windows would stand in one table."""
+    assert world.tickloom("run", "--once").returncode == 0
+    refuses(world, "window_rows 5, not 7", "point the settings back", TICKLOOM_WINDOW_ROWS="7")
+
+
+def test_wrong_cluster(world: World) -> None:
+    """The offsets of one cluster would be taken for another's."""
+    assert world.tickloom("run", "--once").returncode == 0
+    world.query("UPDATE tickloom.source SET cluster_id = 'another'")
+    refuses(world, "cluster_id 'another'")
+
+
+def test_missing_rights(world: World) -> None:
+    """The first batch would fail, and be tried for ever."""
+    name = f"weak_{world.topics['prices'].replace('-', '_')}"
+    world.query(f"CREATE ROLE {name} LOGIN PASSWORD 'weak'")
+    world.query(f"GRANT USAGE ON SCHEMA tickloom TO {name}")
+    world.query(f"GRANT SELECT ON ALL TABLES IN SCHEMA public, tickloom TO {name}")
+    parts = urlsplit(world.database_url)
+    world.database_url = urlunsplit(parts._replace(netloc=f"{name}:weak@{parts.hostname}:{parts.port}"))
+    refuses(world, "no right to INSERT", "GRANT INSERT")
+
+
+def test_wrong_password(world: World) -> None:
+    """A wrong password would be tried for ever, and lock the account."""
+    parts = urlsplit(world.database_url)
+    world.database_url = urlunsplit(parts._replace(netloc=f"tickloom:wrong@{parts.hostname}:{parts.port}"))
+    refuses(world, "password", "TICKLOOM_DATABASE_URL")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TICKLOOM_WINDOW_ROWS", "0"),
+        ("TICKLOOM_PRICES_PARTITIONING", "weekly"),
+        ("TICKLOOM_KAFKA_OPTIONS", '{"group.id": "mine"}'),
+        ("TICKLOOM_KAFKA_OPTIONS", '{"no.such.option": "1"}'),
+        ("TICKLOOM_GAP_POLICY", "ignore"),
+        ("TICKLOOM_DATABASE_URL", "mysql://tickloom@localhost/db"),
+    ],
+)
+def test_wrong_settings(world: World, name: str, value: str) -> None:
+    """A setting that is silently ignored is worse than one that is refused."""
+    refuses(world, name, **{name: value})
+
+
+def test_flood_of_bad_messages(world: World) -> None:
+    """A wrong topic would be copied into the dead letters, message by message."""
+    world.produce([Thing("prices", b"x", b"<xml/>", 1_790_000_000_000)] * 3_000)
+    refuses(world, "rejected", "TICKLOOM_REJECT_LIMIT_RATIO")
+    assert world.query("SELECT count(*) FROM tickloom.dead_letters WHERE value = '<xml/>'")[0][0] == 0
+
+
+def test_topic_made_anew(world: World, kafka: Any) -> None:
+    """Offsets of the old topic would be taken for the new one's, and its messages skipped."""
+    from confluent_kafka.admin import AdminClient
+
+    assert world.tickloom("run", "--once").returncode == 0
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    admin.delete_topics([world.topics["prices"]])[world.topics["prices"]].result(30)
+    for attempt in range(100):
+        try:
+            services.create_topic(kafka.bootstrap, world.topics["prices"], 4)
+            break
+        except Exception:
+            assert attempt < 99
+    refuses(world, "made anew or truncated", "empty database")
+
+
+def test_check_tells_all(world: World) -> None:
+    """`check` must find beforehand what would stop the daemon."""
+    good = world.tickloom("check")
+    assert good.returncode == 0, good.stdout + good.stderr
+    world.query("DROP TABLE stock_volumes CASCADE")
+    bad = world.tickloom("check", "--json", TICKLOOM_PRICES_TOPIC="no-such-topic")
+    assert bad.returncode == 3
+    assert "no-such-topic" in bad.stdout
+    assert "tickloom migrate" in bad.stdout
