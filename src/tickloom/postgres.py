@@ -53,7 +53,7 @@ async def connect(settings: Settings) -> Connection:
         except (ValueError, asyncpg.exceptions.ClientConfigurationError) as error:
             raise SettingsError(f"TICKLOOM_DATABASE_URL cannot be used: {type(error).__name__}; mend the URL") from None
         # A role named like our bookkeeping schema would have it first in "$user", public: the tables are not for there.
-        if await connection.fetchval("SELECT current_schema()") == "tickloom":
+        if await connection.fetchval("SELECT current_user = 'tickloom' AND current_setting('search_path') ~ '[$]user'"):
             await connection.execute("SET search_path = public")
     return cast(Connection, connection)
 
