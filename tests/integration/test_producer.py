@@ -23,7 +23,7 @@ TIMEOUT_SECONDS = 90
 def environment(kafka: Any) -> Mapping[str, str]:
     """The producer's environment: the real broker, and two topics of this test alone."""
     run_id = uuid4().hex[:8]
-    servers = kafka if isinstance(kafka, str) else kafka.bootstrap_servers
+    servers = kafka.bootstrap
     return os.environ | {
         "PRODUCER_BOOTSTRAP_SERVERS": servers,
         "PRODUCER_PRICES_TOPIC": f"prices-{run_id}",
