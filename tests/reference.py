@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation, localcontext
 from typing import Any
 
 DAY = 86_400
@@ -108,16 +108,21 @@ def _iso(text: str) -> int | None:
 
 
 def _epoch(literal: str) -> int:
-    number = Decimal(literal)
-    if number and number.adjusted() > 40:
-        return 10**40
-    if number and number.adjusted() < -40:
-        return 0
-    size = abs(number)
-    for limit, factor in ((Decimal(10) ** 11, 10**6), (Decimal(10) ** 14, 10**3), (Decimal(10) ** 17, 1)):
-        if size < limit:
-            return int(number * factor)
-    return int(number / 1000)
+    with localcontext() as exact:
+        exact.prec = 10_000
+        try:
+            number = Decimal(literal)
+        except InvalidOperation:  # a power that not even Decimal holds
+            return 0 if "e-" in literal.lower() or set(re.split("[eE]", literal)[0]) <= set("-0.") else 10**40
+        if number and number.adjusted() > 40:
+            return 10**40
+        if number and number.adjusted() < -40:
+            return 0
+        size = abs(number)
+        for limit, factor in ((Decimal(10) ** 11, 10**6), (Decimal(10) ** 14, 10**3), (Decimal(10) ** 17, 1)):
+            if size < limit:
+                return int(number * factor)
+        return int(number / 1000)
 
 
 @dataclass

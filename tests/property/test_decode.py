@@ -209,4 +209,25 @@ def test_calendar(text: str, good: bool) -> None:
 @given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**20), max_value=10**20))
 def test_epoch_numbers(number: Any) -> None:
     """Digits past the microsecond are cut, never rounded into the next one."""
-    assert parse_number(str(number)) == reference._epoch(str(number)) or abs(reference._epoch(str(number))) >= 2**63 - 1
+    assert parse_number(str(number)) == reference._epoch(str(number)) or abs(reference._epoch(str(number))) >= 10**18
+
+
+@pytest.mark.parametrize(
+    ("literal", "micros"),
+    [
+        ("1e400790000000000000001", 2**63 - 1),
+        ("1e-400790000000000000001", 0),
+        ("0e999999999999", 0),
+        ("9" * 100_000, 2**63 - 1),
+        ("1790000000.1234569" + "9" * 50, 1_790_000_000_123_456),
+        ("179e7", 1_790_000_000_000_000),
+        ("1790000000123456789", 1_790_000_000_123_456),
+        ("-1.5", -1_500_000),
+        ("0.0000001", 0),
+        ("99999999999", 99_999_999_999_000_000),
+        ("100000000000", 100_000_000_000_000),
+    ],
+)
+def test_epoch_extremes(literal: str, micros: int) -> None:
+    """One number with a mad power would stop the daemon, or keep it busy for hours."""
+    assert parse_number(literal) == micros
