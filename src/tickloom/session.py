@@ -194,6 +194,7 @@ class Session:
         if self._careful:
             joined = join_by_sql(batch, symbols)
         else:
+            self._tails.evict()  # here and not after the commit: only this task may change who is cached
             await self._load_missing(symbols.to_list())
             joined = await self._offload("join", lambda: join(batch, symbols, self._tails, number))
         encoded = await self._offload("encode", lambda: prepare(joined, int(time.time() * _MICROSECONDS)))
@@ -211,7 +212,6 @@ class Session:
         finally:
             self._loading = False
         self._tails.committed += 1
-        self._tails.evict()
         self._count(work.batch, loaded, self.now() - started)
         if self._careful:
             raise StateSpoilt("bisected")

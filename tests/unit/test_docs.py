@@ -1,72 +1,105 @@
-"""README's tables are the code's: a setting, metric or command that is not there cannot be found."""
+"""README's tables say what the code says. On a mismatch the expected table is printed, ready to paste."""
 
 import re
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import pytest
 import typer
+from prometheus_client.metrics_core import Metric
 from pydantic import SecretStr
-from pydantic_core import PydanticUndefined
+from pydantic.fields import FieldInfo
 
 from tickloom.cli import app
 from tickloom.metrics import Metrics
 from tickloom.settings import PREFIX, Settings
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
 
 
-def table(name: str) -> str:
-    """What stands between the markers."""
-    match = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", README, re.DOTALL)
-    assert match, f"README has no {name} table"
-    return match[1]
+def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [heads, tuple("---" for _ in heads), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
-def shown(field: Any) -> str:
-    """A default as the table shows it."""
-    default = field.get_default(call_default_factory=True)
-    if default is None or default is PydanticUndefined:
-        return ""
-    if isinstance(default, SecretStr):
-        return f"`{default.get_secret_value()}`"
-    return f"`{getattr(default, 'value', default)}`"
+def code(text: str) -> str:
+    """In Markdown's code marks; nothing stays nothing."""
+    return f"`{text}`" if text else ""
+
+
+def default_of(field: FieldInfo) -> str:
+    """A setting's default as one would write it into the environment."""
+    value: Any = field.get_default(call_default_factory=True, validated_data={})
+    match value:
+        case None:
+            return ""
+        case SecretStr():
+            return value.get_secret_value()
+        case Enum():
+            return str(value.value)
+        case _:
+            return str(value)
 
 
 def settings_table() -> str:
+    """Every setting, in the order of the code."""
     rows = [
-        f"| `{PREFIX}{name.upper()}` | {shown(field)} | {field.description} |"
+        (code(PREFIX + name.upper()), code(default_of(field)), field.description or "")
         for name, field in Settings.model_fields.items()
     ]
-    return "\n".join(["| variable | default | meaning |", "|---|---|---|", *rows, ""])
+    return table(("Variable", "Default", "Meaning"), rows)
 
 
 def metrics_table() -> str:
-    rows: list[str] = []
-    for family in vars(Metrics()).values():
-        if not hasattr(family, "_documentation"):
-            continue
-        name = family._name + ("_total" if family._type == "counter" else "")
-        labels = ", ".join(f"`{label}`" for label in family._labelnames)
-        rows.append(f"| `{name}` | {family._type} | {labels} | {family._documentation} |")
-    return "\n".join(["| metric | type | labels | meaning |", "|---|---|---|---|", *rows, ""])
+    """Every metric, in the order of the code."""
+    told = Metrics()
+    labels = {
+        metric._name: tuple(metric._labelnames) for metric in vars(told).values() if hasattr(metric, "_labelnames")
+    }
+
+    def row(metric: Metric) -> tuple[str, ...]:
+        name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+        return code(name), metric.type, ", ".join(map(code, labels[metric.name])), metric.documentation
+
+    return table(("Name", "Type", "Labels", "Meaning"), [row(metric) for metric in told.registry.collect()])
 
 
 def commands_table() -> str:
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    rows = [f"| `tickloom {name}` | {(command.help or '').strip()} |" for name, command in commands.items()]
-    return "\n".join(["| command | what it does |", "|---|---|", *rows, ""])
+    """Every command with its options and its help."""
+    root: Any = typer.main.get_command(app)
+    rows: list[tuple[str, ...]] = []
+    for name, command in root.commands.items():
+        options = [parameter.opts[0] for parameter in command.params if parameter.name != "help"]
+        rows.append((code(f"tickloom {name}"), ", ".join(map(code, options)), command.help))
+    return table(("Command", "Options", "What it does"), rows)
 
 
-def test_settings_table() -> None:
-    """An operator sets what README names."""
-    assert table("settings") == settings_table()
+@pytest.mark.parametrize("name", ["settings", "metrics", "commands"])
+def test_readme_says_what_the_code_does(name: str) -> None:
+    """A setting that is not in the README is not found; one that is only there is set in vain."""
+    expected = {"settings": settings_table, "metrics": metrics_table, "commands": commands_table}[name]()
+    found = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", README, re.DOTALL)
+    assert found, f"README.md lacks the markers <!-- {name} --> and <!-- /{name} -->"
+    if found[1].strip() != expected:
+        print(expected)
+    assert found[1].strip() == expected, f"the table {name} of README.md is out of date; the right one is printed above"
 
 
-def test_metrics_table() -> None:
-    """An alert on a metric that does not exist never fires."""
-    assert table("metrics") == metrics_table()
+@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_and_paths_lead_somewhere(document: str) -> None:
+    """A map with places that are not there is worse than none."""
+    text = (ROOT / document).read_text()
+    links = {link.partition("#")[0] for link in re.findall(r"\]\((?!https?:|#)([^)]+)\)", text)}
+    paths = set(re.findall(r"`((?:src|tests|deploy|producer|sql|stages)/[\w./]+\.\w+)(?:::\w+)?`", text))
+    missing = [path for path in links | paths if not any((ROOT / at / path).exists() for at in ("", "src/tickloom"))]
+    assert not missing
 
 
-def test_commands_table() -> None:
-    """A command that README forgets is not used."""
-    assert table("commands") == commands_table()
+@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
+def test_tests_that_are_named_exist(document: str) -> None:
+    """A proof that cannot be found proves nothing."""
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / document).read_text()):
+        assert f"def {name}(" in (ROOT / path).read_text(), f"{path}::{name}"
