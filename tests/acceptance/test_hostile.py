@@ -50,3 +50,15 @@ def test_killed_again_and_again(kafka: Any, database_url: str, topics: tuple[str
     done = world.tickloom("run", "--once")
     assert done.returncode == 0, done.stderr[-3000:]
     assert world.differences() == []
+
+
+def test_halves_far_apart(kafka: Any, database_url: str, topics: tuple[str, str]) -> None:
+    """A volume that comes ten thousand messages after its price would never be joined."""
+    world = World.make(kafka, database_url, topics)
+    world.settings |= {"TICKLOOM_BATCH_MAX_MESSAGES": "700", "TICKLOOM_CACHE_MAX_SYMBOLS": "5"}
+    things = [thing for thing in hostile_things(seed=11, messages=22_000) if thing.value]
+    for side in ("prices", "volumes"):
+        world.produce([thing for thing in things if thing.side == side])
+        done = world.tickloom("run", "--once")
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert world.differences() == []

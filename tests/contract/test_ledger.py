@@ -1,0 +1,184 @@
+"""The ledger's protocol and the making of partitions, against a real Postgres."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.contract.test_any_split import START, TOPICS, Tick, chunk_of
+from tickloom import ledger, schema
+from tickloom.errors import Fenced, SchemaMismatch, WrongSource
+from tickloom.model import TABLES, Side, TopicPartition
+from tickloom.partitions import Partitioner, attached, partition_at
+from tickloom.postgres import Connection, connect
+from tickloom.settings import Partitioning, Settings
+from tickloom.stages.gather import BatchLimits, Gatherer, RejectLimits
+from tickloom.stages.join import join_by_sql, symbols_of
+from tickloom.stages.load import Loader, Work, prepare, stage
+
+SOURCES = {TopicPartition("p", 0): 0, TopicPartition("v", 0): 0}
+HOURLY = dict.fromkeys((table.name for table in TABLES), Partitioning.HOURLY)
+NOW = datetime(2026, 12, 31, 22, 30, tzinfo=UTC)
+
+
+@pytest.fixture
+async def settings(database_url: str) -> Settings:
+    """Settings of a migrated database."""
+    found = Settings(database_url=database_url)  # type: ignore[arg-type]
+    connection = await connect(found)
+    await schema.migrate(connection, found)
+    await connection.close()
+    return found
+
+
+@pytest.fixture
+async def connection(settings: Settings) -> AsyncGenerator[Connection]:
+    """A connection with its staging tables."""
+    connection = await connect(settings)
+    await stage(connection)
+    yield connection
+    await connection.close()
+
+
+def work_of(values: list[float]) -> Work:
+    gatherer = Gatherer(BatchLimits(10**9, 10**9, 1), dict(SOURCES))
+    ticks = [(Tick(Side.PRICES, "A", START + n, value, 0), n) for n, value in enumerate(values)]
+    gatherer.add(chunk_of(Side.PRICES, ticks), 0)
+    batch = gatherer.close()
+    joined = join_by_sql(batch, symbols_of(batch))
+    return Work(batch, joined, prepare(joined, START))
+
+
+async def owner(connection: Connection, name: str) -> Loader:
+    claims = await ledger.take_over(connection, SOURCES, name)
+    return Loader(TOPICS, {at: claim.epoch for at, claim in claims.items()}, 5, RejectLimits(1, 10**9))
+
+
+async def test_a_zombie_writes_nothing(connection: Connection) -> None:
+    """A process that slept through its successor's take-over would write its rows a second time."""
+    work = work_of([1.0, 2.0])
+    partitioner = Partitioner(HOURLY, 0)
+    await partitioner.ensure_for(connection, dict(work.encoded.needed))
+    zombie, successor = await owner(connection, "zombie"), await owner(connection, "successor")
+    with pytest.raises(Fenced):
+        await zombie.load(connection, work, NOW)
+    assert await connection.fetchval("SELECT count(*) FROM stock_prices") == 0
+    assert (await successor.load(connection, work, NOW)).stored == 2
+    with pytest.raises(Fenced):
+        await zombie.load(connection, work, NOW)
+    assert await connection.fetchval("SELECT count(*) FROM stock_prices") == 2
+
+
+async def test_a_lost_answer_is_no_fence(connection: Connection) -> None:
+    """A COMMIT whose answer was lost would be loaded twice, or be taken for another owner's."""
+    work = work_of([1.0, 2.0, 3.0])
+    await Partitioner(HOURLY, 0).ensure_for(connection, dict(work.encoded.needed))
+    loader = await owner(connection, "me")
+    await loader.load(connection, work, NOW)
+    await loader.load(connection, work, NOW)
+    row = await connection.fetchrow("SELECT * FROM tickloom.offsets WHERE topic = 'p'")
+    assert (row["next_offset"], row["stored"], row["superseded"]) == (3, 3, 0)
+
+
+async def test_takeover_waits_for_the_transaction_in_flight(settings: Settings, connection: Connection) -> None:
+    """A new owner that reads the ledger before the old one's commit would load that batch again."""
+    work = work_of([1.0])
+    await Partitioner(HOURLY, 0).ensure_for(connection, dict(work.encoded.needed))
+    claims = await ledger.take_over(connection, SOURCES, "old")
+    other = await connect(settings)
+    try:
+        async with connection.transaction():
+            epochs = {at: claim.epoch for at, claim in claims.items()}
+            await ledger.compare_and_set(connection, work.batch.progress, epochs, {})
+            taking = asyncio.create_task(ledger.take_over(other, SOURCES, "new"))
+            await asyncio.sleep(0.3)
+            assert not taking.done()
+        assert (await taking)[TopicPartition("p", 0)].next_offset == 1
+    finally:
+        await other.close()
+
+
+async def test_replicas_make_the_same_partitions_at_once(settings: Settings) -> None:
+    """A race between replicas would stop one of them, or leave a hole in the table."""
+    connections = [await connect(settings) for _ in range(6)]
+    try:
+        makers = [Partitioner(HOURLY, 5) for _ in connections]
+        made = await asyncio.gather(
+            *(maker.ensure_ahead(connection, NOW) for maker, connection in zip(makers, connections, strict=True))
+        )
+        assert sum(made) == 6 * len(TABLES)
+        assert len(await attached(connections[0], "stock_prices")) == 6
+    finally:
+        for connection in connections:
+            await connection.close()
+
+
+async def test_readers_do_not_wait_and_are_not_waited_for(settings: Settings, connection: Connection) -> None:
+    """A dashboard's long query would stop the flow at the full hour, and all queries behind it."""
+    reader = await connect(settings)
+    try:
+        async with reader.transaction():
+            await reader.fetch("SELECT * FROM stock_prices")
+            async with asyncio.timeout(5):
+                assert await Partitioner(HOURLY, 2).ensure_ahead(connection, NOW) == 3 * len(TABLES)
+                await reader.fetch("SELECT * FROM stock_prices")
+    finally:
+        await reader.close()
+
+
+@pytest.mark.parametrize("width", [Partitioning.HOURLY, Partitioning.DAILY, Partitioning.MONTHLY])
+async def test_bounds_in_the_database(database_url: str, width: Partitioning) -> None:
+    """A microsecond that no partition holds is a batch that is refused."""
+    found = Settings(database_url=database_url, prices_partitioning=width)  # type: ignore[arg-type]
+    connection = await connect(found)
+    try:
+        await schema.migrate(connection, found)
+        maker = Partitioner({**HOURLY, "stock_prices": width}, 1)
+        await maker.ensure_ahead(connection, NOW)
+        first = partition_at("stock_prices", width, NOW)
+        for moment in (first.start, first.stop - timedelta(microseconds=1), first.stop):
+            await connection.execute(
+                "INSERT INTO stock_prices (symbol, \"timestamp\", source_partition, source_offset) VALUES ('A', $1, 0, 0)",
+                moment,
+            )
+        rows = await connection.fetch('SELECT tableoid::regclass::text AS name FROM stock_prices ORDER BY "timestamp"')
+        after = partition_at("stock_prices", width, first.stop)
+        assert [row["name"] for row in rows] == [first.name, first.name, after.name]
+    finally:
+        await connection.close()
+
+
+async def test_a_table_in_the_way_is_told(connection: Connection) -> None:
+    """A partition that somebody detached would be silently refilled, or block the flow without a word."""
+    name = partition_at("stock_prices", Partitioning.HOURLY, NOW).name
+    await connection.execute(f"CREATE TABLE {name} (LIKE stock_prices)")
+    with pytest.raises(SchemaMismatch, match="attach, rename or drop"):
+        await Partitioner(HOURLY, 0).ensure_ahead(connection, NOW)
+
+
+async def test_another_source_is_refused(settings: Settings, connection: Connection) -> None:
+    """Two clusters' logs in one table are no function of either."""
+    await schema.claim_source(connection, settings, "one")
+    await schema.claim_source(connection, settings, "one")
+    with pytest.raises(WrongSource, match="cluster_id 'one', not 'two'"):
+        await schema.claim_source(connection, settings, "two")
+
+
+@pytest.mark.parametrize(
+    ("price", "volume", "ratio"),
+    [
+        (1.0, 0.0, None),
+        (1e15, 1e-300, None),
+        (-1e15, 5e-324, None),
+        (1e15, 5.57e-294, 1e15 / 5.57e-294),
+        (5e-324, 1e15, 0.0),
+        (-5e-324, 2.0, 0.0),
+        (1e-300, 1e15, 1e-300 / 1e15),
+        (3.0, 7.0, 3.0 / 7.0),
+        (0.0, 5.0, 0.0),
+    ],
+)
+async def test_ratio_in_sql(connection: Connection, price: float, volume: float, ratio: float | None) -> None:
+    """Postgres raises where a quotient leaves float8: one such pair would hold up the flow."""
+    assert await connection.fetchval("SELECT tickloom.ratio($1, $2)", price, volume) == ratio
