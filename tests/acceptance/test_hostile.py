@@ -15,7 +15,7 @@ from tests.hostile import hostile_things
     [
         (40_000, {}),
         (40_000, {"TICKLOOM_CACHE_MAX_SYMBOLS": "3"}),
-        (6_000, {"TICKLOOM_BATCH_MAX_MESSAGES": "11"}),
+        (40_000, {"TICKLOOM_BATCH_MAX_MESSAGES": "11"}),
         (
             6_000,
             {"TICKLOOM_BATCH_MAX_MESSAGES": "500", "TICKLOOM_CACHE_MAX_SYMBOLS": "3", "TICKLOOM_CACHE_TAIL_ROWS": "4"},

@@ -269,6 +269,7 @@ class Reader:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sides = side_of(settings)
         self._partitions = partitions
+        self._chunk_messages = min(_CHUNK_MESSAGES, settings.batch_max_messages)  # a chunk is never split
         self._queue: asyncio.Queue[ReadEvent] = asyncio.Queue()
         self._room = threading.Semaphore(_CHUNKS_HELD)
         self._stop = threading.Event()
@@ -376,7 +377,8 @@ class Reader:
         found: list[Any] = consumer.consume(1, wait)
         if not found:
             return False
-        found += consumer.consume(_CHUNK_MESSAGES - 1, 0)
+        if self._chunk_messages > 1:
+            found += consumer.consume(self._chunk_messages - 1, 0)
         messages = [message for message in found if message.error() is None]
         if messages and not self._hand_on(side, messages):
             return True
