@@ -86,11 +86,15 @@ def kafka_jars() -> Path:
 
 
 class Kafka:
-    """One broker in KRaft mode; its data and its port outlive ``stop`` and ``kill``."""
+    """One broker in KRaft mode; its data and its ports outlive ``stop`` and ``kill``.
 
-    def __init__(self, folder: Path) -> None:
+    Who connects to ``behind_port`` is sent on to ``advertised_port``: the place for a proxy between the two.
+    """
+
+    def __init__(self, folder: Path, advertised_port: int | None = None) -> None:
         self._folder = folder
-        self._port, controller = free_port(), free_port()
+        self._port, controller, self.behind_port = free_port(), free_port(), free_port()
+        advertised = advertised_port or self.behind_port
         self.bootstrap = f"127.0.0.1:{self._port}"
         self._classpath = str(kafka_jars() / "*")
         self._process: _Process | None = None
@@ -101,14 +105,17 @@ class Kafka:
                     "process.roles=broker,controller",
                     "node.id=1",
                     f"controller.quorum.voters=1@127.0.0.1:{controller}",
-                    f"listeners=PLAINTEXT://127.0.0.1:{self._port},CONTROLLER://127.0.0.1:{controller}",
-                    f"advertised.listeners=PLAINTEXT://127.0.0.1:{self._port}",
+                    f"listeners=PLAINTEXT://127.0.0.1:{self._port},BEHIND://127.0.0.1:{self.behind_port},"
+                    f"CONTROLLER://127.0.0.1:{controller}",
+                    f"advertised.listeners=PLAINTEXT://127.0.0.1:{self._port},BEHIND://127.0.0.1:{advertised}",
+                    "inter.broker.listener.name=PLAINTEXT",
                     "controller.listener.names=CONTROLLER",
-                    "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+                    "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,BEHIND:PLAINTEXT",
                     f"log.dirs={folder / 'data'}",
                     "auto.create.topics.enable=false",
                     "num.partitions=4",
                     "group.initial.rebalance.delay.ms=0",
+                    "group.min.session.timeout.ms=1000",
                     "offsets.topic.replication.factor=1",
                     "offsets.topic.num.partitions=1",
                     "transaction.state.log.replication.factor=1",

@@ -11,6 +11,9 @@ import asyncpg
 
 from tests import hostile, reference, services
 
+QUICK = {"TICKLOOM_KAFKA_OPTIONS": '{"session.timeout.ms": 2000, "heartbeat.interval.ms": 500}'}
+"""The group misses a dead replica after two seconds."""
+
 
 @dataclass
 class World:
@@ -47,15 +50,17 @@ class World:
             **self.settings,
         }
 
-    def tickloom(self, *arguments: str, timeout: float = 240, **settings: str) -> subprocess.CompletedProcess[str]:
+    def tickloom(
+        self, *arguments: str, timeout: float = 240, module: str = "tickloom", **settings: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
-        command = [sys.executable, "-m", "tickloom", *arguments]
+        command = [sys.executable, "-m", module, *arguments]
         environment = self.environment | settings
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
 
-    def start(self, *arguments: str, **settings: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, module: str = "tickloom", **settings: str) -> subprocess.Popen[str]:
         """Start a command and leave it running."""
-        command = [sys.executable, "-m", "tickloom", *arguments]
+        command = [sys.executable, "-m", module, *arguments]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, env=self.environment | settings, **quiet)  # type: ignore[call-overload]
 
