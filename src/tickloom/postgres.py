@@ -17,6 +17,12 @@ from tickloom.settings import Settings
 
 _BAD_DATA = ("22", "23")
 _BAD_DAY = ("08", "25", "40", "53", "55", "57", "58", "XX")
+_HOLD_NO_LOCKS = """
+    SET idle_in_transaction_session_timeout = '60s'; SET tcp_user_timeout = '30s';
+    SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3
+"""
+"""A daemon that vanished, or sleeps, must not hold the ledger's row locks against its successor's take-over. By SET,
+for poolers refuse these as start-up parameters."""
 
 
 class Connection(Protocol):
@@ -52,6 +58,8 @@ async def connect(settings: Settings) -> Connection:
             )
         except (ValueError, asyncpg.exceptions.ClientConfigurationError) as error:
             raise SettingsError(f"TICKLOOM_DATABASE_URL cannot be used: {type(error).__name__}; mend the URL") from None
+        await connection.execute(_HOLD_NO_LOCKS)
+        await connection.execute(f"SET statement_timeout = {round(settings.database_command_timeout_seconds * 1000)}")
         # A role named like our bookkeeping schema would have it first in "$user", public: the tables are not for there.
         if await connection.fetchval("SELECT current_user = 'tickloom' AND current_setting('search_path') ~ '[$]user'"):
             await connection.execute("SET search_path = public")
@@ -95,6 +103,8 @@ def classify(error: Any) -> TickloomError:
     """Whose turn it is, from an asyncpg error's SQLSTATE."""
     state = str(getattr(error, "sqlstate", None) or "XX000")
     message = f"{str(error).splitlines()[0]} (SQLSTATE {state})"
+    if state == "23514" and not error.constraint_name:
+        return StoreUnavailable(f"{message}; somebody dropped the partition, it is made anew")
     if state.startswith(_BAD_DATA):
         return DataRefused(message)
     if state.startswith(_BAD_DAY):
