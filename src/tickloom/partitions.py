@@ -73,7 +73,7 @@ class Partitioner:
         self._known: set[str] = set()
 
     def forget(self) -> None:
-        """Look at the catalogue again: someone may have dropped a partition."""
+        """Look at the catalogue again before the next batch: partitions may be gone."""
         self._known.clear()
 
     async def ensure_for(self, connection: Connection, needed: dict[str, NDArray[np.int64]]) -> int:

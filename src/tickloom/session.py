@@ -229,12 +229,16 @@ class Session:
 
     async def _load_once(self, connection: Connection, work: Work) -> Loaded:
         around = self._around
-        made = await around.partitioner.ensure_for(connection, dict(work.encoded.needed))
-        around.metrics.partitions_created.inc(made)
         now = datetime.now(UTC)
-        if self._careful:
-            return await self._loader.load_carefully(connection, work.batch, now)
-        return await self._loader.load(connection, work, now)
+        try:
+            made = await around.partitioner.ensure_for(connection, dict(work.encoded.needed))
+            around.metrics.partitions_created.inc(made)
+            if self._careful:
+                return await self._loader.load_carefully(connection, work.batch, now)
+            return await self._loader.load(connection, work, now)
+        except StoreUnavailable:
+            around.partitioner.forget()  # dropped by a person, or lost in a failover: look again
+            raise
 
     async def _load_missing(self, symbols: list[str]) -> None:
         missing = self._tails.missing(symbols)
