@@ -156,7 +156,9 @@ def _document(rng: random.Random, side: str, symbol: str, micros: int) -> dict[s
 
 def produce(bootstrap: str, topics: dict[str, str], things: list[Thing], partitions: int) -> None:
     """Into the log, by a stable hash of the key."""
-    producer = kafka.Producer({"bootstrap.servers": bootstrap, "linger.ms": 20, "message.max.bytes": 10_000_000})
+    producer = kafka.Producer(
+        {"bootstrap.servers": bootstrap, "linger.ms": 20, "message.max.bytes": 10_000_000, "log_level": 2}
+    )
     for thing in things:
         partition = zlib.crc32(thing.key or b"") % partitions
         while True:

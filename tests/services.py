@@ -126,6 +126,9 @@ class Kafka:
                     "log.retention.ms=-1",
                     "log.retention.check.interval.ms=1000",
                     "log.initial.task.delay.ms=1000",
+                    "log.cleaner.backoff.ms=500",
+                    "broker.session.timeout.ms=2000",  # a broker that crashed is let in again only after this
+                    "broker.heartbeat.interval.ms=500",
                     "group.consumer.session.timeout.ms=6000",
                     "group.consumer.min.session.timeout.ms=1000",
                     "group.consumer.heartbeat.interval.ms=1000",
@@ -246,6 +249,11 @@ class Postgres:
             self._process.end(signal.SIGQUIT)
 
 
+def execute(url: str, *statements: str) -> None:
+    """Run statements, each by itself, at ``url``."""
+    asyncio.run(_execute(url, *statements))
+
+
 async def _execute(url: str, *statements: str) -> None:
     connection = await asyncpg.connect(url, timeout=10)
     try:
@@ -265,7 +273,7 @@ class Given:
 def new_database(postgres: "Postgres | Given") -> str:
     """The URL of a fresh database."""
     name = f"t{uuid.uuid4().hex[:12]}"
-    asyncio.run(_execute(postgres.url, f"CREATE DATABASE {name}"))
+    execute(postgres.url, f"CREATE DATABASE {name}")
     return urlunsplit(urlsplit(postgres.url)._replace(path=f"/{name}"))
 
 
