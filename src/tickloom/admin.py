@@ -10,7 +10,7 @@ from tickloom import schema
 from tickloom.errors import TickloomError
 from tickloom.model import TABLES
 from tickloom.partitions import Partitioner
-from tickloom.postgres import connected, told
+from tickloom.postgres import connected, told, transaction
 from tickloom.settings import Settings
 from tickloom.stages.consume import Cluster, describe_cluster, peek_keys
 
@@ -92,7 +92,7 @@ async def _pooler(settings: Settings) -> str:
     """Statement pooling gives every statement another server: COPY, temporary tables and transactions break."""
     async with connected(settings) as connection:
         with told():
-            async with connection.transaction():
+            async with transaction(connection):
                 first = await connection.fetchval("SELECT pg_backend_pid()")
                 if first != await connection.fetchval("SELECT pg_backend_pid()"):
                     raise TickloomError("a pooler in statement mode stands between; use session mode")

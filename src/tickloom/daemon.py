@@ -92,7 +92,7 @@ class Daemon:
         member = Member(settings, lambda event: _post(loop, self._events, event))
         with ThreadPoolExecutor(1, "tickloom-cpu") as executor:
             partitioner = Partitioner(widths, settings.partitions_ahead)
-            around = Surroundings(settings, self.metrics, self.health, member, partitioner, executor)
+            around = Surroundings(settings, self.metrics, self.health, member, partitioner, executor, self._owner)
             async with serving(application(self.health, self.metrics), settings.http_host, settings.http_port) as port:
                 self.port = port
                 self.serving.set()
@@ -119,7 +119,7 @@ class Daemon:
     async def _check_first(self, around: Surroundings) -> Cluster:
         """Database, schema, topics and source, in this order; outages are waited out. Raises ``Mistake``."""
         settings = self._settings
-        store = Store(around, prepared=False)
+        store = Store(around)
         try:
             await store.run(lambda connection: schema.check(connection, settings))
             self.health.schema_present = True
@@ -171,16 +171,16 @@ class Daemon:
             if assignment is None:
                 continue
             if self._once and ends is None:
-                ends = await self._patiently(partial(_ends, settings, cluster))
+                ends = await self._interruptible(self._patiently(partial(_ends, settings, cluster)))
             try:
                 await self._run_session(around, cluster, assignment, ends, careful)
                 careful, waits = False, None
-                if ends is not None and await self._drained(around, ends):
+                if ends is not None and await self._interruptible(self._drained(around, ends)):
                     return
             except Fenced as error:
                 self.metrics.fenced.inc()
                 _log.warning("fenced", error=str(error))
-                await asyncio.sleep(settings.retry_initial_seconds)
+                await self._pause(settings.retry_initial_seconds)
             except StateSpoilt:
                 careful = not careful
             except NotCopartitioned:
@@ -194,16 +194,22 @@ class Daemon:
                 )
                 wait = next(waits)
                 self._wait_for_kafka(error, wait)
-                await asyncio.sleep(wait)
+                await self._pause(wait)
             finally:
                 self._let_go()
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, unless told to stop."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
 
     async def _drained(self, around: Surroundings, ends: Mapping[TopicPartition, int]) -> bool:
         """Whether the whole log is in the tables, whoever loaded it. False when the assignment changes first.
 
         Partitions of a replica that died are assigned to us only when the group has noticed.
         """
-        store = Store(around, prepared=False)
+        store = Store(around)
         try:
             while not self._changed.is_set():
                 done = await store.run(lambda connection: ledger.positions(connection, list(ends)))
@@ -224,35 +230,33 @@ class Daemon:
         ends: Mapping[TopicPartition, int] | None,
         careful: bool,
     ) -> None:
-        ends = None if ends is None else {at: end for at, end in ends.items() if at in assignment}
-        async with open_session(around, assignment, cluster.partitions, self._owner, ends, careful) as session:
-            self._session = session
-            if self._changed.is_set():
-                session.stop()
-            self.health.assigned = True
-            self.health.beat(time.monotonic())
-            task = asyncio.create_task(flow(session), name="flow")
-            try:
-                await self._until_over(task)
-            finally:
-                self._session = None
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-            self._worked_alone = self._worked_alone or len(assignment) == sum(cluster.partitions.values())
+        """A session, until its assignment has changed; the batch in flight then has the time of a revocation."""
+        mine = None if ends is None else {at: end for at, end in ends.items() if at in assignment}
 
-    async def _until_over(self, task: "asyncio.Task[None]") -> None:
-        """The flow's end; once it is told to end, within the time that a revocation has."""
+        async def session_in_full() -> None:
+            async with open_session(around, assignment, cluster.partitions, mine, careful) as session:
+                self._session = session
+                self.health.assigned = True
+                self.health.beat(time.monotonic())
+                await flow(session)
+
+        task = asyncio.create_task(session_in_full(), name="session")
         changed = asyncio.create_task(self._changed.wait())
         try:
             await asyncio.wait({task, changed}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
+            if self._session is not None:  # before that nothing is in flight
+                self._session.stop()
                 await asyncio.wait({task}, timeout=self._settings.revoke_timeout_seconds)
             if task.done():
                 task.result()
             else:
-                _log.warning("the batch in flight is abandoned; it will be read again")
+                _log.warning("the session is given up: its assignment has changed; what was in flight is read again")
         finally:
-            changed.cancel()
+            self._session = None
+            for one in (task, changed):
+                one.cancel()
+            await asyncio.gather(task, changed, return_exceptions=True)
+        self._worked_alone = self._worked_alone or len(assignment) == sum(cluster.partitions.values())
 
     async def _await_assignment(self) -> frozenset[TopicPartition] | None:
         """The current assignment; None after a while without one, or when told to stop."""

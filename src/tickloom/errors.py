@@ -56,6 +56,10 @@ class StoreUnavailable(TickloomError):
     """Postgres cannot be reached or refuses for now; the caller waits and tries the same again."""
 
 
+class LockHeld(StoreUnavailable):
+    """Somebody else holds a lock for longer than we wait."""
+
+
 class DataRefused(TickloomError):
     """Postgres refuses a value (SQLSTATE class 22 or 23); nothing of the transaction is left."""
 

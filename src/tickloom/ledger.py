@@ -2,7 +2,9 @@
 
 An offset is done when the transaction that holds its row (or dead letter) has moved ``tickloom.offsets`` past it.
 
-1. *Take over*: a new owner raises the epoch of its partitions. Whoever held them before can commit no more.
+1. *Take over*: a new owner raises the epoch of its partitions. Whoever held them before can commit no more. It
+   waits for a transaction of theirs that is in flight, but not for one whose owner sleeps or whose network is dead:
+   past ``PATIENCE_SECONDS`` the session that holds the row is ended, which rolls its batch back.
 2. *Compare and set, first*: each batch's transaction begins by moving its rows ``WHERE epoch = mine AND
    next_offset = expected``. Fewer rows than partitions: fenced, roll back.
 3. A COMMIT whose answer was lost is told from a fence by ``already_done``: the ledger then stands, under our own
@@ -15,12 +17,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tickloom.errors import Fenced
+import structlog
+
+from tickloom.errors import Fenced, LockHeld
 from tickloom.model import Progress, TopicPartition
-from tickloom.postgres import Connection, sql, told
+from tickloom.postgres import Connection, sql, told, transaction
+
+PATIENCE_SECONDS = 2.0
+"""A replica hands its partitions over only when nothing of its own is in flight: whoever still holds a row then is not
+healthy, or was given up."""
 
 _TAKE_OVER = sql("take_over")
 _COMPARE_AND_SET = sql("compare_and_set")
+_END_SESSIONS = sql("end_sessions")
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +54,43 @@ async def take_over(
 ) -> dict[TopicPartition, Claim]:
     """Become the owner of the partitions; new ones begin at ``first_offsets``. Waits for a transaction in flight.
 
-    Raises ``StoreUnavailable``, ``Mistake``.
+    Raises ``StoreUnavailable`` (``LockHeld`` once the holder was told to end: try again), ``Mistake``.
     """
     sources = sorted(first_offsets)
-    with told():
-        rows = await connection.fetch(
-            _TAKE_OVER,
-            [source.topic for source in sources],
-            [source.partition for source in sources],
-            [first_offsets[source] for source in sources],
-            owner,
-        )
+    topics, partitions = [source.topic for source in sources], [source.partition for source in sources]
+    firsts = [first_offsets[source] for source in sources]
+    try:
+        with told():
+            async with transaction(connection):
+                await connection.execute(f"SET LOCAL lock_timeout = {round(PATIENCE_SECONDS * 1_000)}")
+                rows = await connection.fetch(_TAKE_OVER, topics, partitions, firsts, owner)
+    except LockHeld:
+        with told():
+            owners = await connection.fetch(
+                "SELECT DISTINCT owner FROM tickloom.offsets JOIN unnest($1::text[], $2::int[]) AS w (topic, partition) "
+                "USING (topic, partition)",
+                topics,
+                partitions,
+            )
+        await end_sessions(connection, [row["owner"] for row in owners])
+        raise
     return {TopicPartition(row["topic"], row["partition"]): Claim(row["next_offset"], row["epoch"]) for row in rows}
+
+
+def session_name(owner: str) -> str:
+    """The application_name of the sessions in which ``owner`` writes the ledger (Postgres cuts names at 63 bytes)."""
+    return f"tickloom {owner[-48:]}"
+
+
+async def end_sessions(connection: Connection, owners: Sequence[str]) -> None:
+    """End all other sessions in which these owners write the ledger: they sleep, or their network is dead.
+
+    Raises ``StoreUnavailable``, ``Mistake``.
+    """
+    with told():
+        ended = await connection.fetchval(_END_SESSIONS, [session_name(owner) for owner in owners])
+    if ended:
+        _log.warning("ended database sessions that did not move any more", owners=owners, sessions=ended)
 
 
 async def compare_and_set(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tickloom.errors import SchemaMismatch
 from tickloom.model import TABLES
-from tickloom.postgres import Connection, told
+from tickloom.postgres import Connection, told, transaction
 from tickloom.settings import Partitioning
 
 _FORMATS = {Partitioning.HOURLY: "%Y%m%d%H", Partitioning.DAILY: "%Y%m%d", Partitioning.MONTHLY: "%Y%m"}
@@ -122,7 +122,7 @@ async def _create(connection: Connection, partition: Partition) -> int:
     """Make and attach one partition; 0 where another replica was faster."""
     table, name = partition.table, partition.name
     start, stop = (f"'{bound.isoformat()}'::timestamptz" for bound in (partition.start, partition.stop))
-    async with connection.transaction():
+    async with transaction(connection):
         await connection.execute("SET LOCAL lock_timeout = '5s'")
         await connection.execute("SELECT pg_advisory_xact_lock(hashtext('tickloom.partitions'), hashtext($1))", table)
         if name in await attached(connection, table):

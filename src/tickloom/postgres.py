@@ -5,6 +5,7 @@ are bad days, waited out; the rest (no table, no right, no such database) are mi
 """
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import files
@@ -12,7 +13,15 @@ from typing import Any, Protocol, cast
 
 import asyncpg
 
-from tickloom.errors import DataRefused, Mistake, SchemaMismatch, SettingsError, StoreUnavailable, TickloomError
+from tickloom.errors import (
+    DataRefused,
+    LockHeld,
+    Mistake,
+    SchemaMismatch,
+    SettingsError,
+    StoreUnavailable,
+    TickloomError,
+)
 from tickloom.settings import Settings
 
 _BAD_DATA = ("22", "23")
@@ -36,7 +45,6 @@ class Connection(Protocol):
     async def copy_to_table(self, table_name: str, **options: Any) -> str: ...
     async def copy_records_to_table(self, table_name: str, **options: Any) -> str: ...
     async def copy_from_query(self, query: str, *args: Any, **options: Any) -> str: ...
-    def transaction(self, **options: Any) -> Any: ...
     def is_closed(self) -> bool: ...
     async def close(self, *, timeout: float | None = None) -> None: ...
     def terminate(self) -> None: ...
@@ -47,8 +55,11 @@ def sql(name: str) -> str:
     return (files("tickloom") / "sql" / f"{name}.sql").read_text()
 
 
-async def connect(settings: Settings) -> Connection:
-    """A new connection. Raises ``StoreUnavailable``, or ``Mistake`` for what no waiting cures."""
+async def connect(settings: Settings, name: str = "tickloom") -> Connection:
+    """A new connection; ``name`` is its application_name.
+
+    Raises ``StoreUnavailable``, or ``Mistake`` for what no waiting cures.
+    """
     with told():
         try:
             connection = await asyncpg.connect(
@@ -58,12 +69,24 @@ async def connect(settings: Settings) -> Connection:
             )
         except (ValueError, asyncpg.exceptions.ClientConfigurationError) as error:
             raise SettingsError(f"TICKLOOM_DATABASE_URL cannot be used: {type(error).__name__}; mend the URL") from None
+        _notice_a_dead_network(connection)
         await connection.execute(_HOLD_NO_LOCKS)
+        await connection.execute("SELECT set_config('application_name', $1, false)", name)
         await connection.execute(f"SET statement_timeout = {round(settings.database_command_timeout_seconds * 1000)}")
         # A role named like our bookkeeping schema would have it first in "$user", public: the tables are not for there.
         if await connection.fetchval("SELECT current_user = 'tickloom' AND current_setting('search_path') ~ '[$]user'"):
             await connection.execute("SET search_path = public")
     return cast(Connection, connection)
+
+
+def _notice_a_dead_network(connection: Any) -> None:
+    """Our side of ``_HOLD_NO_LOCKS``: without it a half-open connection is silent until the command timeout."""
+    channel = connection._transport.get_extra_info("socket")  # asyncpg has no public way to its socket
+    if channel.family == socket.AF_UNIX or not hasattr(socket, "TCP_USER_TIMEOUT"):
+        return
+    channel.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 30_000)):
+        channel.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 @asynccontextmanager
@@ -86,6 +109,43 @@ async def close(connection: Connection | None) -> None:
         connection.terminate()
 
 
+@asynccontextmanager
+async def transaction(connection: Connection, *, readonly: bool = False) -> AsyncGenerator[None]:
+    """BEGIN … COMMIT around the block; ROLLBACK where Postgres can still be asked for it, else the connection ends.
+
+    asyncpg's own asks for the ROLLBACK whatever happened: on a connection that fell silent it waits without a limit,
+    and its complaint about a closed one takes the place of the error, even of a cancellation.
+    """
+    await connection.execute("BEGIN READ ONLY" if readonly else "BEGIN")
+    async with _undone_by(connection, "ROLLBACK"):
+        yield
+    await connection.execute("COMMIT")
+
+
+@asynccontextmanager
+async def savepoint(connection: Connection) -> AsyncGenerator[None]:
+    """A part of a transaction that may fail by itself; as ``transaction``."""
+    await connection.execute("SAVEPOINT part")
+    async with _undone_by(connection, "ROLLBACK TO SAVEPOINT part"):
+        yield
+    await connection.execute("RELEASE SAVEPOINT part")
+
+
+@asynccontextmanager
+async def _undone_by(connection: Connection, statement: str) -> AsyncGenerator[None]:
+    try:
+        yield
+    except (asyncpg.PostgresError, TickloomError) as error:
+        if isinstance(error, StoreUnavailable):
+            connection.terminate()
+        else:
+            await connection.execute(statement)
+        raise
+    except BaseException:
+        connection.terminate()
+        raise
+
+
 @contextmanager
 def told() -> Generator[None]:
     """Errors of asyncpg and of the network inside come out as the project's own."""
@@ -95,7 +155,8 @@ def told() -> Generator[None]:
         raise
     except asyncpg.PostgresError as error:
         raise classify(error) from error
-    except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
+    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        # The last one: a COPY whose connection broke under it. The connection is not used again in any case.
         raise StoreUnavailable(f"Postgres cannot be reached: {str(error) or type(error).__name__}") from error
 
 
@@ -105,6 +166,8 @@ def classify(error: Any) -> TickloomError:
     message = f"{str(error).splitlines()[0]} (SQLSTATE {state})"
     if state == "23514" and not error.constraint_name:
         return StoreUnavailable(f"{message}; somebody dropped the partition, it is made anew")
+    if state == "55P03":
+        return LockHeld(message)
     if state.startswith(_BAD_DATA):
         return DataRefused(message)
     if state.startswith(_BAD_DAY):

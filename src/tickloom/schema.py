@@ -4,7 +4,7 @@ from typing import Any
 
 from tickloom.errors import SchemaMismatch, WrongSource
 from tickloom.model import ANALYTICS, PRICES, TABLES, VOLUMES, Table
-from tickloom.postgres import Connection, sql, told
+from tickloom.postgres import Connection, sql, told, transaction
 from tickloom.settings import Partitioning, Settings
 
 BOOKKEEPING = {
@@ -60,7 +60,7 @@ def table_ddl(table: Table, width: Partitioning) -> str:
 async def migrate(connection: Connection, settings: Settings) -> None:
     """Create what is missing, in one transaction; safe among replicas. Raises ``Mistake``, ``StoreUnavailable``."""
     with told():
-        async with connection.transaction():
+        async with transaction(connection):
             await connection.execute("SELECT pg_advisory_xact_lock(hashtext('tickloom.migrate'))")
             await connection.execute(sql("bookkeeping"))
             for table in TABLES:
@@ -114,7 +114,7 @@ async def claim_source(connection: Connection, settings: Settings, cluster_id: s
     """Note what the tables are made from, or hold it against what was noted. Raises ``WrongSource``."""
     mine = (cluster_id, settings.prices_topic, settings.volumes_topic, settings.window_rows)
     with told():
-        async with connection.transaction():
+        async with transaction(connection):
             await connection.execute("LOCK TABLE tickloom.source IN SHARE ROW EXCLUSIVE MODE")
             row = await connection.fetchrow("SELECT * FROM tickloom.source")
             if row is None:

@@ -50,15 +50,20 @@ class Surroundings:
     member: Member
     partitioner: Partitioner
     executor: ThreadPoolExecutor
+    owner: str
     random: Random = field(default_factory=Random)
 
 
 class Store:
-    """A connection that is made again after an outage; one task uses it at a time."""
+    """A connection that is made again after an outage; one task uses it at a time.
 
-    def __init__(self, around: Surroundings, prepared: bool) -> None:
+    One that ``writes_ledger`` bears the owner's name, and ends what is left of its predecessor: a session that the
+    network has cut off may still hold the ledger's rows.
+    """
+
+    def __init__(self, around: Surroundings, *, writes_ledger: bool = False) -> None:
         self._around = around
-        self._prepared = prepared
+        self._writes_ledger = writes_ledger
         self._connection: Connection | None = None
 
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
@@ -94,9 +99,13 @@ class Store:
 
     async def _ready(self) -> Connection:
         if self._connection is None or self._connection.is_closed():
-            self._connection = await connect(self._around.settings)
-            if self._prepared:
+            if self._writes_ledger:
+                owner = self._around.owner
+                self._connection = await connect(self._around.settings, ledger.session_name(owner))
+                await ledger.end_sessions(self._connection, [owner])
                 await stage(self._connection)
+            else:
+                self._connection = await connect(self._around.settings)
         return self._connection
 
 
@@ -107,6 +116,7 @@ class Session:
         self,
         around: Surroundings,
         reader: Reader,
+        store: Store,
         claims: Mapping[TopicPartition, ledger.Claim],
         ends: Mapping[TopicPartition, int] | None,
         owns_everything: bool,
@@ -131,8 +141,8 @@ class Session:
         topics = {side: topic for topic, side in side_of(settings).items()}
         epochs = {at: claim.epoch for at, claim in claims.items()}
         self._loader = Loader(topics, epochs, settings.window_rows, limits)
-        self._writes = Store(around, prepared=True)
-        self._reads = Store(around, prepared=False)
+        self._writes = store
+        self._reads = Store(around)
         self._partition_of: dict[str, int] = {}
         self._joined = 0
         self._loading = False
@@ -302,7 +312,6 @@ async def open_session(
     around: Surroundings,
     assigned: frozenset[TopicPartition],
     counts: Mapping[str, int],
-    owner: str,
     ends: Mapping[TopicPartition, int] | None,
     careful: bool,
 ) -> AsyncGenerator[Session]:
@@ -313,13 +322,13 @@ async def open_session(
     loop = asyncio.get_running_loop()
     owns_everything = check_copartitioned(assigned, counts, around.settings)
     reader = Reader(around.settings, assigned)
-    store = Store(around, prepared=False)
+    store = Store(around, writes_ledger=True)
     try:
         marks = await loop.run_in_executor(None, reader.watermarks)
         firsts = {at: low for at, (low, _) in marks.items()}
-        claims = await store.run(lambda connection: ledger.take_over(connection, firsts, owner))
+        claims = await store.run(lambda connection: ledger.take_over(connection, firsts, around.owner))
         gaps = _gaps(claims, marks, around.settings)
-        session = Session(around, reader, claims, ends, owns_everything, careful)
+        session = Session(around, reader, store, claims, ends, owns_everything, careful)
         for gap in gaps:
             session.gatherer.add(gap, session.now())
         reader.start(session.gatherer.positions)

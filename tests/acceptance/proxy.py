@@ -16,6 +16,7 @@ class Proxy:
         self._flowing.set()
         self._lock = threading.Lock()
         self._pairs: set[_Pair] = set()
+        self._deaf: list[_Pair] = []
         self._cut_after: int | None = None
         self._refusing = False
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -29,6 +30,8 @@ class Proxy:
         self._listener.close()
         self.resume()
         self.cut()
+        for pair in self._deaf:
+            pair.close()
 
     def cut(self) -> None:
         """Break every connection; new ones are let in."""
@@ -54,6 +57,7 @@ class Proxy:
         with self._lock:
             for pair in self._pairs:
                 pair.deaf = True
+            self._deaf += self._pairs
             self._pairs.clear()
 
     def refuse(self, refusing: bool) -> None:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 import asyncpg
 
@@ -58,19 +58,22 @@ class World:
         environment = self.environment | settings
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
 
-    def start(self, *arguments: str, module: str = "tickloom", **settings: str) -> subprocess.Popen[str]:
-        """Start a command and leave it running."""
+    def start(
+        self, *arguments: str, module: str = "tickloom", output: IO[str] | None = None, **settings: str
+    ) -> subprocess.Popen[str]:
+        """Start a command and leave it running; what it says goes to ``output``, else its stderr to a pipe."""
         command = [sys.executable, "-m", module, *arguments]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, env=self.environment | settings, **quiet)  # type: ignore[call-overload]
+        out: Any = output or subprocess.DEVNULL
+        err: Any = output or subprocess.PIPE
+        return subprocess.Popen(command, env=self.environment | settings, stdout=out, stderr=err, text=True)
 
     def produce(self, things: list[hostile.Thing]) -> None:
         """Into the log."""
         hostile.produce(self.bootstrap, self.topics, things, self.partitions)
 
-    def differences(self, window: int = 5) -> list[str]:
-        """What is not as the reference has it."""
-        log = hostile.read_log(self.bootstrap, self.topics, self.partitions)
+    def differences(self, window: int = 5, log: list[reference.Record] | None = None) -> list[str]:
+        """What is not as the reference has it over ``log``, by default over what the topics hold."""
+        log = hostile.read_log(self.bootstrap, self.topics, self.partitions) if log is None else log
 
         async def look() -> list[str]:
             connection = await asyncpg.connect(self.database_url)

@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
 import pytest
 
+from tests.acceptance.proxy import Proxy
 from tests.contract.test_any_split import START, TOPICS, Tick, chunk_of
 from tickloom import ledger, schema
-from tickloom.errors import Fenced, SchemaMismatch, WrongSource
+from tickloom.errors import Fenced, LockHeld, SchemaMismatch, StoreUnavailable, WrongSource
 from tickloom.model import TABLES, Side, TopicPartition
 from tickloom.partitions import Partitioner, attached, partition_at
-from tickloom.postgres import Connection, connect
+from tickloom.postgres import Connection, connect, told, transaction
 from tickloom.settings import Partitioning, Settings
 from tickloom.stages.gather import BatchLimits, Gatherer, RejectLimits
 from tickloom.stages.join import join_by_sql, symbols_of
@@ -88,7 +90,7 @@ async def test_takeover_waits_for_the_transaction_in_flight(settings: Settings, 
     claims = await ledger.take_over(connection, SOURCES, "old")
     other = await connect(settings)
     try:
-        async with connection.transaction():
+        async with transaction(connection):
             epochs = {at: claim.epoch for at, claim in claims.items()}
             await ledger.compare_and_set(connection, work.batch.progress, epochs, {})
             taking = asyncio.create_task(ledger.take_over(other, SOURCES, "new"))
@@ -97,6 +99,58 @@ async def test_takeover_waits_for_the_transaction_in_flight(settings: Settings, 
         assert (await taking)[TopicPartition("p", 0)].next_offset == 1
     finally:
         await other.close()
+
+
+async def test_a_sleeping_owner_is_ended(settings: Settings, connection: Connection) -> None:
+    """A replica that was stopped in the middle of a transaction would keep its successor waiting for minutes."""
+    work = work_of([1.0])
+    claims = await ledger.take_over(connection, SOURCES, "old")
+    epochs = {at: claim.epoch for at, claim in claims.items()}
+    asleep = await connect(settings, ledger.session_name("old"))
+    bystander = await connect(settings, ledger.session_name("another"))
+    try:
+        await asleep.execute("BEGIN")
+        await ledger.compare_and_set(asleep, work.batch.progress, epochs, {})
+        with pytest.raises(LockHeld):
+            await ledger.take_over(connection, SOURCES, "new")
+        claims = await ledger.take_over(connection, SOURCES, "new")
+        assert claims[TopicPartition("p", 0)] == ledger.Claim(next_offset=0, epoch=2)
+        with pytest.raises(StoreUnavailable), told():
+            await asleep.execute("COMMIT")
+        assert await bystander.fetchval("SELECT 1") == 1
+    finally:
+        for one in (asleep, bystander):
+            one.terminate()
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "timed out"])
+async def test_a_connection_falls_silent_in_a_transaction(settings: Settings, ending: str) -> None:
+    """A half-open connection would hold the daemon for ever, deaf to SIGTERM and to rebalances."""
+    port = urlsplit(settings.database_dsn()).port
+    assert port is not None
+    with Proxy(port) as proxy:
+        url = settings.database_dsn().replace(f":{port}/", f":{proxy.port}/")
+        behind = Settings(database_url=url, database_command_timeout_seconds=1)  # type: ignore[arg-type]
+        connection = await connect(behind)
+
+        async def work() -> None:
+            with told():
+                async with transaction(connection):
+                    await connection.execute("SELECT 1")
+                    proxy.deafen()
+                    await connection.execute("SELECT 2")
+
+        task = asyncio.create_task(work())
+        if ending == "cancelled":
+            await asyncio.sleep(0.3)
+            task.cancel()
+        await asyncio.wait({task}, timeout=5)
+        assert task.done()
+        if ending == "cancelled":
+            assert task.cancelled()
+        else:
+            assert isinstance(task.exception(), StoreUnavailable)
+        assert connection.is_closed()
 
 
 async def test_replicas_make_the_same_partitions_at_once(settings: Settings) -> None:
@@ -118,7 +172,7 @@ async def test_readers_do_not_wait_and_are_not_waited_for(settings: Settings, co
     """A dashboard's long query would stop the flow at the full hour, and all queries behind it."""
     reader = await connect(settings)
     try:
-        async with reader.transaction():
+        async with transaction(reader):
             await reader.fetch("SELECT * FROM stock_prices")
             async with asyncio.timeout(5):
                 assert await Partitioner(HOURLY, 2).ensure_ahead(connection, NOW) == 3 * len(TABLES)

@@ -273,6 +273,7 @@ class Reader:
         self._queue: asyncio.Queue[ReadEvent] = asyncio.Queue()
         self._room = threading.Semaphore(_CHUNKS_HELD)
         self._stop = threading.Event()
+        self._asking = threading.Lock()  # a consumer must not be closed while another thread asks it something
         config = _config(
             settings,
             **{
@@ -295,7 +296,8 @@ class Reader:
     def watermarks(self) -> dict[TopicPartition, tuple[int, int]]:
         """First offset and end of each partition's log. Blocks. Raises ``SourceUnavailable``, ``Mistake``."""
         try:
-            return {at: self._watermark(at) for at in sorted(self._partitions)}
+            with self._asking:
+                return {at: self._watermark(at) for at in sorted(self._partitions)}
         except kafka.KafkaException as error:
             raise translate(error.args[0]) from None
 
@@ -336,13 +338,14 @@ class Reader:
         return event
 
     def stop(self) -> None:
-        """End the thread and the connections; blocks for up to 10 s."""
+        """End the thread and the connections; blocks for as long as one question to the brokers may take."""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join(10)
-        for consumer in self._consumers.values():
-            with suppress(kafka.KafkaException, RuntimeError):
-                consumer.close()
+            self._thread.join()
+        with self._asking:
+            for consumer in self._consumers.values():
+                with suppress(kafka.KafkaException, RuntimeError):
+                    consumer.close()
 
     def _watermark(self, at: TopicPartition) -> tuple[int, int]:
         consumer = self._consumers[self._sides[at.topic]]

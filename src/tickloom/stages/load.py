@@ -32,7 +32,7 @@ from tickloom.model import (
     Side,
     TopicPartition,
 )
-from tickloom.postgres import Connection, sql, told
+from tickloom.postgres import Connection, savepoint, sql, told, transaction
 from tickloom.stages.decode import reject
 from tickloom.stages.gather import RejectLimits
 from tickloom.stages.join import Joined, join_by_sql, symbols_of
@@ -136,7 +136,7 @@ class Loader:
         """
         batch, counts = work.batch, self._counts(work.joined)
         with told():
-            async with connection.transaction():
+            async with transaction(connection):
                 try:
                     await compare_and_set(connection, batch.progress, self._epochs, counts)
                 except Fenced:
@@ -156,7 +156,7 @@ class Loader:
         """
         refused: list[Reject] = []
         with told():
-            async with connection.transaction():
+            async with transaction(connection):
                 try:
                     await compare_and_set(connection, batch.progress, self._epochs, {})
                 except Fenced:
@@ -187,7 +187,7 @@ class Loader:
         encoded = prepare(joined, _micros(now))
         try:
             with told():
-                async with connection.transaction():  # a savepoint
+                async with savepoint(connection):
                     late = await self._write(connection, encoded, now)
                     await connection.execute(_EMPTY_STAGING)
                     return _sum(self._counts(joined), late)
@@ -271,7 +271,7 @@ async def _load_tail(connection: Connection, side: Side, symbols: Sequence[str],
         parts.append(data)
 
     with told():
-        async with connection.transaction(readonly=True):
+        async with transaction(connection, readonly=True):
             await connection.execute(_LOOKUPS_ONLY)
             await connection.copy_from_query(
                 _for_side("tails", side), list(symbols), rows, output=collect, format="binary"
