@@ -2,8 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO_ARGS ?=
+MINUTES ?= 20
+SOAK_ARGS ?=
 
-.PHONY: setup lock format check test demo clean
+.PHONY: setup lock format check test soak demo clean
 
 setup: .venv/stamp
 
@@ -32,6 +34,10 @@ check: setup
 # Everything, against a real Kafka and a real Postgres.
 test: check
 	$(BIN)/pytest tests/integration tests/contract tests/acceptance
+
+# Replicas at work while everything around them breaks, for so many minutes; then the judge.
+soak: setup
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m tests.acceptance.chaos --minutes $(MINUTES) $(SOAK_ARGS)
 
 demo: setup
 	$(BIN)/tickloom demo $(DEMO_ARGS)

