@@ -85,7 +85,7 @@ def _notice_a_dead_network(connection: Any) -> None:
     if channel.family == socket.AF_UNIX or not hasattr(socket, "TCP_USER_TIMEOUT"):
         return
     channel.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 30_000)):
+    for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 60_000)):
         channel.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
@@ -111,12 +111,13 @@ async def close(connection: Connection | None) -> None:
 
 @asynccontextmanager
 async def transaction(connection: Connection, *, readonly: bool = False) -> AsyncGenerator[None]:
-    """BEGIN … COMMIT around the block; ROLLBACK where Postgres can still be asked for it, else the connection ends.
+    """BEGIN … COMMIT around the block, READ COMMITTED whatever the database's default: what is read after a lock was
+    waited for must be the newest, or replicas misjudge each other. ROLLBACK where Postgres can still be asked for it, else the connection ends.
 
     asyncpg's own asks for the ROLLBACK whatever happened: on a connection that fell silent it waits without a limit,
     and its complaint about a closed one takes the place of the error, even of a cancellation.
     """
-    await connection.execute("BEGIN READ ONLY" if readonly else "BEGIN")
+    await connection.execute(f"BEGIN ISOLATION LEVEL READ COMMITTED{' READ ONLY' * readonly}")
     async with _undone_by(connection, "ROLLBACK"):
         yield
     await connection.execute("COMMIT")

@@ -253,7 +253,7 @@ class Chaos:
             self.outcome.faults["  (the other one was the victim)"] += 1
 
     def conflict(self) -> None:
-        """Transactions that see a row changed under them (40001): under REPEATABLE READ, with a busy rival."""
+        """The database's default becomes REPEATABLE READ, with a busy rival on the ledger's rows (40001)."""
         name = self.world.query("SELECT current_database()")[0][0]
         admin = self._postgres.url
         services.execute(admin, f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")

@@ -153,8 +153,12 @@ async def test_a_connection_falls_silent_in_a_transaction(settings: Settings, en
         assert connection.is_closed()
 
 
-async def test_replicas_make_the_same_partitions_at_once(settings: Settings) -> None:
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
+async def test_replicas_make_the_same_partitions_at_once(settings: Settings, isolation: str) -> None:
     """A race between replicas would stop one of them, or leave a hole in the table."""
+    changed = await connect(settings)
+    name = await changed.fetchval("SELECT current_database()")
+    await changed.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = '{isolation}'")
     connections = [await connect(settings) for _ in range(6)]
     try:
         makers = [Partitioner(HOURLY, 5) for _ in connections]
@@ -164,7 +168,7 @@ async def test_replicas_make_the_same_partitions_at_once(settings: Settings) -> 
         assert sum(made) == 6 * len(TABLES)
         assert len(await attached(connections[0], "stock_prices")) == 6
     finally:
-        for connection in connections:
+        for connection in (changed, *connections):
             await connection.close()
 
 

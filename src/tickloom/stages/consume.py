@@ -33,6 +33,8 @@ _LIVE_WAIT_SECONDS = 0.02
 _METADATA_TIMEOUT_SECONDS = 10.0
 _SESSION_TIMEOUT_MS = 10_000
 """A dead replica's partitions wait this long for their next owner; librdkafka's default is 45 s."""
+_HEARTBEAT_MS = 500
+"""So late a replica learns that another one joins or leaves, and all wait for the last to learn it; by default 3 s."""
 
 _E = kafka.KafkaError
 _MEMBERSHIP_OPTIONS = (
@@ -166,6 +168,7 @@ class Member:
         if config.get("group.protocol", "classic") == "classic":
             config.setdefault("partition.assignment.strategy", "range")
             config.setdefault("session.timeout.ms", _SESSION_TIMEOUT_MS)
+            config.setdefault("heartbeat.interval.ms", _HEARTBEAT_MS)
         else:
             config.setdefault("group.remote.assignor", "range")
         self._incremental = config.get("group.protocol") == "consumer" or "cooperative" in str(
