@@ -215,7 +215,8 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
 class Postgres:
     """One server; its data and its port outlive ``stop`` and ``crash``. It refuses to run as root, so it does not."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, standby_of: "Postgres | None" = None) -> None:
+        """An empty server; or a hot standby that copies ``standby_of``, which must be running."""
         self._folder = folder
         self._bin = _postgres_programs()
         self._data = folder / "data"
@@ -228,11 +229,14 @@ class Postgres:
         for path in (folder, password):
             if self._user is not None:
                 shutil.chown(path, self._user)
-        arguments = ["-D", str(self._data), "-U", "tickloom", "-A", "scram-sha-256", f"--pwfile={password}"]
-        initdb = [str(self._bin / "initdb"), *arguments, "-E", "UTF8", "--locale=C", "--no-sync"]
-        done = subprocess.run(initdb, user=self._user, capture_output=True, text=True, check=False, cwd=folder)
+        make = ["initdb", "-A", "scram-sha-256", f"--pwfile={password}", "-E", "UTF8", "--locale=C", "-U", "tickloom"]
+        if standby_of is not None:
+            source = standby_of.url.rpartition("/")[0] + "/postgres?application_name=standby"
+            make = ["pg_basebackup", "--write-recovery-conf", "--wal-method=stream", f"--dbname={source}"]
+        command = [str(self._bin / make[0]), *make[1:], "-D", str(self._data), "--no-sync"]
+        done = subprocess.run(command, user=self._user, capture_output=True, text=True, check=False, cwd=folder)
         if done.returncode:
-            raise RuntimeError(f"initdb: {done.stderr}")
+            raise RuntimeError(f"{make[0]}: {done.stderr}")
 
     def start(self, *options: str) -> None:
         """Start, with further ``-c`` settings, and wait until it answers."""
@@ -253,6 +257,11 @@ class Postgres:
                     return
             time.sleep(0.05)
         raise RuntimeError("Postgres did not come up")
+
+    def promote(self) -> None:
+        """Make the standby the primary; returns when it takes writes."""
+        command = [str(self._bin / "pg_ctl"), "-D", str(self._data), "promote", "-w"]
+        subprocess.run(command, user=self._user, check=True, capture_output=True, cwd=self._folder)
 
     def stop(self) -> None:
         """A fast shutdown: clients are sent away."""
@@ -330,13 +339,13 @@ def running_kafka() -> Iterator["Kafka | Given"]:
 
 
 @contextlib.contextmanager
-def native_postgres() -> Iterator[Postgres]:
-    """A server of one's own, to crash and to start again."""
+def native_postgres(standby_of: Postgres | None = None) -> Iterator[Postgres]:
+    """A server of one's own, to crash and to start again; or a standby of one."""
     with tempfile.TemporaryDirectory(prefix="tickloom-postgres-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)  # the unprivileged user must get in
         inner = Path(folder, "server")
         inner.mkdir()
-        server = Postgres(inner)
+        server = Postgres(inner, standby_of)
         server.start()
         try:
             yield server

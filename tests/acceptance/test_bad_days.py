@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests import services
+from tests.acceptance.proxy import Proxy
 from tests.acceptance.world import World
 from tests.hostile import Thing, hostile_things
 
@@ -77,6 +78,35 @@ def test_postgres_crashes(kafka: Any, own_postgres: services.Postgres, topics: t
     _, told = daemon.communicate(timeout=60)
     assert daemon.returncode == 0, told[-2000:]
     assert world.differences() == []
+
+
+def test_failover_to_a_standby(kafka: Any, own_postgres: services.Postgres, topics: tuple[str, str]) -> None:
+    """After a failover the daemon would stop, or take the refusals of a standby for bad data."""
+    with services.native_postgres(standby_of=own_postgres) as standby, Proxy(own_postgres.port) as proxy:
+        services.execute(own_postgres.url, "ALTER SYSTEM SET synchronous_standby_names = 'standby'")
+        services.execute(own_postgres.url, "SELECT pg_reload_conf()")
+        url = services.new_database(own_postgres)
+        world = World.make(kafka, url, topics)
+        world.settings |= {"TICKLOOM_BATCH_MAX_MESSAGES": "200", "TICKLOOM_RETRY_MAX_SECONDS": "0.5"}
+        things = hostile_things(seed=6, messages=8_000)
+        world.produce(things[:4_000])
+        daemon = world.start("run", TICKLOOM_DATABASE_URL=url.replace(f":{own_postgres.port}/", f":{proxy.port}/"))
+        until(lambda: world.query("SELECT coalesce(sum(next_offset), 0)::int FROM tickloom.offsets")[0][0] > 300)
+        own_postgres.crash()
+        proxy.target = standby.port
+        proxy.cut()
+        time.sleep(2)
+        assert daemon.poll() is None, "a standby is waited out until it is promoted"
+        world.database_url = url.replace(f":{own_postgres.port}/", f":{standby.port}/")
+        assert world.query("SELECT pg_is_in_recovery()") == [(True,)]
+        standby.promote()
+        world.produce(things[4_000:])
+        until(lambda: world.query("SELECT sum(next_offset)::int FROM tickloom.offsets")[0][0] == 8_000)
+        daemon.send_signal(signal.SIGTERM)
+        _, told = daemon.communicate(timeout=60)
+        assert daemon.returncode == 0, told[-2000:]
+        assert "read-only transaction (SQLSTATE 25006)" in told
+        assert world.differences() == []
 
 
 def test_health_and_metrics(kafka: Any, database_url: str, topics: tuple[str, str]) -> None:
