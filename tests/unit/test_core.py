@@ -21,7 +21,7 @@ from tickloom.partitions import partition_at, partitions_for
 from tickloom.retry import RetryPolicy
 from tickloom.session import check_copartitioned
 from tickloom.settings import GapPolicy, Partitioning
-from tickloom.stages.consume import find_gap
+from tickloom.stages.consume import Room, find_gap
 from tickloom.stages.gather import BatchLimits, Gatherer, RejectLimits, RejectWatch
 
 MOMENTS = st.datetimes(datetime(1971, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))
@@ -70,6 +70,34 @@ def test_partitions_for_rows(width: Partitioning, moments: list[datetime]) -> No
     """A partition that is not made is a batch that is refused."""
     micros = np.array([(m - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) for m in moments])
     assert partitions_for("t", width, micros) == sorted({partition_at("t", width, m) for m in moments})
+
+
+@given(
+    sizes=st.lists(st.integers(0, 30), max_size=40),
+    takes=st.lists(st.booleans(), max_size=80),
+    max_chunks=st.integers(1, 4),
+    max_bytes=st.integers(1, 40),
+)
+def test_room_is_bounded(sizes: list[int], takes: list[bool], max_chunks: int, max_bytes: int) -> None:
+    """Messages of a megabyte, read faster than Postgres takes them, would fill the memory; or nothing would move."""
+    room, inside = Room(max_chunks, max_bytes), list[int]()
+    for size, take in zip(sizes, takes, strict=False):
+        if take and inside:
+            room.leave()
+            inside.pop(0)
+        fits = not inside or (len(inside) < max_chunks and sum(inside) + size <= max_bytes)
+        assert room.enter(size, 0) is fits
+        inside += [size] if fits else []
+
+
+def test_a_dead_letter_counts_whole() -> None:
+    """Bad messages whose keys and headers are large would fill the memory, for only their values were counted."""
+    gatherer = Gatherer(BatchLimits(10**9, 1_000, 1), {AT: 0})
+    headers = (("trace", b"x" * 500), ("none", None))
+    letter = Reject(AT, 0, b"k" * 500, b"?", headers, 0, Reason.NOT_JSON, "")
+    chunk = Chunk(Side.PRICES, "p", [], [b"?"], [0], [0], [0])
+    gatherer.add(Decoded(chunk, pl.DataFrame(schema=rows_schema(Side.PRICES)), [letter]), 0)
+    assert gatherer.full()
 
 
 def test_defaults() -> None:

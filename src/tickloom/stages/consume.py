@@ -12,6 +12,7 @@ run in the member's thread, inside ``poll``.
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ _log = structlog.get_logger(__name__)
 
 _CHUNK_MESSAGES = 10_000
 _CHUNKS_HELD = 3
+_MESSAGE_MAX_BYTES, _FETCH_MAX_BYTES = 1_000_000, 50 * 2**20  # librdkafka's defaults
 _BEHIND_WAIT_SECONDS = 0.05
 _LIVE_WAIT_SECONDS = 0.02
 _METADATA_TIMEOUT_SECONDS = 10.0
@@ -260,6 +262,41 @@ class Member:
         self._notify(Assigned(assigned))
 
 
+def _fetch_max_bytes(settings: Settings) -> int:
+    """One answer of a broker: with many partitions librdkafka's default alone would be 50 MiB above the queue's bound."""
+    least = int(settings.kafka_options.get("message.max.bytes", _MESSAGE_MAX_BYTES))  # librdkafka insists
+    return max(least, min(settings.fetch_max_bytes, _FETCH_MAX_BYTES))
+
+
+class Room:
+    """What may lie between the reading thread and the loop: so many chunks, and so many bytes of values.
+
+    One chunk is always let in, however large. Used by both threads, under its lock.
+    """
+
+    def __init__(self, max_chunks: int, max_bytes: int) -> None:
+        self._max_chunks, self._max_bytes = max_chunks, max_bytes
+        self._sizes: deque[int] = deque()  # of the chunks within, oldest first
+        self._freed = threading.Condition()
+
+    def enter(self, size: int, timeout: float) -> bool:
+        """Take a chunk of ``size`` bytes in; False when there was no room for it in ``timeout`` seconds."""
+        with self._freed:
+            if not self._freed.wait_for(lambda: self._fits(size), timeout):
+                return False
+            self._sizes.append(size)
+            return True
+
+    def leave(self) -> None:
+        """The oldest chunk is gone."""
+        with self._freed:
+            self._sizes.popleft()
+            self._freed.notify()
+
+    def _fits(self, size: int) -> bool:
+        return not self._sizes or (len(self._sizes) < self._max_chunks and sum(self._sizes) + size <= self._max_bytes)
+
+
 class Reader:
     """Reads the assigned partitions of both topics; one thread from ``start`` to ``stop``.
 
@@ -274,7 +311,7 @@ class Reader:
         self._partitions = partitions
         self._chunk_messages = min(_CHUNK_MESSAGES, settings.batch_max_messages)  # a chunk is never split
         self._queue: asyncio.Queue[ReadEvent] = asyncio.Queue()
-        self._room = threading.Semaphore(_CHUNKS_HELD)
+        self._room = Room(_CHUNKS_HELD, settings.fetch_max_bytes)
         self._stop = threading.Event()
         self._asking = threading.Lock()  # a consumer must not be closed while another thread asks it something
         config = _config(
@@ -283,6 +320,7 @@ class Reader:
                 "auto.offset.reset": "error",
                 "enable.partition.eof": True,
                 "queued.max.messages.kbytes": settings.fetch_max_bytes // 1024,
+                "fetch.max.bytes": _fetch_max_bytes(settings),
                 "fetch.queue.backoff.ms": 5,
                 "fetch.wait.max.ms": 50,
                 "fetch.error.backoff.ms": 100,
@@ -337,7 +375,7 @@ class Reader:
         except TimeoutError:
             return None
         if isinstance(event, Chunk):
-            self._room.release()
+            self._room.leave()
         return event
 
     def stop(self) -> None:
@@ -395,14 +433,16 @@ class Reader:
 
     def _hand_on(self, side: Side, messages: Sequence[Any]) -> bool:
         """Post a chunk once there is room for it; False when told to stop meanwhile."""
-        while not self._room.acquire(timeout=0.1):
+        values: list[bytes | None] = [message.value() for message in messages]
+        size = sum(map(len, filter(None, values)))
+        while not self._room.enter(size, timeout=0.1):
             if self._stop.is_set():
                 return False
         chunk = Chunk(
             side=side,
             topic=messages[0].topic(),
             messages=messages,
-            values=[message.value() for message in messages],
+            values=values,
             partitions=[message.partition() for message in messages],
             offsets=[message.offset() for message in messages],
             timestamps_ms=[message.timestamp()[1] for message in messages],

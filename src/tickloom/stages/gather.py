@@ -129,6 +129,7 @@ class Gatherer:
         self._rejects.extend(decoded.rejects)
         self._messages += len(chunk.values)
         self._bytes += sum(len(value) for value in chunk.values if value)
+        self._bytes += sum(_beside_the_value(letter) for letter in decoded.rejects)
         if self._keep_raw:
             self._raw.append(chunk)
 
@@ -146,6 +147,11 @@ class Gatherer:
     def _move(self, progress: Progress, source: TopicPartition, offset: int) -> None:
         progress.next_offset = offset
         self._positions[source] = offset
+
+
+def _beside_the_value(letter: Reject) -> int:
+    """Bytes of a dead letter's key and headers, which a good message does not keep."""
+    return len(letter.key or b"") + sum(len(name) + len(value or b"") for name, value in letter.headers)
 
 
 @dataclass(frozen=True, slots=True)
