@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from random import Random
 from typing import TypeVar
 
@@ -36,6 +37,8 @@ from tickloom.tails import Tails
 
 _log = structlog.get_logger(__name__)
 _BUSY_WAIT_SECONDS = 0.005
+_ROWS_LOADED_AT_ONCE = 1 << 18
+"""Of tails, by one query a side: what comes takes a hundred bytes a row until it is in its ring."""
 _MICROSECONDS = 1_000_000
 T = TypeVar("T")
 
@@ -137,7 +140,9 @@ class Session:
             round(settings.event_max_ahead_seconds * _MICROSECONDS),
             round(settings.event_max_age_seconds * _MICROSECONDS),
         )
-        self._tails = Tails(settings.window_rows, settings.tail_rows, settings.cache_max_symbols)
+        self._tails = Tails(
+            settings.window_rows, settings.tail_rows, settings.cache_max_symbols, settings.cache_max_bytes
+        )
         topics = {side: topic for topic, side in side_of(settings).items()}
         epochs = {at: claim.epoch for at, claim in claims.items()}
         self._loader = Loader(topics, epochs, settings.window_rows, limits)
@@ -204,7 +209,6 @@ class Session:
         if self._careful:
             joined = join_by_sql(batch, symbols)
         else:
-            self._tails.evict()  # here and not after the commit: only this task may change who is cached
             await self._load_missing(symbols.to_list())
             joined = await self._offload("join", lambda: join(batch, symbols, self._tails, number))
         encoded = await self._offload("encode", lambda: prepare(joined, int(time.time() * _MICROSECONDS)))
@@ -251,18 +255,24 @@ class Session:
             raise
 
     async def _load_missing(self, symbols: list[str]) -> None:
+        # Here and not after the commit, for only this task may change who is cached; it may hit some that we need.
+        self._tails.evict(len(self._tails.missing(symbols)))
         missing = self._tails.missing(symbols)
         if not missing:
             return
-        rows = self._around.settings.tail_rows
         started = self.now()
-        tails = await self._reads.run(lambda connection: load_tails(connection, missing, rows))
-        self._tails.insert(missing, tails)
+        rows = self._tails.tail_rows
+        step = max(1, _ROWS_LOADED_AT_ONCE // rows)
+        for some in (missing[at : at + step] for at in range(0, len(missing), step)):
+            tails = await self._reads.run(partial(load_tails, symbols=some, rows=rows))
+            self._tails.insert(some, tails)
         self._around.metrics.symbols_loaded.inc(len(missing))
         self._around.metrics.stage_seconds.labels("tails").observe(self.now() - started)
 
     def _check_partitions(self, batch: Batch, symbols: list[str]) -> None:
         found = partition_of_symbols(batch, pl.Series(symbols)).tolist()
+        if len(self._partition_of) > self._around.settings.cache_max_symbols:
+            self._partition_of.clear()  # memory is bounded: a symbol that is torn apart is met again
         for symbol, partition in zip(symbols, found, strict=True):
             if partition < 0 or self._partition_of.setdefault(symbol, partition) != partition:
                 raise NotCopartitioned(

@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     batch_max_age_seconds: float = Field(0.05, gt=0, description="A batch closes this long after its first message.")
     fetch_max_bytes: int = Field(8 * 2**20, ge=2**16, description="Messages held ready by each topic's reader.")
     cache_max_symbols: int = Field(100_000, ge=1, description="Symbols whose newest rows are kept in memory.")
+    cache_max_bytes: int = Field(
+        96 * 2**20, ge=2**20, description="Memory of these rows; with many symbols fewer rows are kept of each."
+    )
     cache_tail_rows: int = Field(
         64, ge=4, description="Newest rows kept for each cached symbol and side (at least 2 windows are)."
     )

@@ -3,6 +3,7 @@
 Per side and symbol a ring of the newest C rows by event time. A row's *logical index* counts the symbol's rows
 since its ring began; it stands at ``index % C``. A ring that has never held C rows holds the whole history
 of its symbol, so nothing is older than it; a full one answers for its oldest row (the *floor*) and what is newer.
+With many symbols C gets smaller, for good, so that all rings together stay within a number of bytes.
 
 Only the task that joins touches an instance, and ``committed`` (set by the one that loads) is a lone number.
 Pure: no I/O, no clock.
@@ -19,7 +20,11 @@ from tickloom.model import Side
 
 Ints = NDArray[np.int64]
 NO_FLOOR = np.iinfo(np.int64).min
+ROW_BYTES = 28
+"""Of one row of one side: ts, value and offset of eight bytes each, partition of four."""
+
 _FIRST_SLOTS = 1_024
+_ROW = (("ts", np.int64), ("value", np.float64), ("offset", np.int64), ("partition", np.int32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +52,20 @@ class _Ring:
         self.offset = np.zeros((0, rows), dtype=np.int64)
         self.partition = np.zeros((0, rows), dtype=np.int32)
 
-    def grow(self, slots: int) -> None:
-        for name in ("total", "ts", "value", "offset", "partition"):
-            old = getattr(self, name)
-            new = np.zeros((slots, *old.shape[1:]), dtype=old.dtype)
-            new[: len(old)] = old
+    def resize(self, slots: int, rows: int) -> None:
+        """Room for more slots, with as many rows each or fewer: each ring then keeps its newest."""
+        index = self.total[:, None] - np.arange(1, rows + 1) if rows < self.rows else np.zeros((0, 0), dtype=np.int64)
+        slot, age = np.nonzero(index >= 0)
+        index = index[slot, age]
+        for name, dtype in _ROW:
+            old, new = getattr(self, name), np.zeros((slots, rows), dtype=dtype)
+            if rows == self.rows:
+                new[: len(old)] = old
+            else:
+                new[slot, index % rows] = old[slot, index % self.rows]
             setattr(self, name, new)
+        self.total = np.concatenate([self.total, np.zeros(slots - len(self.total), dtype=np.int64)])
+        self.rows = rows
 
     def context(self, slots: Ints, since: Ints, before: int) -> Context:
         total = self.total[slots]
@@ -95,12 +108,18 @@ class _Ring:
 
 
 class Tails:
-    """The cache of both sides' tails, bounded by ``max_symbols`` apart from those that batches in flight touch."""
+    """The cache of both sides' tails, bounded by ``max_symbols`` apart from those that batches in flight touch.
 
-    def __init__(self, window_rows: int, tail_rows: int, max_symbols: int) -> None:
+    ``tail_rows`` (C) is what each tail holds now: it is halved as symbols grow in number, to keep the rings within
+    ``max_bytes``, down to two windows; where that is still too much, fewer symbols are cached.
+    """
+
+    def __init__(self, window_rows: int, tail_rows: int, max_symbols: int, max_bytes: int) -> None:
         self.window_rows = window_rows
         self.tail_rows = tail_rows
-        self.max_symbols = max_symbols
+        self._least_rows = min(tail_rows, 2 * window_rows + 6)
+        self._max_rows = max_bytes // (len(Side) * ROW_BYTES)  # of all tails
+        self.max_symbols = max(1, min(max_symbols, self._max_rows // self._least_rows))
         self.committed = 0
         self._slots: dict[str, int] = {}
         self._free: list[int] = []
@@ -140,9 +159,12 @@ class Tails:
         """Take the rows of a joined batch in: context and batch merged, ordered by code and ts."""
         self._rings[side].absorb(slots, base, rows)
 
-    def evict(self) -> int:
-        """Drop the least recently touched symbols over the bound that no uncommitted batch touches; how many."""
-        over = len(self._slots) - self.max_symbols
+    def evict(self, coming: int = 0) -> int:
+        """Make room for ``coming`` symbols: drop the least recently touched over the bound; how many.
+
+        Never one that an uncommitted batch touches, so the bound may be exceeded by these.
+        """
+        over = len(self._slots) + coming - self.max_symbols
         if over <= 0:
             return 0
         used = np.array([slot for slot, name in enumerate(self._names) if name is not None], dtype=np.int64)
@@ -173,5 +195,7 @@ class Tails:
         self._names.extend([None] * (new - old))
         self._free.extend(range(new - 1, old - 1, -1))
         self._touched = np.concatenate([self._touched, np.zeros(new - old, dtype=np.int64)])
+        while new * self.tail_rows > self._max_rows and self.tail_rows > self._least_rows:
+            self.tail_rows = max(self._least_rows, self.tail_rows // 2)
         for ring in self._rings.values():
-            ring.grow(new)
+            ring.resize(new, self.tail_rows)

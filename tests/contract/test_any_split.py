@@ -22,7 +22,7 @@ from tickloom.settings import Partitioning, Settings
 from tickloom.stages.gather import BatchLimits, Gatherer, RejectLimits
 from tickloom.stages.join import join, join_by_sql, symbols_of
 from tickloom.stages.load import Loader, Work, load_tails, prepare, stage
-from tickloom.tails import Tails
+from tickloom.tails import ROW_BYTES, Tails
 
 TOPICS = {Side.PRICES: "p", Side.VOLUMES: "v"}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -78,7 +78,14 @@ def chunk_of(side: Side, ticks: list[tuple[Tick, int]]) -> Decoded:
 
 
 async def run_log(
-    connection: postgres.Connection, ticks: list[Tick], cuts: list[int], window: int, mode: str, cache: int, tail: int
+    connection: postgres.Connection,
+    ticks: list[Tick],
+    cuts: list[int],
+    window: int,
+    mode: str,
+    cache: int,
+    tail: int,
+    room: int,
 ) -> None:
     await connection.execute("TRUNCATE stock_prices, stock_volumes, stock_analytics_data, tickloom.offsets")
     sources = {TopicPartition(topic, partition): 0 for topic in TOPICS.values() for partition in (0, 1)}
@@ -89,7 +96,7 @@ async def run_log(
     partitioner = Partitioner(
         dict.fromkeys(("stock_prices", "stock_volumes", "stock_analytics_data"), Partitioning.NONE), 0
     )
-    tails = Tails(window, tail, cache)
+    tails = Tails(window, tail, cache, room)
     next_offset = dict.fromkeys(sources, 0)
     at, number = 0, 0
     for cut in cuts * len(ticks):
@@ -108,20 +115,20 @@ async def run_log(
         number += 1
         symbols = symbols_of(batch)
         if mode == "restart":
-            tails = Tails(window, tail, cache)
+            tails = Tails(window, tail, cache, room)
             number = 1
         if mode == "sql":
             joined = join_by_sql(batch, symbols)
         else:
+            tails.evict(len(tails.missing(symbols.to_list())))
             missing = tails.missing(symbols.to_list())
             if missing:
-                tails.insert(missing, await load_tails(connection, missing, tail))
+                tails.insert(missing, await load_tails(connection, missing, tails.tail_rows))
             joined = join(batch, symbols, tails, number)
         encoded = prepare(joined, START)
         await partitioner.ensure_for(connection, dict(encoded.needed))
         await loader.load(connection, Work(batch, joined, encoded), datetime.now(UTC))
         tails.committed = number
-        tails.evict()
 
 
 REFERENCE = {
@@ -219,18 +226,24 @@ def database(postgres: Any) -> Iterator[tuple[asyncio.Runner, Any]]:
 
 
 @pytest.mark.parametrize("mode", ["tails", "sql", "restart"])
-@given(log=logs(), window=st.integers(1, 6), cache=st.integers(1, 4), spare=st.integers(0, 12))
+@given(log=logs(), window=st.integers(1, 6), cache=st.integers(1, 4), spare=st.integers(0, 12), cramped=st.booleans())
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_split_gives_the_reference(
     database: tuple[asyncio.Runner, Any],
+    monkeypatch: pytest.MonkeyPatch,
     mode: str,
     log: tuple[list[Tick], list[int]],
     window: int,
     cache: int,
     spare: int,
+    cramped: bool,
 ) -> None:
     """Otherwise a user's averages would depend on how fast the messages happened to come."""
     runner, connection = database
     ticks, cuts = log
-    runner.run(run_log(connection, ticks, cuts, window, mode, cache, max(1, window + spare)))
+    monkeypatch.setattr("tickloom.tails._FIRST_SLOTS", 1)  # so that four symbols make the cache grow
+    # A cramped cache has room for the least rows of two symbols: its tails shrink as more come.
+    tail = 2 * window + 6 + spare if cramped else max(1, window + spare)
+    room = 2 * len(Side) * ROW_BYTES * (2 * window + 6) if cramped else 2**30
+    runner.run(run_log(connection, ticks, cuts, window, mode, cache, tail, room))
     runner.run(judge(connection, ticks, window))
