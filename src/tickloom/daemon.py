@@ -6,6 +6,7 @@ error means is told by its class (see ``errors``): only a ``Mistake`` leaves thi
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -51,6 +52,9 @@ _DRAINED_SECONDS = 0.5
 _WATCHDOG_SECONDS = 10.0
 _GIL_SWITCH_SECONDS = 0.0005
 """The loop that feeds COPY and the thread that decodes share the GIL; the default of 5 ms starves COPY."""
+_GC_THRESHOLDS = (100_000, 20, 100)
+"""A batch is made of some ten thousand objects that hold no cycles: by default the collector would look through all
+that lives several times a chunk."""
 T = TypeVar("T")
 
 
@@ -85,6 +89,8 @@ class Daemon:
     async def run(self) -> None:
         """Until stopped, or (``once``) drained. Raises ``Mistake``."""
         sys.setswitchinterval(_GIL_SWITCH_SECONDS)
+        gc.freeze()  # modules and settings stay for good
+        gc.set_threshold(*_GC_THRESHOLDS)
         settings = self._settings
         self.metrics.info.labels(__version__).set(1)
         widths = {table.name: schema.partitioning(settings, table) for table in TABLES}

@@ -447,10 +447,11 @@ class Reader:
             offsets=[message.offset() for message in messages],
             timestamps_ms=[message.timestamp()[1] for message in messages],
         )
-        for partition, offset in zip(chunk.partitions, chunk.offsets, strict=True):
+        newest = dict(zip(chunk.partitions, chunk.offsets, strict=True))  # the last of each partition
+        for partition, offset in newest.items():
             self._positions[TopicPartition(chunk.topic, partition)] = offset + 1
         self._newest_ms[side] = chunk.timestamps_ms[-1]
-        self._unfinished[side] |= set(chunk.partitions)
+        self._unfinished[side] |= newest.keys()
         self._post(chunk)
         return True
 
