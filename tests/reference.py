@@ -14,6 +14,9 @@ from typing import Any
 
 DAY = 86_400
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+FIRST = (datetime(1, 1, 1, tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
+LAST = (datetime(9999, 1, 1, tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
+MAX_DEPTH = 512
 VALUE = {"prices": "price", "volumes": "volume"}
 OPTIONAL = {"prices": ("open_price", "high_price", "low_price"), "volumes": ()}
 ISO = re.compile(
@@ -62,6 +65,8 @@ def reason_of(record: Record, max_ahead: float = DAY, max_age: float = 31 * DAY)
     micros = _epoch(stamp) if isinstance(stamp, _Number) else _iso(stamp)
     if micros is None:
         return "bad_timestamp"
+    if not FIRST <= micros < LAST:
+        return "out_of_bounds"
     record_micros = record.timestamp_ms * 1000
     if micros > record_micros + max_ahead * 1_000_000 or micros < record_micros - max_age * 1_000_000:
         return "out_of_bounds"
@@ -81,11 +86,36 @@ def _parse(value: bytes) -> Any:
 
     try:
         text = value.decode("utf-8")
+        if text.count("[") + text.count("{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
+            return None
         document = json.loads(text, parse_float=_Number, parse_int=_Number, parse_constant=refuse)
-        json.dumps(document, ensure_ascii=False).encode("utf-8")  # a lone surrogate is no text
+        texts = json.loads(text, parse_float=str, parse_int=str, object_pairs_hook=_flat)
+        json.dumps(texts, ensure_ascii=False).encode("utf-8")  # a lone surrogate is no text, wherever it stands
     except (ValueError, RecursionError):
         return None
     return document
+
+
+def _flat(pairs: list[tuple[str, Any]]) -> list[Any]:
+    return [part for pair in pairs for part in pair]
+
+
+def _depth(text: str) -> int:
+    """How many brackets are open at once, at most, outside of strings."""
+    deepest = depth = 0
+    in_string = escaped = False
+    for char in text:
+        if in_string:
+            in_string = escaped or char != '"'
+            escaped = char == "\\" and not escaped
+        elif char == '"':
+            in_string = True
+        elif char in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif char in "]}":
+            depth -= 1
+    return deepest
 
 
 def _iso(text: str) -> int | None:
@@ -109,7 +139,7 @@ def _iso(text: str) -> int | None:
 
 def _epoch(literal: str) -> int:
     with localcontext() as exact:
-        exact.prec = 10_000
+        exact.prec = len(literal) + 100
         try:
             number = Decimal(literal)
         except InvalidOperation:  # a power that not even Decimal holds

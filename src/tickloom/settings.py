@@ -67,10 +67,16 @@ class Settings(BaseSettings):
 
     window_rows: int = Field(5, ge=1, le=1000, description="Rows in a moving average, the row itself included.")
     event_max_ahead_seconds: float = Field(
-        DAY_SECONDS, ge=0, description="How far an event may lie after its Kafka record's timestamp."
+        DAY_SECONDS,
+        ge=0,
+        allow_inf_nan=False,
+        description="How far an event may lie after its Kafka record's timestamp.",
     )
     event_max_age_seconds: float = Field(
-        31 * DAY_SECONDS, ge=0, description="How far an event may lie before its Kafka record's timestamp."
+        31 * DAY_SECONDS,
+        ge=0,
+        allow_inf_nan=False,
+        description="How far an event may lie before its Kafka record's timestamp.",
     )
 
     batch_max_messages: int = Field(100_000, ge=1, description="A batch closes at this many messages.")

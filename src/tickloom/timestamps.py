@@ -19,10 +19,14 @@ UNREACHABLE = 2**63 - 1
 """Stands for an epoch number that no 64-bit count of microseconds can hold: always out of bounds."""
 
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
+EARLIEST = (date(1, 1, 1).toordinal() - _EPOCH_DAY) * DAY_MICROSECONDS
+LATEST = (date(9999, 1, 1).toordinal() - _EPOCH_DAY) * DAY_MICROSECONDS
+"""The years 1 to 9998, half open: what Python's ``datetime`` can hold, with the end of the last partition."""
+
 _TEXT = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d+))?)?(?:Z|([+-])(\d\d)(?::?(\d\d))?)?", re.ASCII
 )
-_NUMBER = re.compile(r"(-)?(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?", re.ASCII)
+_NUMBER = re.compile(r"(-)?(\d+)(?:\.(\d+))?(?:[eE]([+-]?)0*(\d+))?", re.ASCII)
 _MAX_POWER_DIGITS = 7
 _MAX_MICROS_DIGITS = 18  # some 31,000 years; all that fits into 64 bits
 _DAYS_IN_MONTH = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], dtype=np.int64)
@@ -56,14 +60,15 @@ def parse_number(literal: str) -> int:
     match = _NUMBER.fullmatch(literal)
     if match is None:
         raise ValueError(f"not a JSON number: {literal[:80]}")
-    sign, whole, fraction, power = match.groups()
+    sign, whole, fraction, power_sign, power = match.groups()
     digits = f"{whole}{fraction or ''}".lstrip("0")
     if not digits:
         return 0
     if power and len(power) > _MAX_POWER_DIGITS:
-        return 0 if power[0] == "-" else UNREACHABLE
+        return 0 if power_sign == "-" else UNREACHABLE
     # All on the digits as they were written: no float rounds them, and no length or power makes it slow.
-    size = len(digits) - len(fraction or "") + int(power or 0)  # how many digits stand before the point
+    shift = int(f"{power_sign}{power}") if power else 0
+    size = len(digits) - len(fraction or "") + shift  # how many digits stand before the point
     scale = next((scale for limit, scale in ((11, 6), (14, 3), (17, 0)) if size <= limit), -3)
     kept = size + scale
     if kept > _MAX_MICROS_DIGITS:

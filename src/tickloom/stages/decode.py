@@ -13,6 +13,7 @@ Property tests hold the three equal on any input.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -20,6 +21,7 @@ from typing import TypeAlias
 import msgspec
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from tickloom.model import (
     OPTIONAL_COLUMNS,
@@ -33,17 +35,23 @@ from tickloom.model import (
     TopicPartition,
     rows_schema,
 )
-from tickloom.timestamps import parse_column, parse_number, parse_text
+from tickloom.timestamps import EARLIEST, LATEST, parse_column, parse_number, parse_text
 
 MAX_SYMBOL_CHARACTERS = 64
 MAX_MAGNITUDE = 1e15
-MAX_FAST_VALUE_BYTES = 1_024
-"""Larger values go to the strict readers: polars's parser recurses, and depth is bounded by length."""
+MAX_DEPTH = 512
+"""JSON nested deeper is ``not_json``. Without a bound of our own the interpreter's would decide, which depends on
+its version and on how deep the caller stands."""
+MAX_FAST_VALUE_BYTES = 2 * MAX_DEPTH
+"""Larger values go to the strict readers: in what is not larger, no JSON is nested deeper than ``MAX_DEPTH``."""
 
-_FURTHEST_RECORD_MS = 1 << 52
+_FURTHEST_RECORD_MS = 1 << 51
+_FURTHEST_MICROS = 1 << 62  # with a record's time still in 64 bits; no event is that far from such a record
 
 _CONTROL = r"[\x00-\x1f\x7f-\x9f]"
 _LOOKS_LIKE_ANOTHER_TYPE = r"^[-0-9\[{]|^true$|^false$"
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # possessive: linear, also where no end is found
+_MINUS_ZERO = re.compile(rb"-0[ \t\r\n,}]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,18 +150,32 @@ def _decode_one(side: Side, value: bytes | None) -> _Row:
         value.decode()  # msgspec does not look at the encoding of what it skips
     except UnicodeDecodeError as error:
         raise _Bad(Reason.NOT_JSON, f"not UTF-8: {error.reason} at byte {error.start}") from None
+    if len(value) > MAX_FAST_VALUE_BYTES and _depth(value) > MAX_DEPTH:
+        raise _Bad(Reason.NOT_JSON, f"nested deeper than {MAX_DEPTH}")
     try:
         return _decode_typed(side, value)
     except (msgspec.MsgspecError, _Bad, RecursionError):
         return _decode_carefully(side, value)
 
 
+def _depth(value: bytes) -> int:
+    """How deep a JSON value is nested; of bytes that are no JSON, any number."""
+    if value.count(b"[") + value.count(b"{") <= MAX_DEPTH:
+        return 0  # not worth a closer look
+    raw = np.frombuffer(_STRING.sub(b"", value), dtype=np.uint8) | 0x20  # "[" and "]" become "{" and "}"
+    return int(np.cumsum((raw == ord("{")).astype(np.int32) - (raw == ord("}"))).max(initial=0))
+
+
 def _decode_typed(side: Side, value: bytes) -> _Row:
     typed = _TYPED[side].decode(value)
     micros = _event_time(bytes(typed.timestamp))
     if isinstance(typed, _Price):
-        return (typed.symbol, micros, typed.price, typed.open_price, typed.high_price, typed.low_price)
-    return (typed.symbol, micros, typed.volume, None, None, None)
+        row = (typed.symbol, micros, typed.price, typed.open_price, typed.high_price, typed.low_price)
+    else:
+        row = (typed.symbol, micros, typed.volume, None, None, None)
+    if 0 in row[2:] and _MINUS_ZERO.search(value):
+        raise _Bad(Reason.BAD_NUMBER, "perhaps a -0, which msgspec reads as 0")  # the careful reader will tell
+    return row
 
 
 def _decode_carefully(side: Side, value: bytes) -> _Row:
@@ -219,6 +241,8 @@ def _check(side: Side, row: _Row, record_micros: int, bounds: EventBounds) -> No
     for name, number in zip(("open_price", "high_price", "low_price"), optional, strict=True):
         if number is not None:
             _check_number(name, number)
+    if not EARLIEST <= micros < LATEST:
+        raise _Bad(Reason.OUT_OF_BOUNDS, "the event lies outside the years 1 to 9998")
     if not record_micros - bounds.max_age <= micros <= record_micros + bounds.max_ahead:
         raise _Bad(Reason.OUT_OF_BOUNDS, "the event lies too far from its record's timestamp")
     _, high, low = optional
@@ -260,7 +284,8 @@ def _decode_at_once(chunk: Chunk, bounds: EventBounds) -> pl.DataFrame | None:
     if not -_FURTHEST_RECORD_MS < min(chunk.timestamps_ms) <= max(chunk.timestamps_ms) < _FURTHEST_RECORD_MS:
         return None  # in microseconds they could leave 64 bits
     record = np.fromiter(chunk.timestamps_ms, dtype=np.int64, count=len(micros)) * 1_000
-    if ((micros < record - bounds.max_age) | (micros > record + bounds.max_ahead)).any():
+    max_age, max_ahead = min(bounds.max_age, _FURTHEST_MICROS), min(bounds.max_ahead, _FURTHEST_MICROS)
+    if micros.max() >= LATEST or ((micros < record - max_age) | (micros > record + max_ahead)).any():
         return None
     if not _symbols_clean(columns["symbol"]) or not _numbers_clean(chunk.side, columns):
         return None
@@ -281,28 +306,48 @@ def _read_clean_json(chunk: Chunk) -> pl.DataFrame | None:
     and so has each text. Rows × required fields not null plus the optional ones not null, times two, plus two
     texts a row, is the least number of quotes that such rows can have: one more key anywhere exceeds it.
     A number or boolean that polars turned into a text would hide two quotes: `_symbols_clean` and the time's
-    grammar refuse these.
+    grammar refuse these. What polars itself takes for something else is kept from it or refused after it: a chunk
+    that begins like a compressed file, a `-0` (read as 0), an exponent past 32 bits (read modulo 2**32).
     """
     size = len(chunk.values)
-    if not all(chunk.values):
+    if not size or not all(chunk.values):
         return None
     values = [value for value in chunk.values if value]
     if len(max(values, key=len)) > MAX_FAST_VALUE_BYTES:
         return None
     joined = b"\n".join(values)
     raw = np.frombuffer(joined, dtype=np.uint8)
-    if np.count_nonzero(raw == 0x5C) or np.count_nonzero(raw == 0x0A) != size - 1:
+    if not joined.startswith(b"{") or np.count_nonzero(raw == 0x5C) or np.count_nonzero(raw == 0x0A) != size - 1:
+        return None
+    if _may_hold_long_exponent(raw):
         return None
     required = {"symbol": pl.String(), VALUE_COLUMN[chunk.side]: pl.Float64(), "timestamp": pl.String()}
     optional = {name: pl.Float64() for name in OPTIONAL_COLUMNS[chunk.side]}
     try:
         columns = pl.read_ndjson(joined, schema=required | optional)
-    except pl.exceptions.PolarsError:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
         return None  # not an error here: the strict reader will name each bad message
     if columns.height != size or any(columns[name].null_count() for name in required):
         return None
     present = sum(size - columns[name].null_count() for name in columns.columns)
-    return columns if np.count_nonzero(raw == 0x22) == 2 * present + 4 * size else None
+    if np.count_nonzero(raw == 0x22) != 2 * present + 4 * size:
+        return None
+    zeros = any((columns[name] == 0).any() for name in columns.columns if name not in ("symbol", "timestamp"))
+    return None if zeros and _may_hold_minus_zero(raw) else columns
+
+
+def _may_hold_long_exponent(raw: NDArray[np.uint8]) -> bool:
+    """Never False where an exponent has ten digits or more, the least to pass 32 bits; nearly always else."""
+    letter = (raw[:-10] | 0x20) == ord("e")
+    figure = (raw - np.uint8(ord("0"))) < 10  # wraps around for what lies below "0"
+    return bool((letter & figure[2:-8] & figure[6:-4] & figure[10:]).any())  # the next byte may be a sign
+
+
+def _may_hold_minus_zero(raw: NDArray[np.uint8]) -> bool:
+    """Never False where a number is written `-0`."""
+    after = raw[2:]
+    ends = (after <= ord(" ")) | (after == ord(",")) | (after == ord("}"))
+    return bool(((raw[:-2] == ord("-")) & (raw[1:-1] == ord("0")) & ends).any())
 
 
 def _symbols_clean(symbols: pl.Series) -> bool:

@@ -1,0 +1,120 @@
+"""The readers of decode beside their judge: every message's verdict in one form that can be compared bit for bit."""
+
+import re
+import struct
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import polars as pl
+
+from tests import reference
+from tickloom.model import Chunk, Decoded, Side
+from tickloom.stages.decode import EventBounds, decode, decode_strictly
+from tickloom.timestamps import UNREACHABLE, parse_column, parse_number, parse_text
+
+RECORD_MS = 1_790_000_000_000
+BOUNDS = EventBounds(86_400_000_000, 31 * 86_400_000_000)
+STAMP = b'"2026-09-21T14:13:20.000001Z"'
+VALUE = {Side.PRICES: b"price", Side.VOLUMES: b"volume"}
+
+JSON_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+
+Verdict: TypeAlias = str | tuple[object, ...]
+"""The reason of a reject, or (symbol, micros, value, optional numbers): floats as their eight bytes."""
+
+
+class Message:
+    """A Kafka message as far as decode asks."""
+
+    def key(self) -> bytes:
+        return b"key"
+
+    def headers(self) -> None:
+        return None
+
+
+def chunk(side: Side, values: Sequence[bytes | None], times: Sequence[int] | None = None) -> Chunk:
+    """Messages of one partition, whose offset is their index."""
+    size = len(values)
+    return Chunk(side, "topic", [Message()] * size, values, [0] * size, range(size), times or [RECORD_MS] * size)
+
+
+def plain(side: Side, index: int = 0) -> bytes:
+    """A message that the fast reader takes."""
+    return b'{"symbol":"S%d","%s":%d.5,"timestamp":%s}' % (index, VALUE[side], index, STAMP)
+
+
+def bits(frame: pl.DataFrame) -> list[tuple[object, ...]]:
+    """Rows that are equal only where their floats are, to the last bit."""
+    return [tuple(map(_bits, row)) for row in frame.rows()]
+
+
+def verdicts(decoded: Decoded) -> list[Verdict]:
+    """One for each message of the chunk, in its order; every message must be one row or one untouched reject."""
+    rows = {row[-1]: row[:-2] for row in bits(decoded.rows)}
+    rejects = {reject.offset: reject for reject in decoded.rejects}
+    values = decoded.chunk.values
+    assert len(decoded.rows) == len(rows)
+    assert len(decoded.rejects) == len(rejects)
+    assert not rows.keys() & rejects.keys()
+    assert rows.keys() | rejects.keys() == set(range(len(values))), "a message got lost, or came from nowhere"
+    assert [*rows] == sorted(rows)
+    assert [*rejects] == sorted(rejects)
+    assert all(reject.value is values[offset] for offset, reject in rejects.items())
+    return [rejects[index].reason.value if index in rejects else rows[index] for index in range(len(values))]
+
+
+def judged(side: Side, value: bytes | None, record_ms: int = RECORD_MS) -> Verdict:
+    """The same by the judge."""
+    verdict = reference.reason_of(reference.Record(side.value, "topic", 0, 0, b"key", value, record_ms))
+    if isinstance(verdict, str):
+        return verdict
+    optional = [verdict[name] for name in reference.OPTIONAL[side.value]]
+    return (verdict["symbol"], verdict["micros"], *map(_bits, (verdict["value"], *optional)))
+
+
+def disagreements(side: Side, values: Sequence[bytes | None], times: Sequence[int] | None = None) -> list[str]:
+    """Where the chunk as a whole, read fast and strictly, and each message alone are not what the judge says."""
+    together = chunk(side, values, times)
+    at = together.timestamps_ms
+    wanted = [judged(side, value, record_ms) for value, record_ms in zip(values, at, strict=True)]
+    found = {
+        "together": verdicts(decode(together, BOUNDS)),
+        "strictly": verdicts(decode_strictly(together, BOUNDS)),
+        "alone": [
+            *(verdicts(decode(chunk(side, [v], [ms]), BOUNDS))[0] for v, ms in zip(values, at, strict=True)),
+        ],
+    }
+    return [
+        f"{how}: {shown(value)} at {record_ms} is {verdict}, not {right}"
+        for how, given in found.items()
+        for value, record_ms, verdict, right in zip(values, at, given, wanted, strict=True)
+        if verdict != right
+    ]
+
+
+def time_disagreements(texts: Sequence[str]) -> list[str]:
+    """Where the parsers of event times, one by one and as a column, are not what the judge says."""
+    wanted = [reference._iso(text) for text in texts]
+    found = [parse_text(text) for text in texts]
+    told = [f"{text!r} is {f}, not {w}" for text, f, w in zip(texts, found, wanted, strict=True) if f != w]
+    column = parse_column(pl.Series(texts, dtype=pl.String))
+    if column is not None and column.tolist() != wanted:
+        told.append(f"as a column {texts!r} is {column.tolist()}, not {wanted}")
+    return told
+
+
+def number_disagreements(literal: str) -> list[str]:
+    """Where an epoch number is not what the judge says."""
+    wanted, found = reference._epoch(literal), parse_number(literal)
+    right = found == (wanted if abs(wanted) < 10**18 else UNREACHABLE)
+    return [] if right else [f"{literal[:80]} is {found}, not {wanted}"]
+
+
+def shown(value: bytes | None) -> str:
+    """A value for a message, at a length that a person can read."""
+    return repr(value) if value is None or len(value) < 300 else f"{value[:150]!r}…{value[-100:]!r} ({len(value)})"
+
+
+def _bits(value: object) -> object:
+    return struct.pack(">d", value).hex() if isinstance(value, float) else value
