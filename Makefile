@@ -4,8 +4,9 @@ BIN := .venv/bin
 DEMO_ARGS ?=
 MINUTES ?= 20
 SOAK_ARGS ?=
+SECONDS ?= 60
 
-.PHONY: setup lock format check test soak demo clean
+.PHONY: setup lock format check test fuzz soak demo clean
 
 setup: .venv/stamp
 
@@ -33,7 +34,11 @@ check: setup
 
 # Everything, against a real Kafka and a real Postgres.
 test: check
-	$(BIN)/pytest tests/integration tests/contract tests/acceptance
+	$(BIN)/pytest tests/integration tests/contract tests/acceptance tests/fuzz
+
+# Look for bytes on which the readers and their judge differ, or that end the process; SECONDS=60.
+fuzz: setup
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 # Replicas at work while everything around them breaks, for so many minutes; then the judge.
 soak: setup

@@ -1,0 +1,52 @@
+"""What is fuzzed: bytes become a chunk of messages or event times, and every reader must say what the judge says.
+
+first byte    what follows: messages of the one or the other side, texts of event times, or epoch numbers
+second byte   the record time of the messages
+the rest      values, with 0x1E between them
+"""
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+from tests import reference
+from tests.readers import JSON_NUMBER, RECORD_MS, disagreements, number_disagreements, time_disagreements
+from tickloom.model import Side
+
+BETWEEN = b"\x1e"
+RECORD_TIMES = (
+    *(RECORD_MS, -1, 0, 2**63 - 1, -(2**63), 2**51, 999_999_999_999_999, 9_223_372_036_854_775),
+    *(reference.FIRST // 1_000, reference.LAST // 1_000 - 1),
+)
+
+
+class Kind(IntEnum):
+    """What an input holds."""
+
+    PRICES = 0
+    VOLUMES = 1
+    TEXTS = 2
+    NUMBERS = 3
+
+
+def pack(kind: Kind, values: Sequence[bytes], record_time: int = 0) -> bytes:
+    """An input; ``record_time`` counts in ``RECORD_TIMES``."""
+    return bytes((kind, record_time)) + BETWEEN.join(values)
+
+
+def one_input(data: bytes) -> None:
+    """Raises ``AssertionError`` where two readers differ, and whatever a reader should not raise."""
+    if len(data) < 2:
+        return
+    kind, record_ms, values = Kind(data[0] % 4), RECORD_TIMES[data[1] % len(RECORD_TIMES)], data[2:].split(BETWEEN)
+    match kind:
+        case Kind.PRICES | Kind.VOLUMES:
+            side = Side.PRICES if kind is Kind.PRICES else Side.VOLUMES
+            told = disagreements(side, values, [record_ms] * len(values))
+        case Kind.TEXTS:
+            told = time_disagreements([value.decode(errors="replace") for value in values])
+        case Kind.NUMBERS:
+            literals = (value.decode(errors="replace") for value in values)
+            told = [
+                line for literal in literals if JSON_NUMBER.fullmatch(literal) for line in number_disagreements(literal)
+            ]
+    assert not told, "\n".join(told)
