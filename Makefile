@@ -6,7 +6,7 @@ MINUTES ?= 20
 SOAK_ARGS ?=
 SECONDS ?= 60
 
-.PHONY: setup lock format check test fuzz soak demo clean
+.PHONY: setup lock format check test fuzz bounds soak demo clean
 
 setup: .venv/stamp
 
@@ -43,6 +43,10 @@ fuzz: setup
 # Replicas at work while everything around them breaks, for so many minutes; then the judge.
 soak: setup
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m tests.acceptance.chaos --minutes $(MINUTES) $(SOAK_ARGS)
+
+# The long forms of tests/acceptance/test_bounds.py: a million symbols, a minute's stall, millions of messages.
+bounds: setup
+	TICKLOOM_TEST_BOUNDS=long $(BIN)/pytest -s tests/acceptance/test_bounds.py
 
 demo: setup
 	$(BIN)/tickloom demo $(DEMO_ARGS)

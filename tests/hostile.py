@@ -7,6 +7,7 @@ import json
 import random
 import time
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -154,7 +155,7 @@ def _document(rng: random.Random, side: str, symbol: str, micros: int) -> dict[s
     return document
 
 
-def produce(bootstrap: str, topics: dict[str, str], things: list[Thing], partitions: int) -> None:
+def produce(bootstrap: str, topics: dict[str, str], things: Iterable[Thing], partitions: int) -> None:
     """Into the log, by a stable hash of the key."""
     producer = kafka.Producer(
         {"bootstrap.servers": bootstrap, "linger.ms": 20, "message.max.bytes": 10_000_000, "log_level": 2}

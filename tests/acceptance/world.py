@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -67,7 +68,7 @@ class World:
         err: Any = output or subprocess.PIPE
         return subprocess.Popen(command, env=self.environment | settings, stdout=out, stderr=err, text=True)
 
-    def produce(self, things: list[hostile.Thing]) -> None:
+    def produce(self, things: Iterable[hostile.Thing]) -> None:
         """Into the log."""
         hostile.produce(self.bootstrap, self.topics, things, self.partitions)
 
