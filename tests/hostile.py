@@ -19,12 +19,13 @@ from tests.reference import Record
 
 @dataclass(frozen=True)
 class Thing:
-    """A message to produce."""
+    """A message to produce, into ``partition`` or where its key belongs."""
 
     side: str
     key: bytes | None
     value: bytes | None
     timestamp_ms: int
+    partition: int | None = None
 
 
 SYMBOLS = [
@@ -161,7 +162,7 @@ def produce(bootstrap: str, topics: dict[str, str], things: Iterable[Thing], par
         {"bootstrap.servers": bootstrap, "linger.ms": 20, "message.max.bytes": 10_000_000, "log_level": 2}
     )
     for thing in things:
-        partition = zlib.crc32(thing.key or b"") % partitions
+        partition = zlib.crc32(thing.key or b"") % partitions if thing.partition is None else thing.partition
         while True:
             try:
                 producer.produce(

@@ -13,7 +13,8 @@ point                          statement
 ``before/after_kafka_commit``  the courtesy commit
 =============================  ==========================================================
 
-Actions: ``kill`` (SIGKILL), ``lose`` (the connection breaks there), or a SQLSTATE (Postgres would have said so).
+Actions: ``kill`` (SIGKILL), ``freeze`` (SIGSTOP, until somebody sends SIGCONT), ``lose`` (the connection breaks there),
+or a SQLSTATE (Postgres would have said so).
 """
 
 import os
@@ -51,6 +52,9 @@ class Faults:
         print(f"fault: {action}@{point}:{self._reached[point]}", flush=True)
         if action == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if action == "freeze":
+            os.kill(os.getpid(), signal.SIGSTOP)
+            return
         if action == "lose":
             connection.terminate()
             raise ConnectionResetError("the connection was lost")

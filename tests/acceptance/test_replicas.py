@@ -1,65 +1,176 @@
-"""Replicas come, go and fall asleep; the tables stay exact."""
+"""Replicas come, go, die and fall asleep; the tables stay exact. Those that cannot share the topics say so."""
 
+import json
 import signal
-import time
-from typing import Any
+import subprocess
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewPartitions
 
 from tests.acceptance.test_bad_days import until
 from tests.acceptance.world import World
-from tests.hostile import Thing, hostile_things
+from tests.hostile import Thing, hostile_things, read_log
 
 READ = "SELECT coalesce(sum(next_offset), 0)::int FROM tickloom.offsets"
 OWNERS = "SELECT count(DISTINCT owner)::int FROM tickloom.offsets"
+PROTOCOLS = {
+    "classic": '{"session.timeout.ms": 2000, "heartbeat.interval.ms": 500}',
+    "consumer": '{"group.protocol": "consumer", "group.remote.assignor": "range"}',
+}
+
+protocols = pytest.mark.parametrize("protocol", PROTOCOLS)
 
 
-def test_replicas_come_and_go(kafka: Any, database_url: str, topics: tuple[str, str]) -> None:
-    """A second replica would load rows twice, or leave some to nobody."""
+@dataclass
+class Replica:
+    """A daemon whose words are kept."""
+
+    process: subprocess.Popen[str]
+    log: Path
+
+    def events(self) -> list[str]:
+        """What it has logged, in order."""
+        lines = [line for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [json.loads(line)["event"] for line in lines]
+
+    def frozen(self) -> bool:
+        """Whether it lies in SIGSTOP."""
+        stat = Path(f"/proc/{self.process.pid}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] == "T"
+
+    def leaves(self) -> None:
+        """Ends in order when asked to."""
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(60) == 0, self.log.read_text()[-3000:]
+
+    def dies(self) -> None:
+        """Ends at once, also when frozen."""
+        self.process.kill()
+        self.process.wait()
+
+
+Start: TypeAlias = Callable[..., Replica]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts replicas of a world, by a name each; those that are left at the end are killed."""
+    replicas: list[Replica] = []
+
+    def start_one(world: World, name: str, **options: str) -> Replica:
+        log = tmp_path / name
+        with log.open("w") as output:
+            replicas.append(Replica(world.start("run", output=output, **options), log))
+        return replicas[-1]
+
+    yield start_one
+    for replica in replicas:
+        replica.dies()
+
+
+@protocols
+def test_replicas_come_and_go(
+    kafka: Any, database_url: str, topics: tuple[str, str], start: Start, protocol: str
+) -> None:
+    """A replica too many, too few or too late would load rows twice, or leave some to nobody."""
     world = World.make(kafka, database_url, topics, partitions=6)
-    world.settings |= {"TICKLOOM_BATCH_MAX_MESSAGES": "500"}
-    things = hostile_things(seed=21, messages=12_000)
-    first = world.start("run")
-    world.produce(things[:4_000])
-    until(lambda: world.query(READ)[0][0] == 4_000)
-    second = world.start("run")
-    until(lambda: world.query(OWNERS)[0][0] == 2)
-    world.produce(things[4_000:8_000])
-    until(lambda: world.query(READ)[0][0] == 8_000)
-    second.send_signal(signal.SIGSTOP)
-    world.produce(things[8_000:])
-    until(lambda: world.query(READ)[0][0] == 12_000, 60)  # the group notices after the session timeout
-    second.send_signal(signal.SIGCONT)
-    until(lambda: world.query(OWNERS)[0][0] == 2)  # the zombie has joined anew
-    for daemon in (first, second):
-        daemon.send_signal(signal.SIGTERM)
-        _, told = daemon.communicate(timeout=60)
-        assert daemon.returncode == 0, told[-2000:]
+    world.settings |= {"TICKLOOM_BATCH_MAX_MESSAGES": "500", "TICKLOOM_KAFKA_OPTIONS": PROTOCOLS[protocol]}
+    things = hostile_things(seed=21, messages=10_000)
+
+    def owned_by(count: int) -> None:
+        until(lambda: world.query(OWNERS)[0][0] == count)
+
+    def read_to(end: int) -> None:
+        until(lambda: world.query(READ)[0][0] == end)
+
+    first = start(world, "first")
+    world.produce(things[:2_000])
+    read_to(2_000)
+    second = start(world, "second")
+    sleeper = start(world, "sleeper", module="tests.acceptance.faulty", FAULTS="freeze@before_commit:1")
+    owned_by(3)
+
+    world.produce(things[2_000:5_000])
+    until(sleeper.frozen)  # in the midst of a batch, with the ledger's rows locked
+    read_to(5_000)  # past the session timeout: the others have its partitions, and what it had not finished
+    sleeper.process.send_signal(signal.SIGCONT)
+    until(lambda: "fenced" in sleeper.events())
+    until(lambda: "took over" in sleeper.events()[sleeper.events().index("fenced") :])  # it has joined anew
+    owned_by(3)
+
+    world.produce(things[5_000:7_500])
+    second.dies()
+    read_to(7_500)
+    owned_by(2)
+    world.produce(things[7_500:])
+    sleeper.leaves()
+    read_to(10_000)
+    owned_by(1)
+    first.leaves()
     assert world.differences() == []
 
 
-def test_messages_without_keys_are_for_one_replica(kafka: Any, database_url: str, topics: tuple[str, str]) -> None:
-    """Two replicas with half of a symbol's rows each would both compute wrong averages."""
-    world = World.make(kafka, database_url, topics, partitions=2)
-    now = int(time.time() * 1000)
-    value = b'{"symbol":"A","price":1,"volume":2,"timestamp":%d}'
-    stamps = range(now, now + 2_000)
-    first = world.start("run")
-    hostile = [Thing(side, None, value % stamp, stamp) for stamp in stamps for side in ("prices", "volumes")]
-    world.produce(hostile[:2_000])
-    until(lambda: world.query(READ)[0][0] == 2_000)
-    second = world.start("run")
-    until(lambda: world.query(OWNERS)[0][0] == 2 or second.poll() is not None)
-    import confluent_kafka
+def _without_keys(things: list[Thing]) -> list[Thing]:
+    return [replace(thing, key=None, partition=index % 6) for index, thing in enumerate(things)]
 
-    producer = confluent_kafka.Producer({"bootstrap.servers": kafka.bootstrap})
-    for index, thing in enumerate(hostile[2_000:]):
-        producer.produce(world.topics[thing.side], thing.value, partition=index % 2, timestamp=thing.timestamp_ms)
-    producer.flush(30)
-    _, told = second.communicate(timeout=60)
-    assert second.returncode == 2, told[-2000:]
-    assert "run one replica" in told.strip().splitlines()[-1]
-    until(lambda: world.query(READ)[0][0] == 4_000, 60)
-    assert first.poll() is None
-    first.send_signal(signal.SIGTERM)
-    _, told = first.communicate(timeout=60)
-    assert first.returncode == 0, told[-2000:]
-    assert world.differences() == []
+
+def _with_other_keys(things: list[Thing]) -> list[Thing]:
+    """Prices keyed by symbol, volumes by what another team found fit."""
+    return [replace(thing, key=(thing.key or b"")[::-1] + thing.side.encode()) for thing in things]
+
+
+def _into_unequal_topics(things: list[Thing]) -> list[Thing]:
+    count = {"prices": 8, "volumes": 6}
+    return [replace(thing, partition=zlib.crc32(thing.key or b"") % count[thing.side]) for thing in things]
+
+
+@protocols
+@pytest.mark.parametrize(
+    ("arrange", "mend"),
+    [
+        (_without_keys, "run one replica, or key the messages by symbol"),
+        (_with_other_keys, "run one replica, or key the messages of both topics by symbol with the same partitioner"),
+        (_into_unequal_topics, "run one replica, or give both topics the same number of partitions"),
+    ],
+    ids=["without keys", "with other keys", "into unequal topics"],
+)
+def test_topics_for_one_replica(
+    kafka: Any,
+    database_url: str,
+    topics: tuple[str, str],
+    start: Start,
+    protocol: str,
+    arrange: Callable[[list[Thing]], list[Thing]],
+    mend: str,
+) -> None:
+    """Two replicas with half of a symbol's rows each would compute wrong averages; a careless start would stop both."""
+    world = World.make(kafka, database_url, topics, partitions=6)
+    world.settings |= {"TICKLOOM_KAFKA_OPTIONS": PROTOCOLS[protocol]}
+    of_prices = 6
+    if arrange is _into_unequal_topics:
+        of_prices = 8
+        prices = world.topics["prices"]
+        admin = AdminClient({"bootstrap.servers": world.bootstrap})
+        admin.create_partitions([NewPartitions(prices, of_prices)])[prices].result(30)
+    things = arrange(hostile_things(seed=22, messages=3_000))
+    first = start(world, "first")
+    world.produce(things[:1_000])
+    until(lambda: world.query(READ)[0][0] == 1_000)
+    second = start(world, "second")
+    until(lambda: world.query(OWNERS)[0][0] == 2 or second.process.poll() is not None)
+    world.produce(things[1_000:2_000])
+    assert second.process.wait(60) == 2, second.log.read_text()[-3000:]
+    assert mend in second.log.read_text().splitlines()[-1]
+    world.produce(things[2_000:])
+    until(lambda: world.query(READ)[0][0] == 3_000)
+    assert first.process.poll() is None
+    first.leaves()
+    log = read_log(world.bootstrap, {"prices": topics[0]}, of_prices) + read_log(
+        world.bootstrap, {"volumes": topics[1]}, 6
+    )
+    assert world.differences(log=log) == []
