@@ -1,0 +1,58 @@
+"""``tickloom bench``: what this machine does with this broker and this Postgres, in one run.
+
+It makes topics, consumer groups and databases of its own, each with a random suffix, and removes them at the end;
+nothing that was there before is read or written. The daemon is the real one, as a process, started anew on a fresh
+database with a fresh group for each repetition. Repetitions are interleaved (read floor, COPY floor, end to end,
+then again), and every figure is the median of its ``runs``: machines drift, so trust the ratios.
+
+    plan         what is asked for, and the log that follows from it (pure)
+    broker       topics, the producers, the reading without anything else: all of Kafka
+    databases    databases, history, COPY out and COPY in: all of Postgres
+    child        the daemon as a measured process: wall, CPU, memory
+    throughput   floors and end to end, interleaved
+    latency      open loop: from the intended send to the row that another session sees
+    steady       a daemon with nothing to do, and one that starts on much history
+    report       medians, and the tables that a person reads
+
+The document of ``--json``
+--------------------------
+
+A part that was not asked for is null. Seconds, bytes and messages; rates are messages of both topics a second.
+
+    tickloom            version
+    date                when the bench began, ISO-8601 in UTC
+    machine             cpus, memory_bytes, system
+    versions            python, polars, confluent_kafka, librdkafka, postgres, kafka (null: no client can ask a broker)
+    settings            the daemon's settings as it logs them: no URL, no password
+    log                 what the main log is: messages (both topics), symbols, partitions (a topic), hours (of event
+                        time), disorder, disorder_seconds, late_hours, volumes_behind, history_days
+    repetitions         of each figure
+    throughput          null with --messages 0
+      read_floor        messages_per_second, seconds, runs[seconds]: two consumers as the daemon's, and nothing else
+      copy_floor        rows_per_second, messages_per_second, seconds, rows, runs[seconds]: the rows that the daemon
+                        left in the three tables, encoded and sorted by key within each partition, into equal
+                        partitions that exist beforehand, one connection, one transaction
+      end_to_end        messages_per_second, seconds, runs[seconds]: `tickloom run --once`, process start to exit;
+                        cpu_seconds_per_million, cpu_by_stage{stage: CPU seconds per million messages},
+                        peak_memory_bytes (the largest of all runs; null where there is no /proc)
+      plain             as end_to_end, for the same number of messages with all else left at its default; null
+                        where the log is just that, or with --no-plain
+      ratios            medians of each repetition's own ratio: end_to_end_to_copy_floor, end_to_end_to_read_floor,
+                        end_to_end_to_plain (null without plain)
+    latency             null without --rate
+      rate, seconds, warmup_seconds (sent first, not counted), messages
+      watched           pairs that were waited for: all, or an even share where there are more than 1,000 a second
+      row               p50_ms, p99_ms, p999_ms, max_ms from a message's intended send to its row in stock_prices or
+                        stock_volumes, as seen by another session
+      joined            the same for the pair's row in stock_analytics_data
+      resolution_ms     p50 and p99 of the time between two looks: no figure can be finer
+      producer_late_ms  p99 and max of how late our own producer was; it is inside all figures above
+    idle                null without --idle: seconds, cpu_share (of one core)
+    restart             null without --restart: symbols, history_rows, table_partitions, runs[seconds],
+                        first_row_seconds (process start to the first new row), all_rows_seconds (to one for each symbol)
+
+Stages in ``cpu_by_stage``: ``start`` (interpreter and imports), ``loop`` (the event loop's thread: COPY, gather, HTTP),
+``consume`` (the reading thread), ``decode``, ``join``, ``encode`` (in the one thread for CPU work), ``librdkafka`` (its
+own threads: fetching, checksums, decompression), ``polars`` (its thread pool, which works for decode and join and cannot
+be told apart between them), ``other`` (what is left of the total, which is the child's own rusage).
+"""
