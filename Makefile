@@ -5,8 +5,9 @@ DEMO_ARGS ?=
 MINUTES ?= 20
 SOAK_ARGS ?=
 SECONDS ?= 60
+BENCH_ARGS ?=
 
-.PHONY: setup lock format check test fuzz bounds soak demo clean
+.PHONY: setup lock format check test fuzz bounds soak demo bench clean
 
 setup: .venv/stamp
 
@@ -50,6 +51,10 @@ bounds: setup
 
 demo: setup
 	$(BIN)/tickloom demo $(DEMO_ARGS)
+
+# What this machine does. The services are started for it as for the tests.
+bench: setup
+	$(BIN)/python -m tests.services $(BIN)/tickloom bench $(BENCH_ARGS)
 
 clean:
 	rm -rf .venv .cache dist build .pytest_cache .ruff_cache .hypothesis

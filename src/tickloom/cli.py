@@ -106,3 +106,60 @@ def demo(
 
     logs.configure("auto", "warning")
     _run(run_demo(DemoSettings(rate=rate, symbols=symbols), seconds))
+
+
+@app.command(
+    epilog="Examples: tickloom bench --rate 1000 --idle --restart --history-days 10 · "
+    "tickloom bench --messages 2000000 --disorder 0.1 --late-hours 0.01 --json"
+)
+def bench(
+    messages: Annotated[
+        int, typer.Option(min=0, help="Messages of both topics; 2000000 for a full run, 0 for no throughput.")
+    ] = 500_000,
+    repetitions: Annotated[int, typer.Option(min=1, help="How often each figure is taken.")] = 5,
+    symbols: Annotated[int, typer.Option(min=1, help="Number of symbols.")] = 5_000,
+    partitions: Annotated[int, typer.Option(min=1, help="Partitions of each topic.")] = 4,
+    disorder: Annotated[float, typer.Option(min=0, max=1, help="Share of messages sent late, by seconds.")] = 0,
+    disorder_seconds: Annotated[float, typer.Option(min=0, help="How late those are at most.")] = 60,
+    late_hours: Annotated[float, typer.Option(min=0, max=1, help="Share of pairs that are 1 to 6 hours late.")] = 0,
+    volumes_behind: Annotated[int, typer.Option(min=0, help="Volumes are sent that many prices after theirs.")] = 0,
+    history_days: Annotated[
+        int, typer.Option(min=0, max=365, help="Days that are in the tables before: a pair an hour and symbol.")
+    ] = 0,
+    plain: Annotated[
+        bool, typer.Option(help="Beside a log that differs from the default, measure the default one too.")
+    ] = True,
+    rate: Annotated[
+        float | None, typer.Option(min=1, help="Measure latency, at that many messages a second (open loop).")
+    ] = None,
+    idle: Annotated[bool, typer.Option(help="Measure the CPU of a daemon that has nothing to do.")] = False,
+    restart: Annotated[bool, typer.Option(help="Measure how soon a daemon that starts writes its first row.")] = False,
+    seconds: Annotated[float, typer.Option(min=1, help="How long --rate and --idle measure.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """What this machine does with this broker and this Postgres: floors, rate, latency, CPU and memory.
+
+    Uses the broker and the Postgres of the settings, which must be real ones (the demo's embedded broker keeps only a
+    few megabytes), and makes topics, groups and databases named tickloom_bench_… that it removes at the end; it touches
+    nothing else. The role must be allowed to make databases. From a checkout, `make bench` starts both services first.
+
+    The default takes a few minutes. Nothing else should run meanwhile. Machines drift: trust the ratios.
+    """
+    from rich.console import Console
+
+    from tickloom.bench.plan import Plan, Shape
+    from tickloom.bench.progress import Shown
+    from tickloom.bench.report import picture
+    from tickloom.bench.run import bench as run_bench
+
+    logs.configure("auto", "warning")
+    shape = Shape(
+        messages // 2 * 2, symbols, partitions, disorder, disorder_seconds, late_hours, volumes_behind, history_days
+    )
+    plan = Plan(shape, repetitions, plain, rate, seconds, idle, restart)
+    with Shown() as progress:
+        told = _run(run_bench(settings.load(), plan, progress))
+    if as_json:
+        print(json.dumps(told, indent=2))
+    else:
+        Console().print(picture(told))

@@ -26,7 +26,7 @@ import structlog
 from tickloom import __version__, ledger, schema
 from tickloom.errors import Fenced, Mistake, NotCopartitioned, SourceUnavailable, StateSpoilt, StoreUnavailable
 from tickloom.health import Health
-from tickloom.metrics import Metrics
+from tickloom.metrics import CpuClock, Metrics
 from tickloom.model import TABLES, TopicPartition
 from tickloom.partitions import Partitioner
 from tickloom.pipeline import flow
@@ -92,13 +92,18 @@ class Daemon:
         gc.freeze()  # modules and settings stay for good
         gc.set_threshold(*_GC_THRESHOLDS)
         settings = self._settings
+        cpu = self.metrics.stage_cpu_seconds
+        cpu.labels("start").inc(time.thread_time())
+        loop_clock = CpuClock(cpu.labels("loop"), time.thread_time)
         self.metrics.info.labels(__version__).set(1)
         widths = {table.name: schema.partitioning(settings, table) for table in TABLES}
         loop = asyncio.get_running_loop()
         member = Member(settings, lambda event: _post(loop, self._events, event))
         with ThreadPoolExecutor(1, "tickloom-cpu") as executor:
             partitioner = Partitioner(widths, settings.partitions_ahead)
-            around = Surroundings(settings, self.metrics, self.health, member, partitioner, executor, self._owner)
+            around = Surroundings(
+                settings, self.metrics, self.health, member, partitioner, executor, self._owner, loop_clock
+            )
             async with serving(application(self.health, self.metrics), settings.http_host, settings.http_port) as port:
                 self.port = port
                 self.serving.set()
@@ -118,7 +123,8 @@ class Daemon:
                     for chore in chores:
                         chore.cancel()
                     await asyncio.gather(*chores, return_exceptions=True)
-        _log.info("left the group; all that was loaded is committed")
+        loop_clock.note()
+        _log.info("left the group; all that was loaded is committed", cpu_seconds=self.metrics.cpu_by_stage())
 
     # --- before anything is consumed ----------------------------------------------------------------------------
 

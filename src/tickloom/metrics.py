@@ -3,6 +3,8 @@
 README's table is tested against it.
 """
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 disable_created_metrics()
@@ -34,6 +36,11 @@ class Metrics:
         self.batches = counter("batches_total", "Batches committed.")
         self.batch_messages = histogram("batch_messages", "Messages in a committed batch.", _SIZES)
         self.stage_seconds = histogram("stage_seconds", "Time of one batch or chunk in a stage.", _SECONDS, "stage")
+        self.stage_cpu_seconds = counter(
+            "stage_cpu_seconds_total",
+            "CPU time of each stage's own thread (polars' and librdkafka's threads aside).",
+            "stage",
+        )
         self.freshness_seconds = histogram(
             "freshness_seconds", "From a batch's oldest record timestamp to its commit.", _FRESHNESS
         )
@@ -54,3 +61,24 @@ class Metrics:
         self.assigned_partitions = gauge("assigned_partitions", "Kafka partitions owned.")
         self.last_progress = gauge("last_progress_timestamp_seconds", "Unix time of the last commit.")
         self.info = gauge("info", "Always 1; the version is the label.", "version")
+
+    def cpu_by_stage(self) -> dict[str, float]:
+        """What ``stage_cpu_seconds`` says so far, in seconds."""
+        (family,) = self.stage_cpu_seconds.collect()
+        return {sample.labels["stage"]: round(sample.value, 3) for sample in family.samples}
+
+
+class CpuClock:
+    """Turns the CPU clock of a thread that works for one stage into the steps of its counter."""
+
+    def __init__(self, counter: Counter, read: Callable[[], float]) -> None:
+        """``read`` gives the seconds so far; what it gives now counts as nothing."""
+        self._counter = counter
+        self._read = read
+        self._seen = read()
+
+    def note(self) -> None:
+        """Count what has come since the last time."""
+        now = self._read()
+        self._counter.inc(now - self._seen)
+        self._seen = now

@@ -21,7 +21,7 @@ import structlog
 from tickloom import ledger
 from tickloom.errors import DataRefused, NotCopartitioned, StateSpoilt, StoreUnavailable
 from tickloom.health import Health
-from tickloom.metrics import Metrics
+from tickloom.metrics import CpuClock, Metrics
 from tickloom.model import Batch, Chunk, Decoded, Gap, ReadEvent, Side, TopicPartition
 from tickloom.partitions import Partitioner
 from tickloom.postgres import Connection, close, connect
@@ -54,6 +54,7 @@ class Surroundings:
     partitioner: Partitioner
     executor: ThreadPoolExecutor
     owner: str
+    loop_clock: CpuClock
     random: Random = field(default_factory=Random)
 
 
@@ -148,6 +149,9 @@ class Session:
         self._loader = Loader(topics, epochs, settings.window_rows, limits)
         self._writes = store
         self._reads = Store(around)
+        self._reader_clock = CpuClock(
+            around.metrics.stage_cpu_seconds.labels("consume"), lambda: self._reader.cpu_seconds
+        )
         self._partition_of: dict[str, int] = {}
         self._joined = 0
         self._loading = False
@@ -282,8 +286,9 @@ class Session:
 
     async def _offload(self, stage_name: str, work: Callable[[], T]) -> T:
         started = self.now()
-        result = await asyncio.get_running_loop().run_in_executor(self._around.executor, work)
+        result, cpu_seconds = await asyncio.get_running_loop().run_in_executor(self._around.executor, _timed, work)
         self._around.metrics.stage_seconds.labels(stage_name).observe(self.now() - started)
+        self._around.metrics.stage_cpu_seconds.labels(stage_name).inc(cpu_seconds)
         return result
 
     def _count(self, batch: Batch, loaded: Loaded, seconds: float) -> None:
@@ -300,6 +305,8 @@ class Session:
             metrics.gaps.inc(step.missing)
         if batch.oldest_ms is not None:
             metrics.freshness_seconds.observe(max(0.0, now - batch.oldest_ms / 1_000))
+        self._reader_clock.note()
+        self._around.loop_clock.note()
         metrics.symbols_cached.set(len(self._tails))
         metrics.last_progress.set(now)
         health.beat(self.now())
@@ -311,6 +318,12 @@ class Session:
             newest = batch.newest_ms.get(at)
             behind = 0.0 if not lag or newest is None else max(0.0, now - newest / 1_000)
             metrics.lag_seconds.labels(at.topic, str(at.partition)).set(behind)
+
+
+def _timed(work: Callable[[], T]) -> tuple[T, float]:
+    """``work`` done, and the CPU seconds of its thread meanwhile."""
+    started = time.thread_time()
+    return work(), time.thread_time() - started
 
 
 def _batch_limits(settings: Settings) -> BatchLimits:

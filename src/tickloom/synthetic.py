@@ -5,7 +5,7 @@ generator. Used by the demo, the producer, the tests and the benchmarks.
 
 What is drawn, in this order, for each pair (one price and one volume of the same symbol and event time):
 
-* *days late*: the event time of both lies 1 to 3 days back; they are sent now;
+* *days late*: the event time of both lies 1 to 3 days back (or as ``late_hours`` says); they are sent now;
 * *one-sided*: one of the two is never sent;
 * *bad*: a message is replaced by one that the input contract rejects, of any reason;
 * *disorder*: a message is sent later than its event time, so the two sides part;
@@ -28,7 +28,8 @@ TopicSide: TypeAlias = Literal["prices", "volumes"]
 SIDES: tuple[TopicSide, TopicSide] = ("prices", "volumes")
 
 SECOND = 1_000_000
-DAY = 86_400 * SECOND
+HOUR = 3_600 * SECOND
+DAY = 24 * HOUR
 _EPOCH = datetime(1970, 1, 1)
 _EPOCH_UTC = datetime(1970, 1, 1, tzinfo=UTC)
 _START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -55,6 +56,8 @@ class TickSettings:
     disorder_share: float = 0.0
     disorder_max_seconds: float = 60.0
     late_days_share: float = 0.0
+    late_hours: tuple[float, float] = (24.0, 72.0)
+    """How far the event time of those lies back, from and to."""
     repeat_share: float = 0.0
     bad_share: float = 0.0
     one_sided_share: float = 0.0
@@ -69,6 +72,8 @@ class TickSettings:
             raise ValueError(f"symbols is {self.symbols}; give at least 1")
         if self.step_seconds <= 0 or self.disorder_max_seconds < 0:
             raise ValueError("step_seconds must be above 0 and disorder_max_seconds not below 0")
+        if not 0 <= self.late_hours[0] <= self.late_hours[1]:
+            raise ValueError(f"late_hours is {self.late_hours}; give from and to, not below 0")
         for name in ("disorder", "late_days", "repeat", "bad", "one_sided"):
             share = float(getattr(self, f"{name}_share"))
             if not 0 <= share <= 1:
@@ -206,7 +211,8 @@ class _Trouble:
         settings, random = self._settings, self._rng.random
         event = now
         if random() < settings.late_days_share:
-            event -= DAY + int(2 * DAY * random())
+            least, most = (int(hours * HOUR) for hours in settings.late_hours)
+            event -= least + int((most - least) * random())
         missing = None
         if random() < settings.one_sided_share:
             missing = SIDES[int(2 * random())]

@@ -12,6 +12,7 @@ run in the member's thread, inside ``poll``.
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -295,6 +296,21 @@ class Room:
 
     def _fits(self, size: int) -> bool:
         return not self._sizes or (len(self._sizes) < self._max_chunks and sum(self._sizes) + size <= self._max_bytes)
+def reader_config(settings: Settings) -> dict[str, Any]:
+    """The librdkafka properties of a plain reader; it belongs to no group, whatever ``group.id`` says."""
+    config = _config(
+        settings,
+        **{
+            "auto.offset.reset": "error",
+            "enable.partition.eof": True,
+            "queued.max.messages.kbytes": settings.fetch_max_bytes // 1024,
+            "fetch.max.bytes": _fetch_max_bytes(settings),
+            "fetch.queue.backoff.ms": 5,
+            "fetch.wait.max.ms": 50,
+            "fetch.error.backoff.ms": 100,
+        },
+    )
+    return {name: value for name, value in config.items() if name not in _MEMBERSHIP_OPTIONS}
 
 
 class Reader:
@@ -314,20 +330,8 @@ class Reader:
         self._room = Room(_CHUNKS_HELD, settings.fetch_max_bytes)
         self._stop = threading.Event()
         self._asking = threading.Lock()  # a consumer must not be closed while another thread asks it something
-        config = _config(
-            settings,
-            **{
-                "auto.offset.reset": "error",
-                "enable.partition.eof": True,
-                "queued.max.messages.kbytes": settings.fetch_max_bytes // 1024,
-                "fetch.max.bytes": _fetch_max_bytes(settings),
-                "fetch.queue.backoff.ms": 5,
-                "fetch.wait.max.ms": 50,
-                "fetch.error.backoff.ms": 100,
-            },
-        )
-        for membership in _MEMBERSHIP_OPTIONS:
-            config.pop(membership, None)
+        self.cpu_seconds = 0.0  # of the thread so far; only the thread writes it
+        config = reader_config(settings)
         self._consumers: dict[Side, Any] = {side: _consumer(config) for side in self._sides.values()}
         self._positions: dict[TopicPartition, int] = {}
         self._newest_ms = dict.fromkeys(Side, 0)
@@ -405,6 +409,7 @@ class Reader:
     def _run(self) -> None:
         try:
             while not self._stop.is_set():
+                self.cpu_seconds = time.thread_time()
                 behind, ahead = sorted(Side, key=self._newest_ms.__getitem__)
                 if self._unfinished[behind]:
                     if not self._read(behind, _BEHIND_WAIT_SECONDS):

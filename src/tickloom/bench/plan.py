@@ -1,0 +1,98 @@
+"""What a bench is asked to do, and the log that follows from it. Pure."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from tickloom.synthetic import SIDES, Tick, TickSettings, history, iso, symbol_name
+
+LOG_HOURS = 12
+LATE_HOURS = (1.0, 6.0)
+"""How far back in event time the pairs of ``late_hours`` lie."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A log, and what lies in the tables before it. Shares are 0 to 1, of messages (``disorder``) or pairs."""
+
+    messages: int = 500_000
+    symbols: int = 5_000
+    partitions: int = 4
+    disorder: float = 0.0
+    disorder_seconds: float = 60.0
+    late_hours: float = 0.0
+    volumes_behind: int = 0
+    history_days: int = 0
+
+    @property
+    def plain(self) -> "Shape":
+        """The same number of messages, and nothing else that was asked for."""
+        return Shape(messages=self.messages)
+
+    @property
+    def symbol_names(self) -> list[str]:
+        return [symbol_name(index) for index in range(self.symbols)]
+
+    def first_event(self, log_end: datetime) -> datetime:
+        """No event of a log with this end lies before."""
+        return log_end - timedelta(hours=LOG_HOURS + (LATE_HOURS[1] if self.late_hours else 0))
+
+    def history_end(self, log_end: datetime) -> datetime:
+        """A whole hour, and not after the first event."""
+        return self.first_event(log_end).replace(minute=0, second=0, microsecond=0)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"hours": LOG_HOURS}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One run of the bench. ``rate``: messages a second of the open loop, None for none of it."""
+
+    shape: Shape = field(default_factory=Shape)
+    repetitions: int = 5
+    compare_with_plain: bool = True
+    rate: float | None = None
+    seconds: float = 20.0
+    idle: bool = False
+    restart: bool = False
+
+
+def log_of(shape: Shape, end: datetime) -> Iterator[Tick]:
+    """The messages of ``shape``, in the order of their sending; the last event lies just before ``end``."""
+    settings = TickSettings(
+        symbols=shape.symbols,
+        disorder_share=shape.disorder,
+        disorder_max_seconds=shape.disorder_seconds,
+        late_days_share=shape.late_hours,
+        late_hours=LATE_HOURS,
+    )
+    ticks = history(settings, shape.messages // 2, LOG_HOURS / 24, end)
+    return volumes_held_back(ticks, shape.volumes_behind) if shape.volumes_behind else ticks
+
+
+def volumes_held_back(ticks: Iterable[Tick], behind: int) -> Iterator[Tick]:
+    """Each volume comes when ``behind`` prices were sent after its own; that is then its time of sending."""
+    held: deque[tuple[int, Tick]] = deque()
+    prices, now_ms = 0, 0
+    for tick in ticks:
+        now_ms = tick.timestamp_ms
+        if tick.topic_side == "volumes":
+            held.append((prices + behind, tick))
+        else:
+            prices += 1
+            yield tick
+        while held and held[0][0] <= prices:
+            yield held.popleft()[1]._replace(timestamp_ms=now_ms)
+    yield from (tick._replace(timestamp_ms=now_ms) for _, tick in held)
+
+
+def one_pair_each(symbols: Iterable[str], moment: datetime) -> Iterator[Tick]:
+    """A price and a volume for each symbol, all of the same event time, sent at it."""
+    micros = round(moment.timestamp() * 1_000_000)
+    for symbol in symbols:
+        for side, name in zip(SIDES, ("price", "volume"), strict=True):
+            value = f'{{"symbol":"{symbol}","{name}":100,"timestamp":"{iso(micros)}"}}'
+            yield Tick(side, symbol.encode(), value.encode(), micros // 1_000)

@@ -1,0 +1,98 @@
+"""Floors and end to end, interleaved: each repetition measures each of them once, on the same log."""
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+
+from tickloom.bench.child import Outcome, running
+from tickloom.bench.databases import check_ledger, copy_in, copy_out, fill_history
+from tickloom.bench.ground import Ground
+from tickloom.bench.plan import Plan, Shape, log_of
+from tickloom.settings import Settings
+from tickloom.synthetic import TopicSide
+
+
+@dataclass(slots=True)
+class Throughput:
+    """Each list holds one value a repetition, in their order; seconds or outcomes."""
+
+    messages: int
+    rows: int
+    read: list[float] = field(default_factory=list[float])
+    copy: list[float] = field(default_factory=list[float])
+    end_to_end: list[Outcome] = field(default_factory=list[Outcome])
+    plain: list[Outcome] = field(default_factory=list[Outcome])
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A log in its topics, and the database to start from, None for an empty one. ``end``: of its event times."""
+
+    shape: Shape
+    end: datetime
+    topics: dict[TopicSide, str]
+    template: Settings | None
+
+
+async def measure(ground: Ground, plan: Plan, end: datetime) -> Throughput:
+    """All of it; the last event of the logs lies at ``end``. The first daemon is not counted: it warms the caches,
+    and leaves the rows of the COPY floor.
+    """
+    async with AsyncExitStack() as stack:
+        asked = await _source(ground, stack, "log", plan.shape, end)
+        compare = plan.compare_with_plain and plan.shape != plan.shape.plain
+        plain = await _source(ground, stack, "plain", plan.shape.plain, end) if compare else None
+        found = Throughput(plan.shape.messages, 0)
+        read = partial(ground.broker.read_all, asked.topics, plan.shape.messages)
+        ground.progress.step("end to end, to warm up")
+        await _end_to_end(ground, asked, found)
+        for number in range(1, plan.repetitions + 1):
+            told = f"repetition {number} of {plan.repetitions}:"
+            ground.progress.step(f"{told} reading")
+            found.read.append(await ground.offload(read))
+            ground.progress.step(f"{told} COPY")
+            found.copy.append(await _copy(ground, asked))
+            ground.progress.step(f"{told} end to end")
+            found.end_to_end.append(await _end_to_end(ground, asked, None))
+            if plain is not None:
+                ground.progress.step(f"{told} end to end, plain")
+                found.plain.append(await _end_to_end(ground, plain, None))
+        return found
+
+
+async def _source(ground: Ground, stack: AsyncExitStack, label: str, shape: Shape, end: datetime) -> Source:
+    topics = await stack.enter_async_context(ground.topics(label, shape.partitions))
+    template = None
+    if shape.history_days:
+        template = await stack.enter_async_context(ground.databases.fresh())
+        await with_history(ground, template, shape, shape.history_end(end))
+    ground.progress.step(f"producing {shape.messages:,} messages", shape.messages)
+    ticks = log_of(shape, end)
+    await ground.offload(lambda: ground.broker.fill(topics, ticks, ground.progress.done))
+    return Source(shape, end, topics, template)
+
+
+async def with_history(ground: Ground, database: Settings, shape: Shape, end: datetime) -> int:
+    """Fill the tables with the shape's history; how many rows that are."""
+    days = shape.history_days
+    ground.progress.step(f"writing {days} days of history", days)
+    return await fill_history(database, shape.symbol_names, days, end, ground.progress.done)
+
+
+async def _copy(ground: Ground, source: Source) -> float:
+    async with ground.databases.fresh(source.template) as database:
+        return await copy_in(database, source.shape.first_event(source.end), source.end, ground.folder)
+
+
+async def _end_to_end(ground: Ground, source: Source, rows_into: Throughput | None) -> Outcome:
+    async with ground.databases.fresh(source.template) as database:
+        async with (
+            ground.group(database, source.topics) as settings,
+            running(settings, ground.folder / "daemon.log", "--once") as child,
+        ):
+            outcome = await child.outcome()
+        await check_ledger(database, source.shape.messages)
+        if rows_into is not None:
+            rows_into.rows = await copy_out(database, source.shape.first_event(source.end), ground.folder)
+        return outcome
