@@ -41,7 +41,7 @@ A part that was not asked for is null. Seconds, bytes and messages; rates are me
                         end_to_end_to_plain (null without plain)
     latency             null without --rate
       rate, seconds, warmup_seconds (sent first, not counted), messages
-      watched           pairs that were waited for: all, or an even share where there are more than 1,000 a second
+      watched           pairs that were waited for: all, or an even share where there are more than 500 a second
       row               p50_ms, p99_ms, p999_ms, max_ms from a message's intended send to its row in stock_prices or
                         stock_volumes, as seen by another session
       joined            the same for the pair's row in stock_analytics_data

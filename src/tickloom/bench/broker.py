@@ -16,6 +16,7 @@ from tickloom.settings import Settings
 from tickloom.stages.consume import reader_config, translate
 from tickloom.synthetic import SIDES, Tick, TopicSide
 
+_ANSWER_SECONDS = 5.0
 _ADMIN_SECONDS = 30.0
 _SILENCE_SECONDS = 30.0
 _CONSUME_MESSAGES = 10_000
@@ -36,6 +37,17 @@ class Broker:
         except (kafka.KafkaException, ValueError, TypeError) as error:
             raise SettingsError(f"librdkafka refuses the settings: {error}; mend TICKLOOM_KAFKA_OPTIONS") from None
 
+    def check(self) -> None:
+        """Whether it answers. Raises ``SourceUnavailable``, ``Mistake``: a bench does not wait for better days."""
+        try:
+            self._admin.list_topics(timeout=_ANSWER_SECONDS)
+        except kafka.KafkaException as error:
+            told = translate(error.args[0])
+            servers = self._settings.kafka_bootstrap_servers
+            raise type(told)(
+                f"{told}; is a broker up at {servers}? Else mend TICKLOOM_KAFKA_BOOTSTRAP_SERVERS"
+            ) from None
+
     def create(self, topics: Iterable[str], partitions: int) -> None:
         """Make the topics; returns when each partition has its leader. Raises ``SourceUnavailable``, ``Mistake``."""
         topics = list(topics)
@@ -48,6 +60,8 @@ class Broker:
                 made.result(_ADMIN_SECONDS)
         except kafka.KafkaException as error:
             raise _told(error.args[0]) from None
+        except TimeoutError:
+            raise SourceUnavailable(f"the broker made no topic in {_ADMIN_SECONDS:.0f} s; see its log") from None
         deadline = time.monotonic() + _ADMIN_SECONDS
         while True:
             try:
@@ -71,7 +85,7 @@ class Broker:
                 done.result(_ADMIN_SECONDS)
             except Exception as error:  # what was wrong before must not be hidden by this
                 if not _never_there(error):
-                    left.append(f"{name} is left behind: {error}")
+                    left.append(f"{name} is left behind: {error or type(error).__name__}")
         return left
 
     def fill(self, topics: Mapping[TopicSide, str], ticks: Iterable[Tick], told: Callable[[int], None]) -> None:

@@ -20,6 +20,11 @@ from tickloom.settings import Settings
 
 _BLOCK_BYTES = 1 << 20
 _HISTORY_HOURS = 24
+_LOOKUPS_ONLY = """
+    SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off; SET jit = off;
+    SET plan_cache_mode = force_custom_plan
+"""
+"""A generic plan would know no bounds, and open every partition there is."""
 _MINUTE_OF_PAIRS = timedelta(minutes=30)
 
 
@@ -176,16 +181,19 @@ async def _blocks(path: Path) -> AsyncIterator[bytes]:
 async def watcher(settings: Settings) -> AsyncGenerator[Connection]:
     """A session of its own that looks rows up by key, and never scans."""
     async with connected(settings) as connection:
-        await connection.execute(
-            "SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off; SET jit = off"
-        )
+        await connection.execute(_LOOKUPS_ONLY)
         yield connection
 
 
 async def visible(connection: Connection, table: str, keys: Sequence[tuple[str, datetime]]) -> list[int]:
     """Which of ``keys`` (symbol, timestamp) have a row in ``table`` by now: their indexes."""
+    if not keys:
+        return []
+    moments = [moment for _, moment in keys]
     with told():
-        rows = await connection.fetch(_VISIBLE[table], [symbol for symbol, _ in keys], [moment for _, moment in keys])
+        rows = await connection.fetch(
+            _VISIBLE[table], [symbol for symbol, _ in keys], moments, min(moments), max(moments)
+        )
     return [row["place"] - 1 for row in rows]
 
 

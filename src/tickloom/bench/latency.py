@@ -29,7 +29,7 @@ from tickloom.postgres import Connection
 from tickloom.synthetic import Tick, TickSettings, TopicSide, live
 
 WARMUP_SECONDS = 3.0
-_WATCHED_A_SECOND = 1_000
+_WATCHED_A_SECOND = 500
 _LOOK_EVERY_SECONDS = 0.005
 _PATIENCE_SECONDS = 60.0
 _GIL_SWITCH_SECONDS = 0.0005

@@ -30,6 +30,7 @@ async def bench(settings: Settings, plan: Plan, progress: Progress) -> dict[str,
     try:
         async with prepared(settings, progress) as ground:
             postgres = await ground.databases.check()
+            await ground.offload(ground.broker.check)
             found = Found(
                 throughput=await throughput.measure(ground, plan, began) if plan.shape.messages else None,
                 latency=await latency.measure(ground, plan, plan.rate) if plan.rate else None,

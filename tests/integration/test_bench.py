@@ -1,0 +1,171 @@
+"""``tickloom bench`` against a real broker and a real Postgres: that it works, not how fast anything is."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from tests import services
+
+SMALL = ("--repetitions", "1", "--symbols", "40", "--partitions", "2")
+SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def environment(kafka: Any, postgres: Any) -> Mapping[str, str]:
+    """The settings of a user, with tables that are not the bench's."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TICKLOOM_")}
+    url = services.new_database(postgres)
+    return inherited | {"TICKLOOM_KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap, "TICKLOOM_DATABASE_URL": url}
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing(environment: Mapping[str, str]) -> Iterator[None]:
+    """Whatever a test does: no topic, group or database of the bench outlives it, and the user's database is empty."""
+    yield
+    assert left_behind(environment) == []
+
+
+def left_behind(environment: Mapping[str, str]) -> list[str]:
+    """Names of what a bench has not removed."""
+    admin = AdminClient({"bootstrap.servers": environment["TICKLOOM_KAFKA_BOOTSTRAP_SERVERS"]})
+    names = list(admin.list_topics(timeout=30).topics)
+    names += [group.group_id for group in admin.list_consumer_groups().result(30).valid]
+
+    async def look() -> list[str]:
+        connection = await asyncpg.connect(environment["TICKLOOM_DATABASE_URL"])
+        try:
+            databases = await connection.fetch("SELECT datname FROM pg_database")
+            tables = await connection.fetch("SELECT 'table ' || tablename FROM pg_tables WHERE schemaname = 'public'")
+            return [row[0] for row in (*databases, *tables)]
+        finally:
+            await connection.close()
+
+    return [name for name in names + asyncio.run(look()) if name.startswith(("tickloom_bench", "table"))]
+
+
+def bench(environment: Mapping[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tickloom", "bench", *SMALL, *options]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False)
+
+
+def start(environment: Mapping[str, str], *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tickloom", "bench", *SMALL, *options]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_line(process: subprocess.Popen[str], beginning: str) -> None:
+    """Until it says on standard error that it has come so far."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith(beginning):
+            return
+    raise AssertionError(f"it ended with {process.wait()} before it said {beginning!r}")
+
+
+def children(pid: int) -> list[int]:
+    """Processes that this one has started."""
+    return [int(child) for found in Path(f"/proc/{pid}/task").glob("*/children") for child in found.read_text().split()]
+
+
+def test_every_mode_gives_its_figures(environment: Mapping[str, str]) -> None:
+    """Who asks what his machine will do gets an answer for each option, on a log with every kind of disorder."""
+    troubles = ("--disorder", "0.1", "--late-hours", "0.05", "--volumes-behind", "200", "--history-days", "1")
+    modes = ("--rate", "200", "--seconds", "2", "--idle", "--restart")
+    done = bench(environment, "--messages", "6001", *troubles, *modes, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["log"]["messages"] == 6_000
+    throughput = told["throughput"]
+    assert throughput["copy_floor"]["rows"] == 9_000  # both sides of each pair, and the pair
+    for part in ("read_floor", "copy_floor", "end_to_end", "plain"):
+        assert throughput[part]["messages_per_second"] == pytest.approx(6_000 / throughput[part]["seconds"], 0.01)
+    assert all(ratio > 0 for ratio in throughput["ratios"].values())
+    end_to_end = throughput["end_to_end"]
+    total = end_to_end["cpu_seconds_per_million"]
+    assert sum(end_to_end["cpu_by_stage"].values()) == pytest.approx(total, rel=0.01)
+    stages = {"start", "loop", "consume", "decode", "join", "encode", "librdkafka", "polars", "other"}
+    assert stages <= end_to_end["cpu_by_stage"].keys()
+    assert 50 < end_to_end["peak_memory_bytes"] / 2**20 < 1_000
+    assert told["latency"]["watched"] == 200
+    for part in ("row", "joined"):
+        values = list(told["latency"][part].values())
+        assert values[0] > 0
+        assert values == sorted(values)
+    assert 0 < told["idle"]["cpu_share"] < 1
+    assert (told["restart"]["history_rows"], told["restart"]["symbols"]) == (3 * 24 * 40, 40)
+    assert 0 < told["restart"]["first_row_seconds"] <= told["restart"]["all_rows_seconds"]
+
+
+def test_a_person_gets_tables(environment: Mapping[str, str]) -> None:
+    """The figures are read by people first; what is measured just then goes to standard error."""
+    done = bench(environment, "--messages", "0", "--idle", "--seconds", "1")
+    assert done.returncode == 0, done.stderr
+    assert "of a core over 1 s" in done.stdout
+    assert "throughput" not in done.stdout
+    assert "idle for 1 s" in done.stderr
+
+
+def test_a_stalled_daemon_shows_in_the_latency(environment: Mapping[str, str]) -> None:
+    """A bench that waits with its messages while the daemon stands still tells of a fast daemon (coordinated omission)."""
+    with start(environment, "--messages", "0", "--rate", "200", "--seconds", "5", "--json") as process:
+        wait_for_line(process, "sending")
+        time.sleep(5)  # past what is sent to warm up
+        (daemon,) = children(process.pid)
+        os.kill(daemon, signal.SIGSTOP)
+        time.sleep(2)
+        os.kill(daemon, signal.SIGCONT)
+        document, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, errors
+    latency = json.loads(document)["latency"]
+    assert latency["watched"] == 500
+    assert latency["row"]["max_ms"] > 1_800
+    assert latency["row"]["p99_ms"] > 1_500  # two of five seconds are affected, and not one message
+
+
+def test_stopped_in_the_middle(environment: Mapping[str, str]) -> None:
+    """Who ends a bench that takes too long finds no daemon, database or topic of it left."""
+    with start(environment, "--messages", "4000", "--repetitions", "50") as process:
+        wait_for_line(process, "end to end")
+        while not (daemons := children(process.pid)):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1
+    assert "tickloom: stopped" in errors
+    assert "Traceback" not in errors
+    assert len(daemons) == 1
+    assert not Path(f"/proc/{daemons[0]}").exists()
+
+
+def test_a_role_that_may_not_make_databases(environment: Mapping[str, str], postgres: Any) -> None:
+    """The bench never falls back to the user's own tables: it says what right it lacks."""
+    services.execute(
+        postgres.url,
+        "DROP ROLE IF EXISTS poor",
+        "CREATE ROLE poor LOGIN PASSWORD 'poor'",
+    )
+    host = environment["TICKLOOM_DATABASE_URL"].rpartition("@")[2]
+    done = bench({**environment, "TICKLOOM_DATABASE_URL": f"postgresql://poor:poor@{host}"})
+    assert done.returncode == 2
+    assert "ALTER ROLE poor CREATEDB" in done.stderr
+
+
+def test_a_broker_that_is_away(environment: Mapping[str, str]) -> None:
+    """A bench does not wait for a broker as the daemon does: it says that it cannot reach it."""
+    away = f"localhost:{services.free_port()}"
+    done = bench({**environment, "TICKLOOM_KAFKA_BOOTSTRAP_SERVERS": away})
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "tickloom: Kafka" in done.stderr
