@@ -109,8 +109,12 @@ def demo(
 
 
 @app.command(
-    epilog="Examples: tickloom bench --rate 1000 --idle --restart --history-days 10 · "
-    "tickloom bench --messages 2000000 --disorder 0.1 --late-hours 0.01 --json"
+    epilog="Uses the broker and the Postgres of the settings. Both must be real ones: an embedded broker as the demo's keeps "
+    "only a few megabytes. From a checkout, `make bench` starts both natively first. It makes topics, groups and databases named "
+    "tickloom_bench_… and removes them at its end; it touches nothing else. The role must be allowed to make databases.\n\n"
+    "The default takes a few minutes, in which nothing else should run. Machines drift: trust the ratios.\n\n"
+    "Example: tickloom bench --rate 1000 --idle --restart --history-days 10\n\n"
+    "A full run: tickloom bench --messages 2000000 --disorder 0.1 --late-hours 0.01 --json"
 )
 def bench(
     messages: Annotated[
@@ -137,14 +141,7 @@ def bench(
     seconds: Annotated[float, typer.Option(min=1, help="How long --rate and --idle measure.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """What this machine does with this broker and this Postgres: floors, rate, latency, CPU and memory.
-
-    Uses the broker and the Postgres of the settings, which must be real ones (the demo's embedded broker keeps only a
-    few megabytes), and makes topics, groups and databases named tickloom_bench_… that it removes at the end; it touches
-    nothing else. The role must be allowed to make databases. From a checkout, `make bench` starts both services first.
-
-    The default takes a few minutes. Nothing else should run meanwhile. Machines drift: trust the ratios.
-    """
+    """What this machine does with this broker and this Postgres: floors, rate, latency, CPU and memory."""
     from rich.console import Console
 
     from tickloom.bench.plan import Plan, Shape
