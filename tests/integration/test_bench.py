@@ -18,7 +18,7 @@ from confluent_kafka.admin import AdminClient
 from tests import services
 
 SMALL = ("--repetitions", "1", "--symbols", "40", "--partitions", "2")
-SECONDS = 120
+SECONDS = 240
 
 
 @pytest.fixture(scope="module")
@@ -133,16 +133,17 @@ def test_a_stalled_daemon_shows_in_the_latency(environment: Mapping[str, str]) -
     assert latency["row"]["p99_ms"] > 1_500  # two of five seconds are affected, and not one message
 
 
-def test_stopped_in_the_middle(environment: Mapping[str, str]) -> None:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_in_the_middle(environment: Mapping[str, str], how: signal.Signals) -> None:
     """Who ends a bench that takes too long finds no daemon, database or topic of it left."""
     with start(environment, "--messages", "4000", "--repetitions", "50") as process:
         wait_for_line(process, "end to end")
         while not (daemons := children(process.pid)):
             assert process.poll() is None
             time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(how)
         _, errors = process.communicate(timeout=SECONDS)
-    assert process.returncode == 1
+    assert process.returncode == 1, errors
     assert "tickloom: stopped" in errors
     assert "Traceback" not in errors
     assert len(daemons) == 1

@@ -30,8 +30,8 @@ A part that was not asked for is null. Seconds, bytes and messages; rates are me
     throughput          null with --messages 0
       read_floor        messages_per_second, seconds, runs[seconds]: two consumers as the daemon's, and nothing else
       copy_floor        rows_per_second, messages_per_second, seconds, rows, runs[seconds]: the rows that the daemon
-                        left in the three tables, encoded and sorted by key within each partition, into equal
-                        partitions that exist beforehand, one connection, one transaction
+                        left in the three tables, encoded and sorted by key (sorted by partition first, Postgres
+                        takes no less), into equal partitions that exist beforehand, one connection, one transaction
       end_to_end        messages_per_second, seconds, runs[seconds]: `tickloom run --once`, process start to exit;
                         cpu_seconds_per_million, cpu_by_stage{stage: CPU seconds per million messages},
                         peak_memory_bytes (the largest of all runs; null where there is no /proc)

@@ -149,15 +149,14 @@ async def check_ledger(settings: Settings, messages: int) -> None:
 
 
 async def copy_out(settings: Settings, since: datetime, folder: Path) -> int:
-    """The rows from ``since`` on as COPY files in ``folder``, by partition and key; how many there are."""
+    """The rows from ``since`` on as COPY files in ``folder``, in the order of the key; how many there are."""
     rows = 0
     async with connected(settings) as connection:
         for table in TABLES:
             columns = ", ".join(f'"{name}"' for name in table.names)
             with told():
                 done = await connection.copy_from_query(
-                    f'SELECT {columns} FROM {table.name} WHERE "timestamp" >= $1 '
-                    f'ORDER BY tableoid::regclass::text, symbol, "timestamp"',
+                    f'SELECT {columns} FROM {table.name} WHERE "timestamp" >= $1 ORDER BY symbol, "timestamp"',
                     since,
                     output=folder / table.name,
                     format="binary",
