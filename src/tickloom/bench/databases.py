@@ -15,7 +15,7 @@ from tickloom.admin import migrate
 from tickloom.errors import Mistake, TickloomError
 from tickloom.model import TABLES
 from tickloom.partitions import Partitioner
-from tickloom.postgres import Connection, connected, sql, told
+from tickloom.postgres import Connection, connected, sql, told, transaction
 from tickloom.settings import Settings
 
 _BLOCK_BYTES = 1 << 20
@@ -171,7 +171,7 @@ async def copy_in(settings: Settings, first: datetime, last: datetime, folder: P
         await make_partitions(connection, settings, first, last)
         with told():
             started = time.perf_counter()
-            async with connection.transaction():
+            async with transaction(connection):
                 for table in TABLES:
                     await connection.copy_to_table(
                         table.name, columns=table.names, source=_blocks(folder / table.name), format="binary"

@@ -296,6 +296,8 @@ class Room:
 
     def _fits(self, size: int) -> bool:
         return not self._sizes or (len(self._sizes) < self._max_chunks and sum(self._sizes) + size <= self._max_bytes)
+
+
 def reader_config(settings: Settings) -> dict[str, Any]:
     """The librdkafka properties of a plain reader; it belongs to no group, whatever ``group.id`` says."""
     config = _config(
