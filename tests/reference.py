@@ -14,7 +14,7 @@ from typing import Any
 
 DAY = 86_400
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-FIRST = (datetime(1, 1, 1, tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
+FIRST = (datetime(2, 1, 1, tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
 LAST = (datetime(9999, 1, 1, tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
 MAX_DEPTH = 512
 VALUE = {"prices": "price", "volumes": "volume"}

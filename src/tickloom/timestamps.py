@@ -19,9 +19,10 @@ UNREACHABLE = 2**63 - 1
 """Stands for an epoch number that no 64-bit count of microseconds can hold: always out of bounds."""
 
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
-EARLIEST = (date(1, 1, 1).toordinal() - _EPOCH_DAY) * DAY_MICROSECONDS
+EARLIEST = (date(2, 1, 1).toordinal() - _EPOCH_DAY) * DAY_MICROSECONDS
 LATEST = (date(9999, 1, 1).toordinal() - _EPOCH_DAY) * DAY_MICROSECONDS
-"""The years 1 to 9998, half open: what Python's ``datetime`` can hold, with the end of the last partition."""
+"""The years 2 to 9998, half open: what ``datetime`` can hold, with the end of the last partition and without the first
+instant, which asyncpg takes for minus infinity."""
 
 _TEXT = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d+))?)?(?:Z|([+-])(\d\d)(?::?(\d\d))?)?", re.ASCII

@@ -16,6 +16,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 from typing import TypeAlias
 
 import msgspec
@@ -50,6 +51,7 @@ _FURTHEST_MICROS = 1 << 62  # with a record's time still in 64 bits; no event is
 
 _CONTROL = r"[\x00-\x1f\x7f-\x9f]"
 _LOOKS_LIKE_ANOTHER_TYPE = r"^[-0-9\[{]|^true$|^false$"
+_GET_HEADERS = methodcaller("headers")
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # possessive: linear, also where no end is found
 _MINUS_ZERO = re.compile(rb"-0[ \t\r\n,}]")
 
@@ -117,16 +119,31 @@ def decode_strictly(chunk: Chunk, bounds: EventBounds) -> Decoded:
 def reject(chunk: Chunk, index: int, reason: Reason, detail: str) -> Reject:
     """The dead letter of the chunk's message at ``index``."""
     message: RawMessage = chunk.messages[index]
+    headers, lost = _headers(message)
     return Reject(
         source=TopicPartition(chunk.topic, chunk.partitions[index]),
         offset=chunk.offsets[index],
         key=message.key(),
         value=chunk.values[index],
-        headers=tuple(message.headers() or ()),
+        headers=headers,
         timestamp_ms=chunk.timestamps_ms[index],
         reason=reason,
-        detail=detail,
+        detail=detail + lost,
     )
+
+
+def _headers(message: RawMessage) -> tuple[tuple[tuple[str, bytes | None], ...], str]:
+    """A message's headers; or none, and words about it, where the client cannot read one of the names.
+
+    Of a name that is not UTF-8 confluent-kafka makes a hole in its list, and returns the list together with an
+    exception. A call from bytecode may let both pass, to fail somewhere later; one from C, as here, does not. The
+    list must not be seen again: to touch the hole ends the process.
+    """
+    try:
+        return tuple(_GET_HEADERS(message) or ()), ""
+    except (SystemError, UnicodeDecodeError):
+        message.set_headers([])
+        return (), "; its headers are lost, since one of their names is not UTF-8"
 
 
 def _frame(chunk: Chunk, rows: Sequence[_Row], kept: Sequence[int]) -> pl.DataFrame:
@@ -242,7 +259,7 @@ def _check(side: Side, row: _Row, record_micros: int, bounds: EventBounds) -> No
         if number is not None:
             _check_number(name, number)
     if not EARLIEST <= micros < LATEST:
-        raise _Bad(Reason.OUT_OF_BOUNDS, "the event lies outside the years 1 to 9998")
+        raise _Bad(Reason.OUT_OF_BOUNDS, "the event lies outside the years 2 to 9998")
     if not record_micros - bounds.max_age <= micros <= record_micros + bounds.max_ahead:
         raise _Bad(Reason.OUT_OF_BOUNDS, "the event lies too far from its record's timestamp")
     _, high, low = optional

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import polars as pl
@@ -36,7 +36,9 @@ from tickloom.postgres import Connection, savepoint, sql, told, transaction
 from tickloom.stages.decode import reject
 from tickloom.stages.gather import RejectLimits
 from tickloom.stages.join import Joined, join_by_sql, symbols_of
+from tickloom.timestamps import EARLIEST, LATEST
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COPY_BLOCK_BYTES = 1 << 20
 _TAIL_ROW = np.dtype(
     [("columns", ">i2")]
@@ -345,9 +347,9 @@ def _header(name: str, value: bytes | None) -> dict[str, str | None]:
 
 
 def _moment(timestamp_ms: int) -> datetime | None:
-    if not 0 <= timestamp_ms < 253_402_300_800_000:  # none given, or past the year 9999
+    if timestamp_ms == -1 or not EARLIEST <= timestamp_ms * 1_000 < LATEST:  # none given, or beyond ``datetime``
         return None
-    return datetime.fromtimestamp(timestamp_ms // 1_000, UTC).replace(microsecond=timestamp_ms % 1_000 * 1_000)
+    return _EPOCH + timedelta(milliseconds=timestamp_ms)
 
 
 def _micros(moment: datetime) -> int:
