@@ -6,7 +6,7 @@ from the ledger. That is what makes every failure the same failure.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -269,6 +269,8 @@ class Session:
         step = max(1, _ROWS_LOADED_AT_ONCE // rows)
         for some in (missing[at : at + step] for at in range(0, len(missing), step)):
             tails = await self._reads.run(partial(load_tails, symbols=some, rows=rows))
+            if not self._owns_everything and (torn := symbol_apart(some, tails)) is not None:
+                raise _torn(torn)
             self._tails.insert(some, tails)
         self._around.metrics.symbols_loaded.inc(len(missing))
         self._around.metrics.stage_seconds.labels("tails").observe(self.now() - started)
@@ -279,10 +281,7 @@ class Session:
             self._partition_of.clear()  # memory is bounded: a symbol that is torn apart is met again
         for symbol, partition in zip(symbols, found, strict=True):
             if partition < 0 or self._partition_of.setdefault(symbol, partition) != partition:
-                raise NotCopartitioned(
-                    f"symbol {symbol!r} comes in two partitions, so several replicas cannot share the topics; "
-                    f"run one replica, or key the messages of both topics by symbol with the same partitioner"
-                )
+                raise _torn(symbol)
 
     async def _offload(self, stage_name: str, work: Callable[[], T]) -> T:
         started = self.now()
@@ -324,6 +323,23 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
     """``work`` done, and the CPU seconds of its thread meanwhile."""
     started = time.thread_time()
     return work(), time.thread_time() - started
+
+
+def symbol_apart(symbols: Sequence[str], tails: Mapping[Side, pl.DataFrame]) -> str | None:
+    """A symbol whose newest price and newest volume came from different partition numbers. Pure.
+
+    A replica that has but one partition number never meets such a symbol's other half: only the tables tell.
+    """
+    prices, volumes = (tails[side].group_by("code").agg(pl.col("partition").last()) for side in Side)
+    apart = prices.join(volumes, on="code").filter(pl.col("partition") != pl.col("partition_right"))
+    return symbols[int(apart["code"].to_numpy()[0])] if len(apart) else None
+
+
+def _torn(symbol: str) -> NotCopartitioned:
+    return NotCopartitioned(
+        f"symbol {symbol!r} comes in two partitions, so several replicas cannot share the topics; "
+        f"run one replica, or key the messages of both topics by symbol with the same partitioner"
+    )
 
 
 def _batch_limits(settings: Settings) -> BatchLimits:

@@ -124,20 +124,39 @@ def _with_other_keys(things: list[Thing]) -> list[Thing]:
     return [replace(thing, key=(thing.key or b"")[::-1] + thing.side.encode()) for thing in things]
 
 
+def _into_other_partitions(things: list[Thing]) -> list[Thing]:
+    """Keyed by symbol on both sides, but by different partitioners: no replica ever sees both halves."""
+    return [
+        replace(thing, partition=(zlib.crc32(thing.key or b"") + (thing.side == "volumes")) % 2) for thing in things
+    ]
+
+
 def _into_unequal_topics(things: list[Thing]) -> list[Thing]:
     count = {"prices": 8, "volumes": 6}
     return [replace(thing, partition=zlib.crc32(thing.key or b"") % count[thing.side]) for thing in things]
 
 
-@protocols
+KEYS_MEND = "run one replica, or key the messages of both topics by symbol with the same partitioner"
+
+
 @pytest.mark.parametrize(
-    ("arrange", "mend"),
+    ("protocol", "arrange", "partitions", "mend"),
     [
-        (_without_keys, "run one replica, or key the messages by symbol"),
-        (_with_other_keys, "run one replica, or key the messages of both topics by symbol with the same partitioner"),
-        (_into_unequal_topics, "run one replica, or give both topics the same number of partitions"),
+        ("classic", _without_keys, (6, 6), "run one replica, or key the messages by symbol"),
+        ("consumer", _without_keys, (6, 6), "run one replica, or key the messages by symbol"),
+        ("consumer", _with_other_keys, (6, 6), KEYS_MEND),
+        ("classic", _into_other_partitions, (2, 2), KEYS_MEND),
+        ("classic", _into_unequal_topics, (8, 6), "or give both topics the same number of partitions"),
+        ("consumer", _into_unequal_topics, (8, 6), "or give both topics the same number of partitions"),
     ],
-    ids=["without keys", "with other keys", "into unequal topics"],
+    ids=[
+        "unkeyed-classic",
+        "unkeyed-consumer",
+        "other keys",
+        "other partitioner",
+        "unequal-classic",
+        "unequal-consumer",
+    ],
 )
 def test_topics_for_one_replica(
     kafka: Any,
@@ -146,17 +165,16 @@ def test_topics_for_one_replica(
     start: Start,
     protocol: str,
     arrange: Callable[[list[Thing]], list[Thing]],
+    partitions: tuple[int, int],
     mend: str,
 ) -> None:
     """Two replicas with half of a symbol's rows each would compute wrong averages; a careless start would stop both."""
-    world = World.make(kafka, database_url, topics, partitions=6)
+    of_prices, of_volumes = partitions
+    world = World.make(kafka, database_url, topics, of_volumes)
     world.settings |= {"TICKLOOM_KAFKA_OPTIONS": PROTOCOLS[protocol]}
-    of_prices = 6
-    if arrange is _into_unequal_topics:
-        of_prices = 8
-        prices = world.topics["prices"]
+    if of_prices > of_volumes:
         admin = AdminClient({"bootstrap.servers": world.bootstrap})
-        admin.create_partitions([NewPartitions(prices, of_prices)])[prices].result(30)
+        admin.create_partitions([NewPartitions(topics[0], of_prices)])[topics[0]].result(30)
     things = arrange(hostile_things(seed=22, messages=3_000))
     first = start(world, "first")
     world.produce(things[:1_000])
@@ -170,7 +188,8 @@ def test_topics_for_one_replica(
     until(lambda: world.query(READ)[0][0] == 3_000)
     assert first.process.poll() is None
     first.leaves()
-    log = read_log(world.bootstrap, {"prices": topics[0]}, of_prices) + read_log(
-        world.bootstrap, {"volumes": topics[1]}, 6
-    )
+    log = [
+        *read_log(world.bootstrap, {"prices": topics[0]}, of_prices),
+        *read_log(world.bootstrap, {"volumes": topics[1]}, of_volumes),
+    ]
     assert world.differences(log=log) == []
