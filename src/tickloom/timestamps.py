@@ -30,8 +30,12 @@ _TEXT = re.compile(
 _NUMBER = re.compile(r"(-)?(\d+)(?:\.(\d+))?(?:[eE]([+-]?)0*(\d+))?", re.ASCII)
 _MAX_POWER_DIGITS = 7
 _MAX_MICROS_DIGITS = 18  # some 31,000 years; all that fits into 64 bits
-_DAYS_IN_MONTH = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], dtype=np.int64)
-_WIDTH = 36  # the longest text the column parser looks at: nine digits of fraction and an offset fit
+_DAYS_IN_MONTH = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], dtype=np.int32)
+# What the column parser looks at: "YYYY-MM-DDTHH:MM:SS", then up to nine digits and "+00:00".
+_DIGIT_PLACES = [place for place, char in enumerate("YYYY-MM-DDThh:mm:ss") if char not in "-T:"]
+_SECONDS_END = 19
+_MAX_PLACES = 9
+_MAX_WIDTH = _SECONDS_END + 1 + _MAX_PLACES + 6
 
 
 def parse_text(text: str) -> int | None:
@@ -84,59 +88,54 @@ def parse_column(texts: pl.Series) -> NDArray[np.int64] | None:
     Only zones ``Z``, ``+00:00`` and none, and up to nine digits of fraction: all else is left to ``parse_text``.
     """
     lengths = texts.str.len_bytes().to_numpy()
-    if not len(lengths) or lengths.min() < 19 or lengths.max() > _WIDTH:
+    if not len(lengths):
         return None
-    joined = texts.str.pad_end(_WIDTH, " ").str.join("").item().encode()
-    if len(joined) != _WIDTH * len(lengths):  # not all of it is ASCII
+    shortest, width = int(lengths.min()), int(lengths.max())
+    if shortest < _SECONDS_END or width > _MAX_WIDTH:
         return None
-    chars = np.frombuffer(joined, dtype=np.uint8).reshape(-1, _WIDTH)
+    alike = shortest == width
+    joined = (texts if alike else texts.str.pad_end(width, " ")).str.join("").item().encode()
+    if len(joined) != width * len(lengths):  # not all of it is ASCII
+        return None
+    # By character, then by row: what stands at one place of all texts lies together, one byte each.
+    chars = np.ascontiguousarray(np.frombuffer(joined, dtype=np.uint8).reshape(-1, width).T)
     seconds = _whole_seconds(chars)
     if seconds is None:
         return None
     micros = seconds * MICROSECONDS
-    for length in np.unique(lengths):
-        if length == 19:
-            continue
-        rows = np.flatnonzero(lengths == length)
-        fraction = _fraction(chars[rows, 19:length])
+    for length in (width,) if alike else np.unique(lengths).tolist():
+        rows = slice(None) if alike else np.flatnonzero(lengths == length)
+        fraction = _fraction(chars[_SECONDS_END:length, rows])
         if fraction is None:
             return None
         micros[rows] += fraction
     return micros
 
 
-def _digits(chars: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.int64] | None:
-    values = chars[:, start:stop] - np.uint8(48)  # wraps around for what lies below "0"
-    if (values > 9).any():
-        return None
-    number = np.zeros(len(values), dtype=np.int64)
-    for column in range(stop - start):
-        number = number * 10 + values[:, column]
-    return number
-
-
 def _whole_seconds(chars: NDArray[np.uint8]) -> NDArray[np.int64] | None:
-    for column, allowed in ((4, b"-"), (7, b"-"), (10, b"T "), (13, b":"), (16, b":")):
-        present = chars[:, column]
+    for place, allowed in ((4, b"-"), (7, b"-"), (10, b"T "), (13, b":"), (16, b":")):
+        present = chars[place]
         if not np.logical_or.reduce([present == letter for letter in allowed]).all():
             return None
-    parts = [
-        _digits(chars, start, start + width) for start, width in ((0, 4), (5, 2), (8, 2), (11, 2), (14, 2), (17, 2))
-    ]
-    if any(part is None for part in parts):
+    digits = chars[_DIGIT_PLACES] - np.uint8(48)  # wraps around for what lies below "0"
+    if (digits > 9).any():
         return None
-    year, month, day, hour, minute, second = (part for part in parts if part is not None)
-    if year.min() < 1 or month.min() < 1 or month.max() > 12 or day.min() < 1:
+    pairs = (digits[0::2] * np.uint8(10) + digits[1::2]).astype(np.int32)
+    century, year, month, day, hour, minute, second = pairs
+    year = century * 100 + year
+    highest = pairs.max(axis=1).tolist()
+    if year.min() < 1 or month.min() < 1 or day.min() < 1 or highest[2] > 12:
         return None
     leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
     if (day > _DAYS_IN_MONTH[month] + (leap & (month == 2))).any():
         return None
-    if hour.max() > 23 or minute.max() > 59 or second.max() > 59:
+    if highest[4] > 23 or highest[5] > 59 or highest[6] > 59:
         return None
-    return _days_from_civil(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second
+    of_day = hour * 3_600 + minute * 60 + second
+    return _days_from_civil(year, month, day).astype(np.int64) * 86_400 + of_day
 
 
-def _days_from_civil(year: NDArray[np.int64], month: NDArray[np.int64], day: NDArray[np.int64]) -> NDArray[np.int64]:
+def _days_from_civil(year: NDArray[np.int32], month: NDArray[np.int32], day: NDArray[np.int32]) -> NDArray[np.int32]:
     """Days since 1970-01-01 (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", days_from_civil)."""
     year = year - (month <= 2)
     era = year // 400
@@ -145,19 +144,21 @@ def _days_from_civil(year: NDArray[np.int64], month: NDArray[np.int64], day: NDA
     return era * 146_097 + year_of_era * 365 + year_of_era // 4 - year_of_era // 100 + day_of_year - 719_468
 
 
-def _fraction(tails: NDArray[np.uint8]) -> NDArray[np.int64] | None:
+def _fraction(chars: NDArray[np.uint8]) -> NDArray[np.int32] | int | None:
     """Microseconds of the part after the seconds; the rows share a length, and must share their shape."""
-    first = tails[0].tobytes()
+    first = chars[:, 0].tobytes()
     zone = b"Z" if first.endswith(b"Z") else b"+00:00" if first.endswith(b"+00:00") else b""
-    digits = len(first) - len(zone)
-    if zone and not (tails[:, digits:] == np.frombuffer(zone, dtype=np.uint8)).all():
+    places = len(first) - len(zone) - 1
+    if zone and not (chars[places + 1 :] == np.frombuffer(zone, dtype=np.uint8)[:, None]).all():
         return None
-    if digits == 0:
-        return np.zeros(len(tails), dtype=np.int64)
-    if digits == 1 or digits > 10 or not (tails[:, 0] == ord(".")).all():
+    if places < 0:
+        return 0
+    if places == 0 or places > _MAX_PLACES or not (chars[0] == ord(".")).all():
         return None
-    value = _digits(tails, 1, digits)
-    if value is None:
+    digits = chars[1 : places + 1] - np.uint8(48)
+    if (digits > 9).any():
         return None
-    places = digits - 1
-    return value * 10 ** (6 - places) if places <= 6 else value // 10 ** (places - 6)
+    value = np.zeros(chars.shape[1], dtype=np.int32)
+    for digit in digits[:6]:
+        value = value * 10 + digit
+    return value * 10 ** max(0, 6 - places)
