@@ -87,24 +87,30 @@ def parse_column(texts: pl.Series) -> NDArray[np.int64] | None:
 
     Only zones ``Z``, ``+00:00`` and none, and up to nine digits of fraction: all else is left to ``parse_text``.
     """
-    lengths = texts.str.len_bytes().to_numpy()
-    if not len(lengths):
+    if not len(texts):
         return None
-    shortest, width = int(lengths.min()), int(lengths.max())
+    text = pl.col("text")
+    column = texts.to_frame("text")
+    shortest, width, joined = column.select(
+        shortest=text.str.len_bytes().min(), longest=text.str.len_bytes().max(), joined=text.str.join("")
+    ).row(0)
     if shortest < _SECONDS_END or width > _MAX_WIDTH:
         return None
-    alike = shortest == width
-    joined = (texts if alike else texts.str.pad_end(width, " ")).str.join("").item().encode()
-    if len(joined) != width * len(lengths):  # not all of it is ASCII
+    lengths = np.full(1, width)
+    if shortest < width:
+        lengths = texts.str.len_bytes().to_numpy()
+        joined = texts.str.pad_end(width, " ").str.join("").item()
+    encoded = joined.encode()
+    if len(encoded) != width * len(texts):  # not all of it is ASCII
         return None
     # By character, then by row: what stands at one place of all texts lies together, one byte each.
-    chars = np.ascontiguousarray(np.frombuffer(joined, dtype=np.uint8).reshape(-1, width).T)
+    chars = np.ascontiguousarray(np.frombuffer(encoded, dtype=np.uint8).reshape(-1, width).T)
     seconds = _whole_seconds(chars)
     if seconds is None:
         return None
     micros = seconds * MICROSECONDS
-    for length in (width,) if alike else np.unique(lengths).tolist():
-        rows = slice(None) if alike else np.flatnonzero(lengths == length)
+    for length in np.unique(lengths).tolist():
+        rows = slice(None) if shortest == width else np.flatnonzero(lengths == length)
         fraction = _fraction(chars[_SECONDS_END:length, rows])
         if fraction is None:
             return None

@@ -17,7 +17,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import methodcaller
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import msgspec
 import numpy as np
@@ -306,13 +306,16 @@ def _decode_at_once(chunk: Chunk, bounds: EventBounds) -> pl.DataFrame | None:
         return None
     if not _symbols_clean(columns["symbol"]) or not _numbers_clean(chunk.side, columns):
         return None
-    return columns.select(
-        pl.col("symbol"),
-        pl.Series("ts", micros),
-        pl.col(VALUE_COLUMN[chunk.side]).alias("value"),
-        *OPTIONAL_COLUMNS[chunk.side],
-        pl.Series("partition", chunk.partitions, pl.Int32),
-        pl.Series("offset", chunk.offsets, pl.Int64),
+    value, optional = columns[VALUE_COLUMN[chunk.side]], OPTIONAL_COLUMNS[chunk.side]
+    return pl.DataFrame(
+        [
+            columns["symbol"],
+            pl.Series("ts", micros),
+            value.alias("value"),
+            *(columns[name] for name in optional),
+            pl.Series("partition", chunk.partitions, pl.Int32),
+            pl.Series("offset", chunk.offsets, pl.Int64),
+        ]
     )
 
 
@@ -327,16 +330,16 @@ def _read_clean_json(chunk: Chunk) -> pl.DataFrame | None:
     that begins like a compressed file, a `-0` (read as 0), an exponent past 32 bits (read modulo 2**32).
     """
     size = len(chunk.values)
-    if not size or not all(chunk.values):
+    try:
+        joined = b"\n".join(cast("Sequence[bytes]", chunk.values))
+    except TypeError:  # a message without a value
         return None
-    values = [value for value in chunk.values if value]
-    if len(max(values, key=len)) > MAX_FAST_VALUE_BYTES:
-        return None
-    joined = b"\n".join(values)
     raw = np.frombuffer(joined, dtype=np.uint8)
-    if not joined.startswith(b"{") or np.count_nonzero(raw == 0x5C) or np.count_nonzero(raw == 0x0A) != size - 1:
+    breaks = np.flatnonzero(raw == 0x0A)
+    if len(breaks) != size - 1 or b"\\" in joined or not joined.startswith(b"{"):
         return None
-    if _may_hold_long_exponent(raw):
+    lengths = np.diff(breaks, prepend=-1, append=len(raw)) - 1
+    if not 0 < lengths.min() <= lengths.max() <= MAX_FAST_VALUE_BYTES or _may_hold_long_exponent(raw):
         return None
     required = {"symbol": pl.String(), VALUE_COLUMN[chunk.side]: pl.Float64(), "timestamp": pl.String()}
     optional = {name: pl.Float64() for name in OPTIONAL_COLUMNS[chunk.side]}
@@ -368,11 +371,18 @@ def _may_hold_minus_zero(raw: NDArray[np.uint8]) -> bool:
 
 
 def _symbols_clean(symbols: pl.Series) -> bool:
-    distinct = symbols.unique()
-    lengths = distinct.str.len_chars()
-    suspicious = distinct.str.contains(f"{_LOOKS_LIKE_ANOTHER_TYPE}|{_CONTROL}").any()
-    shortest, longest = lengths.min(), lengths.max()
-    return not suspicious and bool(shortest) and isinstance(longest, int) and longest <= MAX_SYMBOL_CHARACTERS
+    symbol = pl.col("symbol")
+    shortest, longest, suspicious = (
+        symbols.unique()
+        .to_frame("symbol")
+        .select(
+            shortest=symbol.str.len_chars().min(),
+            longest=symbol.str.len_chars().max(),
+            suspicious=symbol.str.contains(f"{_LOOKS_LIKE_ANOTHER_TYPE}|{_CONTROL}").any(),
+        )
+        .row(0)
+    )
+    return not suspicious and 0 < shortest <= longest <= MAX_SYMBOL_CHARACTERS
 
 
 def _numbers_clean(side: Side, columns: pl.DataFrame) -> bool:
