@@ -28,15 +28,26 @@ _ROW = (("ts", np.int64), ("value", np.float64), ("offset", np.int64), ("partiti
 
 
 @dataclass(frozen=True, slots=True)
+class Events:
+    """Rows as columns of one length: code (index into the symbols at hand), ts, value, partition, offset."""
+
+    code: Ints
+    ts: Ints
+    value: NDArray[np.float64]
+    partition: NDArray[np.int32]
+    offset: Ints
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """Rows of the tails around a batch: for each code its rows from ``since`` on, and W-1 rows before them.
 
-    ``frame``: code, ts, value, partition, offset; ordered by code, then ts.
-    ``base``: per code the logical index of its first row in ``frame`` (or of the next row, where it has none).
+    ``rows``: ordered by code, then ts.
+    ``base``: per code the logical index of its first row in ``rows`` (or of the next row, where it has none).
     ``floor``: per code the oldest ts that the tail answers for; ``NO_FLOOR`` where it holds the whole history.
     """
 
-    frame: pl.DataFrame
+    rows: Events
     base: Ints
     floor: Ints
 
@@ -69,42 +80,55 @@ class _Ring:
 
     def context(self, slots: Ints, since: Ints, before: int) -> Context:
         total = self.total[slots]
-        held = np.minimum(total, self.rows)
-        first = total - held
-        positions = np.arange(self.rows)
-        valid = positions < held[:, None]  # a ring fills its positions in order before it wraps
-        newer = ((self.ts[slots] >= since[:, None]) & valid).sum(axis=1)
-        base = np.maximum(total - newer - before, first)
+        first = np.maximum(total - self.rows, 0)
+        base = np.maximum(total - self._newer(slots, total, since) - before, first)
         counts = total - base
         codes = np.repeat(np.arange(len(slots)), counts)
-        index = np.arange(len(codes)) - np.repeat(np.cumsum(counts) - counts, counts) + base[codes]
-        row, column = slots[codes], index % self.rows
-        full = total >= self.rows
+        at = slots[codes], _numbers(base, counts) % self.rows
+        rows = Events(codes, self.ts[at], self.value[at], self.partition[at], self.offset[at])
         oldest = self.ts[slots, first % self.rows]
-        frame = pl.DataFrame(
-            {
-                "code": codes.astype(np.uint32),
-                "ts": self.ts[row, column],
-                "value": self.value[row, column],
-                "partition": self.partition[row, column],
-                "offset": self.offset[row, column],
-            }
-        )
-        return Context(frame, base, np.where(full, oldest, NO_FLOOR))
+        return Context(rows, base, np.where(total >= self.rows, oldest, NO_FLOOR))
 
-    def absorb(self, slots: Ints, base: Ints, rows: pl.DataFrame) -> None:
-        """``rows`` (ordered by code, ts) replace each code's rows from its logical index ``base`` on."""
-        codes = rows["code"].to_numpy()
-        counts = np.bincount(codes, minlength=len(slots))
+    def absorb(self, slots: Ints, base: Ints, rows: Events, moved: NDArray[np.bool_]) -> None:
+        """``rows`` (ordered by code, ts) replace each code's rows from its logical index ``base`` on.
+
+        ``moved`` is false for those that stand where they stood, unchanged.
+        """
+        counts = np.bincount(rows.code, minlength=len(slots))
         ends = base + counts
-        index = np.arange(len(codes)) - np.repeat(np.cumsum(counts) - counts, counts) + base[codes]
-        kept = index >= ends[codes] - self.rows
-        row, column = slots[codes[kept]], index[kept] % self.rows
-        self.ts[row, column] = rows["ts"].to_numpy()[kept]
-        self.value[row, column] = rows["value"].to_numpy()[kept]
-        self.offset[row, column] = rows["offset"].to_numpy()[kept]
-        self.partition[row, column] = rows["partition"].to_numpy()[kept]
+        index = _numbers(base, counts)
+        kept = np.flatnonzero(moved & (index >= (ends - self.rows)[rows.code]))
+        at = slots[rows.code[kept]], index[kept] % self.rows
+        self.ts[at] = rows.ts[kept]
+        self.value[at] = rows.value[kept]
+        self.offset[at] = rows.offset[kept]
+        self.partition[at] = rows.partition[kept]
         self.total[slots] = ends
+
+    def _newer(self, slots: Ints, total: Ints, since: Ints) -> Ints:
+        """Per slot how many of its rows lie at ``since`` or after: none, for most, as its newest row tells."""
+        newer = np.zeros(len(slots), dtype=np.int64)
+        late = np.flatnonzero((total > 0) & (self.ts[slots, (total - 1) % self.rows] >= since))
+        valid = np.arange(self.rows) < total[late, None]  # a ring fills its positions in order before it wraps
+        newer[late] = ((self.ts[slots[late]] >= since[late, None]) & valid).sum(axis=1)
+        return newer
+
+
+def events(frame: pl.DataFrame) -> Events:
+    """The columns that the tails keep, of a frame that has them."""
+    return Events(
+        frame["code"].to_numpy().astype(np.int64),
+        frame["ts"].to_numpy(),
+        frame["value"].to_numpy(),
+        frame["partition"].to_numpy(),
+        frame["offset"].to_numpy(),
+    )
+
+
+def _numbers(starts: Ints, counts: Ints) -> Ints:
+    """For each start as many numbers from it on as its count says, all in one row."""
+    ends = np.cumsum(counts)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - counts), counts)
 
 
 class Tails:
@@ -143,7 +167,7 @@ class Tails:
         slots = np.array([self._take(symbol) for symbol in symbols], dtype=np.int64)
         nothing = np.zeros(len(slots), dtype=np.int64)
         for side, ring in self._rings.items():
-            ring.absorb(slots, nothing, rows[side])
+            ring.absorb(slots, nothing, events(rows[side]), np.ones(len(rows[side]), dtype=np.bool_))
 
     def slots(self, symbols: Sequence[str], batch: int) -> Ints:
         """The slots of cached ``symbols``, which batch number ``batch`` (counted from 1) now touches."""
@@ -155,9 +179,12 @@ class Tails:
         """The rows that a batch needs whose earliest event times by slot, over both sides, are ``since``."""
         return self._rings[side].context(slots, since, self.window_rows - 1)
 
-    def absorb(self, side: Side, slots: Ints, base: Ints, rows: pl.DataFrame) -> None:
-        """Take the rows of a joined batch in: context and batch merged, ordered by code and ts."""
-        self._rings[side].absorb(slots, base, rows)
+    def absorb(self, side: Side, slots: Ints, base: Ints, rows: Events, moved: NDArray[np.bool_]) -> None:
+        """Take the rows of a joined batch in: context and batch merged, ordered by code and ts.
+
+        ``moved`` is false for rows of the context that stand where they stood, unchanged.
+        """
+        self._rings[side].absorb(slots, base, rows, moved)
 
     def evict(self, coming: int = 0) -> int:
         """Make room for ``coming`` symbols: drop the least recently touched over the bound; how many.

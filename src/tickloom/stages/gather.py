@@ -106,7 +106,7 @@ class Gatherer:
 
     def _frame(self, side: Side) -> pl.DataFrame:
         frames = self._frames[side]
-        return pl.concat(frames) if frames else pl.DataFrame(schema=rows_schema(side))
+        return pl.concat(frames, rechunk=True) if frames else pl.DataFrame(schema=rows_schema(side))
 
     def _add_rows(self, decoded: Decoded) -> None:
         chunk = decoded.chunk

@@ -11,18 +11,26 @@ The mean is the sum of the window, oldest row first, divided by its count: bit f
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tickloom.model import OPTIONAL_COLUMNS, Batch, Side
-from tickloom.tails import NO_FLOOR, Context, Tails
+from tickloom.model import Batch, Side
+from tickloom.tails import NO_FLOOR, Context, Events, Ints, Tails, events
+
+Bools: TypeAlias = NDArray[np.bool_]
+Floats: TypeAlias = NDArray[np.float64]
 
 _KEY = ["code", "ts"]
+_KEY_BITS = 63
 _FOREVER = np.iinfo(np.int64).max
+_MET_NUMBERS = ("price", "volume", "price_average", "volume_average", "ratio")
+_NO_KEYS = pl.DataFrame(schema={"code": pl.UInt32, "ts": pl.Int64})
+_NONE_MET = _NO_KEYS.with_columns(pl.lit(None, pl.Float64).alias(name) for name in _MET_NUMBERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +77,25 @@ def symbols_of(batch: Batch) -> pl.Series:
 def join(batch: Batch, symbols: pl.Series, tails: Tails, number: int) -> Joined:
     """Join batch ``number`` against ``tails``, which must hold all ``symbols`` and hold the batch's rows after."""
     rows = {side: with_codes(batch.rows[side], symbols) for side in Side}
+    read = {side: events(rows[side]) for side in Side}
     slots = tails.slots(symbols.to_list(), number)
-    since = _earliest(rows, len(symbols))
+    since = np.full(len(symbols), _FOREVER, dtype=np.int64)
+    for side in Side:
+        np.minimum.at(since, read[side].code, read[side].ts)
     contexts = {side: tails.context(side, slots, since) for side in Side}
+    keys = iter(_keys([part for side in Side for part in (contexts[side].rows, read[side])]))
     merged: dict[Side, _Merged] = {}
     for side in Side:
-        merged[side] = _merge(side, rows[side], contexts[side], tails.window_rows)
-        tails.absorb(side, slots, contexts[side].base, merged[side].frame)
-    met, unsure = _meet(merged[Side.PRICES].frame, merged[Side.VOLUMES].frame)
-    unanswered = [unsure, *(_below_floor(merged[side].frame, contexts[side.other].floor) for side in Side)]
-    fresh = met["fresh"]
+        merged[side] = one = _merge(contexts[side], next(keys), read[side], next(keys), tails.window_rows)
+        tails.absorb(side, slots, contexts[side].base, one.rows, one.moved)
+    met, remet, unsure = _meet(merged[Side.PRICES], merged[Side.VOLUMES])
+    below = [_below_floor(merged[side], contexts[side.other].floor) for side in Side]
     return Joined(
         symbols=symbols,
-        sides={side: merged[side].rows for side in Side},
-        met=met.filter(fresh).drop("fresh"),
-        remet=met.filter(~fresh).drop("fresh"),
-        unanswered=pl.concat(unanswered).unique().sort(_KEY),
+        sides={side: _side_rows(rows[side], merged[side]) for side in Side},
+        met=met,
+        remet=remet,
+        unanswered=_distinct([unsure, *below]),
     )
 
 
@@ -104,9 +115,7 @@ def join_by_sql(batch: Batch, symbols: pl.Series) -> Joined:
             stored={},
             superseded=superseded,
         )
-    keys = pl.DataFrame(schema={"code": pl.UInt32, "ts": pl.Int64})
-    empty = _meet_columns(pl.DataFrame(schema=dict.fromkeys(("price", "volume", "pa", "va"), pl.Float64)), keys)
-    return Joined(symbols, sides, met=empty, remet=empty, unanswered=keys)
+    return Joined(symbols, sides, met=_NONE_MET, remet=_NONE_MET, unanswered=_NO_KEYS)
 
 
 def with_codes(rows: pl.DataFrame, symbols: pl.Series) -> pl.DataFrame:
@@ -122,124 +131,218 @@ def partition_of_symbols(batch: Batch, symbols: pl.Series) -> NDArray[np.int64]:
     return np.where(found["low"].to_numpy() == found["high"].to_numpy(), found["low"].to_numpy(), -1)
 
 
-def _earliest(rows: Mapping[Side, pl.DataFrame], symbols: int) -> NDArray[np.int64]:
-    since = np.full(symbols, _FOREVER, dtype=np.int64)
-    for frame in rows.values():
-        first = frame.group_by("code").agg(pl.col("ts").min())
-        codes = first["code"].to_numpy()
-        since[codes] = np.minimum(since[codes], first["ts"].to_numpy())
-    return since
-
-
-@dataclass(frozen=True, slots=True)
-class _Merged:
-    """``frame``: context and batch, one row a key, ordered: the columns of rows, average and the flags."""
-
-    frame: pl.DataFrame
-    rows: SideRows
-
-
 def _winners(rows: pl.DataFrame) -> tuple[pl.DataFrame, dict[int, int]]:
     """One row a key, the one with the highest (offset, partition), ordered; and who lost, by partition."""
     ordered = rows.sort([*_KEY, "offset", "partition"])
     last = (ordered["code"] != ordered["code"].shift(-1)) | (ordered["ts"] != ordered["ts"].shift(-1))
     last = last.fill_null(True)
-    return ordered.filter(last), _count(ordered.filter(~last)["partition"])
+    return ordered.filter(last), _count(ordered.filter(~last)["partition"].to_numpy())
 
 
-def _count(partitions: pl.Series) -> dict[int, int]:
-    return dict(Counter(partitions.to_list()))
+def _count(partitions: NDArray[np.int32]) -> dict[int, int]:
+    found, counts = np.unique(partitions, return_counts=True)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
 
-def _merge(side: Side, rows: pl.DataFrame, context: Context, window: int) -> _Merged:
-    old = rows["ts"] < pl.Series(context.floor).gather(rows["code"])
-    unknown, _ = _winners(rows.filter(old))
-    frame = _numbered(_one_row_a_key(side, rows.filter(~old) if len(unknown) else rows, context.frame), window)
-    begins = pl.Series((context.base == 0) & (context.floor == NO_FLOOR))
-    frame = frame.with_columns(
-        # With fewer than W-1 rows before it, a window is whole only where the symbol's history begins here.
-        complete=(pl.col("place") >= window - 1) | begins.gather(frame["code"]),
-        average=_mean(window),
-    )
-    changed = frame.filter("changed")
-    stored = _count(changed.filter("fresh")["partition"])
-    read = Counter(rows["partition"].to_list())
-    for partition, count in (*stored.items(), *_count(unknown["partition"]).items()):
-        read[partition] -= count
-    seeds = pl.concat([unknown.select(_KEY), frame.filter(pl.col("affected") & ~pl.col("complete")).select(_KEY)])
-    columns = [*rows.columns, "average"]
-    return _Merged(
-        frame,
-        SideRows(
-            new=changed.filter("fresh").select(columns),
-            corrected=changed.filter(~pl.col("fresh")).select(columns),
-            revised=frame.filter(pl.col("affected") & ~pl.col("changed")).select(*_KEY, "average"),
-            unknown=unknown,
-            seeds=seeds.unique().sort(_KEY),
-            stored=stored,
-            superseded={partition: count for partition, count in read.items() if count},
-        ),
-    )
+# --- context and batch as one ----------------------------------------------------------------------------------
 
 
-def _one_row_a_key(side: Side, rows: pl.DataFrame, context: pl.DataFrame) -> pl.DataFrame:
-    """Context and batch merged: the highest (offset, partition) of each key, ordered by code and ts.
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    """Some keys: the numbers of ``_keys``, and what they stand for."""
 
-    ``changed``: the row is the batch's. ``fresh``: its key was not in the tail.
+    key: Ints
+    code: Ints
+    ts: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class _Merged:
+    """Context and batch, one row a key, ordered by it.
+
+    ``source``: the row's index in the batch's frame; -1 where it is the context's.
+    ``fresh``: its key was not in the tail. ``changed``: the row is the batch's. ``moved``: such a one is among the
+    symbol's rows up to this; ``affected``: among the last W of them. ``complete``: the window is known whole.
+    ``unknown``, ``lost``: of the batch's rows older than the tail the winners (indexes, ordered), and their keys.
     """
-    missing = [pl.lit(None, pl.Float64).alias(name) for name in OPTIONAL_COLUMNS[side]]
-    known = context.with_columns(*missing, held=pl.lit(True)).select(*rows.columns, "held")
-    both = pl.concat([known, rows.with_columns(held=pl.lit(False))]).sort([*_KEY, "offset", "partition", "held"])
-    last = (both["code"] != both["code"].shift(-1)) | (both["ts"] != both["ts"].shift(-1))
-    seen = both["held"].cast(pl.Int64).cum_sum()
-    winners = both.with_columns(seen=seen).filter(last.fill_null(True))
-    held_before = (pl.col("seen") - pl.col("seen").shift(1, fill_value=0)) > 0  # a row of the key is from the tail
-    return winners.with_columns(changed=~pl.col("held"), fresh=~held_before).drop("seen", "held")
+
+    key: Ints
+    rows: Events
+    source: Ints
+    average: Floats
+    fresh: Bools
+    changed: Bools
+    moved: Bools
+    affected: Bools
+    complete: Bools
+    unknown: Ints
+    lost: _Keys
+
+    def keys(self, which: Bools) -> _Keys:
+        return _Keys(self.key[which], self.rows.code[which], self.rows.ts[which])
 
 
-def _numbered(frame: pl.DataFrame, window: int) -> pl.DataFrame:
-    """With ``place`` (0 for each code's first row) and ``affected``: a changed row is among the last W up to this."""
-    index = pl.int_range(pl.len(), dtype=pl.Int64)
-    start = pl.when(pl.col("code") != pl.col("code").shift(1)).then(index).otherwise(None)
-    place = index - start.forward_fill().fill_null(0)
-    since_change = index - pl.when("changed").then(index).otherwise(None).forward_fill()
-    affected = (since_change <= place) & (since_change < window)
-    return frame.with_columns(place=place, affected=affected.fill_null(False))
+def _keys(parts: Sequence[Events]) -> list[Ints]:
+    """For each row of each part a number that orders and equals, among all of them, as its (code, ts) does."""
+    codes, times = np.concatenate([part.code for part in parts]), np.concatenate([part.ts for part in parts])
+    if not len(codes):
+        return [codes for _ in parts]
+    bits = (int(times.max()) - int(times.min())).bit_length()
+    if bits + int(codes.max()).bit_length() <= _KEY_BITS:
+        times -= times.min()
+    else:  # so wide apart that both do not fit: the times are numbered instead
+        times = np.unique(times, return_inverse=True)[1]
+        bits = len(times).bit_length()
+    ends = np.cumsum([len(part.code) for part in parts])
+    return np.split((codes << bits) | times, ends[:-1])
 
 
-def _mean(window: int) -> pl.Expr:
-    """Mean over the row and the up to ``window``-1 before it of the same code, summed from the oldest on."""
-    total = pl.lit(0.0)
-    for back in range(window - 1, -1, -1):
-        total = total + pl.when(pl.col("place") >= back).then(pl.col("value").shift(back)).otherwise(0.0)
-    return total / pl.min_horizontal(pl.col("place") + 1, pl.lit(window, pl.Int64)).cast(pl.Float64)
-
-
-def _meet(prices: pl.DataFrame, volumes: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Rows of stock_analytics_data that the batch makes or changes, and the keys that SQL must answer."""
-    columns = [*_KEY, "value", "average", "fresh", "changed", "affected", "complete"]
-    both = prices.select(columns).join(volumes.select(columns), on=_KEY, suffix="_v", maintain_order="left")
-    both = both.filter(pl.col("affected") | pl.col("affected_v"))
-    sure = both["complete"] & both["complete_v"]
-    fresh = (both["changed"] & both["fresh"]) | (both["changed_v"] & both["fresh_v"])
-    numbers = both.select(price="value", volume="value_v", pa="average", va="average_v")
-    met = _meet_columns(numbers, both.select(_KEY)).with_columns(fresh=fresh)
-    return met.filter(sure), both.filter(~sure).select(_KEY)
-
-
-def _meet_columns(numbers: pl.DataFrame, keys: pl.DataFrame) -> pl.DataFrame:
-    ratio = pl.col("price") / pl.col("volume")
-    return pl.concat([keys, numbers], how="horizontal").select(
-        *_KEY,
-        "price",
-        "volume",
-        price_average="pa",
-        volume_average="va",
-        ratio=pl.when((pl.col("volume") != 0) & ratio.is_finite()).then(ratio).otherwise(None),
+def _merge(context: Context, known: Ints, read: Events, keys: Ints, window: int) -> _Merged:
+    """``known`` are the keys of the context's rows, ``keys`` those of the rows that were read."""
+    old = read.ts < context.floor[read.code]
+    young, unknown = np.flatnonzero(~old), np.flatnonzero(old)
+    both = _concat(context.rows, _take(read, young))
+    held = np.arange(len(both.ts)) < len(known)
+    key = np.concatenate([known, keys[young]])
+    order = _ordered(key, both.offset, both.partition, held)
+    last = _last_of_each(key[order])
+    won = order[last]
+    rows = _take(both, won)
+    place, changed = _places(rows.code), ~held[won]
+    index = np.arange(len(won))
+    since_change = index - np.maximum.accumulate(np.where(changed, index, -1 - len(won)))
+    moved = since_change <= place
+    begins = (context.base == 0) & (context.floor == NO_FLOOR)
+    unknown = unknown[_ordered(keys[unknown], read.offset[unknown], read.partition[unknown])]
+    unknown = unknown[_last_of_each(keys[unknown])]
+    return _Merged(
+        key=key[won],
+        rows=rows,
+        source=np.concatenate([np.full(len(known), -1), young])[won],
+        average=_mean(rows.value, place, window),
+        fresh=np.diff(np.cumsum(held[order])[last], prepend=0) == 0,  # no row of the key is from the tail
+        changed=changed,
+        moved=moved,
+        affected=moved & (since_change < window),
+        # With fewer than W-1 rows before it, a window is whole only where the symbol's history begins here.
+        complete=(place >= window - 1) | begins[rows.code],
+        unknown=unknown,
+        lost=_Keys(keys[unknown], read.code[unknown], read.ts[unknown]),
     )
 
 
-def _below_floor(frame: pl.DataFrame, other_floor: NDArray[np.int64]) -> pl.DataFrame:
+def _take(rows: Events, which: Ints) -> Events:
+    return Events(rows.code[which], rows.ts[which], rows.value[which], rows.partition[which], rows.offset[which])
+
+
+def _concat(first: Events, then: Events) -> Events:
+    return Events(
+        np.concatenate([first.code, then.code]),
+        np.concatenate([first.ts, then.ts]),
+        np.concatenate([first.value, then.value]),
+        np.concatenate([first.partition, then.partition]),
+        np.concatenate([first.offset, then.offset]),
+    )
+
+
+def _ordered(key: Ints, *ties: NDArray[Any]) -> Ints:
+    """The order of rows by ``key``, and by ``ties`` where keys are equal."""
+    order = np.argsort(key)
+    same = ~_last_of_each(key[order])
+    if same.any():
+        tied = np.flatnonzero(same | np.roll(same, 1))
+        rows = order[tied]
+        order[tied] = rows[np.lexsort((*(tie[rows] for tie in reversed(ties)), key[rows]))]
+    return order
+
+
+def _last_of_each(key: Ints) -> Bools:
+    """Of ordered keys: which differ from the next; the very last one does."""
+    last = np.ones(len(key), dtype=np.bool_)
+    np.not_equal(key[1:], key[:-1], out=last[:-1])
+    return last
+
+
+def _places(code: Ints) -> Ints:
+    """Of ordered codes: 0 for each one's first row, and on from there."""
+    starts = np.flatnonzero(np.diff(code, prepend=-1))
+    return np.arange(len(code)) - np.repeat(starts, np.diff(starts, append=len(code)))
+
+
+def _mean(value: Floats, place: Ints, window: int) -> Floats:
+    """Mean over the row and the up to ``window``-1 before it of the same code, summed from the oldest on."""
+    total = np.zeros(len(value))
+    for back in range(min(window, len(value)) - 1, -1, -1):
+        total[back:] += np.where(place[back:] >= back, value[: len(value) - back], 0.0)
+    return total / np.minimum(place + 1, window)
+
+
+# --- what load takes -------------------------------------------------------------------------------------------
+
+
+def _side_rows(rows: pl.DataFrame, merged: _Merged) -> SideRows:
+    """``rows``: the batch's own, with codes."""
+    unknown = rows[merged.unknown]
+    new = merged.changed & merged.fresh
+    revised = merged.affected & ~merged.changed
+    stored = _count(merged.rows.partition[new])
+    superseded = Counter(_count(rows["partition"].to_numpy()))
+    superseded.subtract(stored)
+    superseded.subtract(_count(unknown["partition"].to_numpy()))
+    return SideRows(
+        new=_with_averages(rows, merged, new),
+        corrected=_with_averages(rows, merged, merged.changed & ~merged.fresh),
+        revised=_key_frame(merged.keys(revised)).with_columns(pl.Series("average", merged.average[revised])),
+        unknown=unknown,
+        seeds=_distinct([merged.lost, merged.keys(merged.affected & ~merged.complete)]),
+        stored=stored,
+        superseded={partition: count for partition, count in superseded.items() if count},
+    )
+
+
+def _with_averages(rows: pl.DataFrame, merged: _Merged, which: Bools) -> pl.DataFrame:
+    average = pl.Series("average", merged.average[which])
+    return rows[merged.source[which]].insert_column(rows.width, average)
+
+
+def _key_frame(keys: _Keys) -> pl.DataFrame:
+    return pl.DataFrame([pl.Series("code", keys.code.astype(np.uint32)), pl.Series("ts", keys.ts)])
+
+
+def _distinct(some: Sequence[_Keys]) -> pl.DataFrame:
+    """All these keys once each, ordered."""
+    _, first = np.unique(np.concatenate([keys.key for keys in some]), return_index=True)
+    code, ts = np.concatenate([keys.code for keys in some]), np.concatenate([keys.ts for keys in some])
+    return _key_frame(_Keys(first, code[first], ts[first]))
+
+
+def _meet(prices: _Merged, volumes: _Merged) -> tuple[pl.DataFrame, pl.DataFrame, _Keys]:
+    """Rows of stock_analytics_data that are new and that change, and the keys that SQL must answer."""
+    key = np.concatenate([prices.key, volumes.key])
+    order = np.argsort(key, kind="stable")  # two ordered runs: this merges them
+    first = np.flatnonzero(~_last_of_each(key[order]))
+    p, v = order[first], order[first + 1] - len(prices.key)
+    touched = prices.affected[p] | volumes.affected[v]
+    p, v = p[touched], v[touched]
+    sure = prices.complete[p] & volumes.complete[v]
+    new = (prices.changed & prices.fresh)[p] | (volumes.changed & volumes.fresh)[v]
+    met = [_met(prices, p[which], volumes, v[which]) for which in (sure & new, sure & ~new)]
+    unsure = p[~sure]
+    return met[0], met[1], _Keys(prices.key[unsure], prices.rows.code[unsure], prices.rows.ts[unsure])
+
+
+def _met(prices: _Merged, p: Ints, volumes: _Merged, v: Ints) -> pl.DataFrame:
+    price, volume = prices.rows.value[p], volumes.rows.value[v]
+    with np.errstate(all="ignore"):
+        ratio = price / volume
+    ratio[~np.isfinite(ratio)] = np.nan  # by 0, or beyond float8
+    numbers = (price, volume, prices.average[p], volumes.average[v])
+    return _key_frame(_Keys(p, prices.rows.code[p], prices.rows.ts[p])).with_columns(
+        *(pl.Series(name, column) for name, column in zip(_MET_NUMBERS, numbers, strict=False)),
+        pl.Series(_MET_NUMBERS[-1], ratio, nan_to_null=True),
+    )
+
+
+def _below_floor(merged: _Merged, other_floor: Ints) -> _Keys:
     """Keys that changed here and that lie before all that the other side's tail answers for."""
-    affected = frame.filter("affected")
-    return affected.filter(affected["ts"] < pl.Series(other_floor).gather(affected["code"])).select(_KEY)
+    return merged.keys(merged.affected & (merged.rows.ts < other_floor[merged.rows.code]))
