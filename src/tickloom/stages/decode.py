@@ -358,16 +358,20 @@ def _read_clean_json(chunk: Chunk) -> pl.DataFrame | None:
 
 def _may_hold_long_exponent(raw: NDArray[np.uint8]) -> bool:
     """Never False where an exponent has ten digits or more, the least to pass 32 bits; nearly always else."""
-    letter = (raw[:-10] | 0x20) == ord("e")
-    figure = (raw - np.uint8(ord("0"))) < 10  # wraps around for what lies below "0"
-    return bool((letter & figure[2:-8] & figure[6:-4] & figure[10:]).any())  # the next byte may be a sign
+    for letter in b"eE":  # few bytes are: to look at those alone costs a fifth of looking at all
+        at = np.flatnonzero(raw[:-10] == letter)
+        for ahead in (2, 6, 10):  # the next byte may be a sign
+            at = at[raw[at + ahead] - np.uint8(ord("0")) < 10]  # wraps around for what lies below "0"
+        if len(at):
+            return True
+    return False
 
 
 def _may_hold_minus_zero(raw: NDArray[np.uint8]) -> bool:
     """Never False where a number is written `-0`."""
-    after = raw[2:]
-    ends = (after <= ord(" ")) | (after == ord(",")) | (after == ord("}"))
-    return bool(((raw[:-2] == ord("-")) & (raw[1:-1] == ord("0")) & ends).any())
+    at = np.flatnonzero(raw[:-2] == ord("-"))
+    after = raw[at[raw[at + 1] == ord("0")] + 2]
+    return bool(((after <= ord(" ")) | (after == ord(",")) | (after == ord("}"))).any())
 
 
 def _symbols_clean(symbols: pl.Series) -> bool:
