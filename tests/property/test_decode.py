@@ -156,7 +156,7 @@ def values(draw: st.DrawFn, side: Side, record_ms: int = RECORD_MS) -> bytes | N
 
 @SIDES
 @given(data=st.data())
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_every_reader_says_what_the_judge_says(side: Side, data: st.DataObject) -> None:
     """A row that depends on its neighbours is a wrong table; a wrong reason sends the operator to the wrong place."""
     drawn = data.draw(st.lists(values(side), min_size=1, max_size=4))
@@ -166,7 +166,7 @@ def test_every_reader_says_what_the_judge_says(side: Side, data: st.DataObject) 
 
 @SIDES
 @given(data=st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_records_time(side: Side, data: st.DataObject) -> None:
     """A record of the year 33658, or from before 1970, or without a time, would stop the daemon on each start."""
     at = data.draw(st.lists(RECORD_TIMES, min_size=1, max_size=3))
@@ -175,7 +175,7 @@ def test_any_records_time(side: Side, data: st.DataObject) -> None:
 
 @SIDES
 @given(numbers=st.lists(st.one_of(FLOATS, DECIMALS, TINY, st.sampled_from(hard_cases.NUMBERS)), min_size=1, max_size=8))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_numbers_to_the_last_bit(side: Side, numbers: list[bytes]) -> None:
     """A price that is rounded otherwise beside other messages makes a replay differ from the table it replaces."""
     drawn = [b'{"symbol":"S","%s":%s,"timestamp":%s}' % (VALUE[side], number, STAMP) for number in numbers]

@@ -89,7 +89,8 @@ def test_numbers_as_times(literal: str) -> None:
 )
 def test_a_megabyte(text: bytes) -> None:
     """Else one large message would keep the daemon busy for hours: some ways to read are quadratic."""
-    values = list(hard_cases.bent(text, Side.PRICES))[:9]
+    bent = list(hard_cases.bent(text, Side.PRICES))
+    values = [bent[place] for place in (0, 3, 4, 5, 8)]  # alone, symbol, price, timestamp, an unknown field
     begun = time.process_time()
     found = verdicts(decode(chunk(Side.PRICES, values), BOUNDS))
     assert time.process_time() - begun < 20
