@@ -94,6 +94,37 @@ def check(as_json: Annotated[bool, typer.Option("--json", help="One JSON documen
         raise typer.Exit(3)
 
 
+@app.command(epilog="Example: tickloom verify --from 2026-11-24T10:00 --to 2026-11-24T11:00 --repair")
+def verify(
+    since: Annotated[
+        str | None, typer.Option("--from", help="Only rows from this time on (ISO; UTC without offset).")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--to", help="Only rows before this time.")] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Compute wrong averages and joined rows anew.")] = False,
+    limit: Annotated[int, typer.Option(min=0, max=10_000, help="Show this many of the first differences.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Recompute averages, join and counts from the raw tables and the ledger, in one snapshot; exit 3 if anything differs."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from tickloom.verify import parse_span
+    from tickloom.verify import verify as verify_all
+
+    span, configured = parse_span(since, until), _configured()
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("verify", total=None)
+
+        def watch(what: str, done: float, total: float) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        report = _run(verify_all(configured, span, limit=limit, repair=repair, watch=watch))
+    print(json.dumps(report.as_dict(), indent=2) if as_json else "\n".join(report.lines()))
+    if report.remaining:
+        raise typer.Exit(3)
+
+
 @app.command(epilog="Example: tickloom demo --seconds 60")
 def demo(
     seconds: Annotated[float | None, typer.Option(help="End by itself after this long; else at Ctrl-C.")] = None,

@@ -68,15 +68,18 @@ async def migrate(connection: Connection, settings: Settings) -> None:
     await check(connection, settings)
 
 
-async def check(connection: Connection, settings: Settings) -> None:
-    """Whether the tables are what this version writes. Raises ``SchemaMismatch`` with the mend."""
+async def check(connection: Connection, settings: Settings, *, writes: bool = True) -> None:
+    """Whether the tables are what this version writes, and may be written (or only read).
+
+    Raises ``SchemaMismatch`` with the mend.
+    """
     with told():
         for table in TABLES:
             await _check_columns(connection, table.name, set(table.names))
             await _check_partitioning(connection, table, partitioning(settings, table))
         for name, columns in BOOKKEEPING.items():
             await _check_columns(connection, f"tickloom.{name}", set(columns))
-        await _check_rights(connection)
+        await _check_rights(connection, writes)
 
 
 async def _check_columns(connection: Connection, table: str, wanted: set[str]) -> None:
@@ -101,12 +104,12 @@ async def _check_partitioning(connection: Connection, table: Table, width: Parti
         )
 
 
-async def _check_rights(connection: Connection) -> None:
+async def _check_rights(connection: Connection, writes: bool) -> None:
     for table in (*(table.name for table in TABLES), *(f"tickloom.{name}" for name in BOOKKEEPING)):
-        for right in ("SELECT", "INSERT", "UPDATE"):
+        for right in ("SELECT", "INSERT", "UPDATE") if writes else ("SELECT",):
             if not await connection.fetchval("SELECT has_table_privilege($1, $2)", table, right):
                 raise SchemaMismatch(f"no right to {right} on {table}; GRANT {right} ON {table} TO the daemon's role")
-    if not await connection.fetchval("SELECT has_database_privilege(current_database(), 'TEMP')"):
+    if writes and not await connection.fetchval("SELECT has_database_privilege(current_database(), 'TEMP')"):
         raise SchemaMismatch("no right to make temporary tables; GRANT TEMP ON DATABASE to the daemon's role")
 
 

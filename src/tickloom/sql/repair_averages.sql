@@ -1,0 +1,9 @@
+-- $1, $2 the slice [from, to); $3 window rows; $4 whether the table holds every row that the ledger stored: only
+-- then a window of fewer rows than W is the symbol's beginning, and not one whose older rows were dropped.
+WITH rows AS MATERIALIZED (
+{rows}
+)
+UPDATE {table} t SET {average} = r.average
+FROM rows r
+WHERE t.symbol = r.symbol AND t."timestamp" = r."timestamp" AND t."timestamp" >= $1 AND t."timestamp" < $2
+    AND r.kept IS DISTINCT FROM r.average AND ($4::bool OR NOT r.short)

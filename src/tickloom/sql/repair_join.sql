@@ -1,0 +1,31 @@
+-- $1, $2 the slice [from, to); $3 processed_at; $4 whether both raw tables have partitions there: only then a row
+-- without both halves is one too many. How many rows are deleted, inserted or mended.
+WITH met AS MATERIALIZED (
+    SELECT symbol, "timestamp", p.price, v.volume, p.price_moving_avg, v.trading_volume_moving_avg,
+           tickloom.ratio(CASE WHEN {possible_prices} THEN price END, CASE WHEN {possible_volumes} THEN volume END) AS ratio
+    FROM stock_prices p JOIN stock_volumes v USING (symbol, "timestamp")
+    WHERE p."timestamp" >= $1 AND p."timestamp" < $2 AND v."timestamp" >= $1 AND v."timestamp" < $2
+), deleted AS (
+    DELETE FROM stock_analytics_data a
+    WHERE $4::bool AND a."timestamp" >= $1 AND a."timestamp" < $2
+        AND NOT EXISTS (SELECT FROM met m WHERE m.symbol = a.symbol AND m."timestamp" = a."timestamp")
+    RETURNING 1
+), written AS (
+    INSERT INTO stock_analytics_data AS a
+        (symbol, "timestamp", price, volume, price_moving_avg, trading_volume_moving_avg, price_volume_ratio, processed_at)
+    SELECT m.*, $3::timestamptz FROM met m
+    LEFT JOIN (SELECT * FROM stock_analytics_data WHERE "timestamp" >= $1 AND "timestamp" < $2) a
+        USING (symbol, "timestamp")
+    WHERE a.symbol IS NULL
+        OR (a.price, a.volume, a.price_moving_avg, a.trading_volume_moving_avg, a.price_volume_ratio)
+            IS DISTINCT FROM (m.price, m.volume, m.price_moving_avg, m.trading_volume_moving_avg, m.ratio)
+    ON CONFLICT (symbol, "timestamp") DO UPDATE SET
+        price = excluded.price,
+        volume = excluded.volume,
+        price_moving_avg = excluded.price_moving_avg,
+        trading_volume_moving_avg = excluded.trading_volume_moving_avg,
+        price_volume_ratio = excluded.price_volume_ratio,
+        processed_at = excluded.processed_at
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM deleted) + (SELECT count(*) FROM written)
