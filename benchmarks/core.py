@@ -29,7 +29,7 @@ from tickloom.tails import Tails
 
 CHUNK_MESSAGES = 10_000
 PARTITIONS = 4
-WINDOW, TAIL, CACHE = 5, 64, 100_000
+WINDOW, TAIL, CACHE, ROOM = 5, 64, 100_000, 96 * 2**20
 WARM_MESSAGES = 200_000
 STEPS = ("decode", "gather", "symbols", "join", "encode")
 DAY = 86_400 * 10**6
@@ -89,7 +89,7 @@ def run(log: Sequence[Sequence[Chunk]]) -> Clock:
     """One replay; the warm batches are not counted."""
     positions = {TopicPartition(side.value, number): 0 for side in Side for number in range(PARTITIONS)}
     gatherer = Gatherer(BatchLimits(10**9, 10**9, 1), positions)
-    tails = Tails(WINDOW, TAIL, CACHE)
+    tails = Tails(WINDOW, TAIL, CACHE, ROOM)
     bounds = EventBounds(DAY, 31 * DAY)
     warm, clock = Clock(), Clock()
     for number, chunks in enumerate(log, 1):

@@ -110,14 +110,18 @@ async def close(connection: Connection | None) -> None:
 
 
 @asynccontextmanager
-async def transaction(connection: Connection, *, readonly: bool = False) -> AsyncGenerator[None]:
+async def transaction(
+    connection: Connection, *, readonly: bool = False, snapshot: bool = False
+) -> AsyncGenerator[None]:
     """BEGIN … COMMIT around the block, READ COMMITTED whatever the database's default: what is read after a lock was
-    waited for must be the newest, or replicas misjudge each other. ROLLBACK where Postgres can still be asked for it, else the connection ends.
+    waited for must be the newest, or replicas misjudge each other. A ``snapshot`` sees the database as it is at its
+    first statement, all the time. ROLLBACK where Postgres can still be asked for it, else the connection ends.
 
     asyncpg's own asks for the ROLLBACK whatever happened: on a connection that fell silent it waits without a limit,
     and its complaint about a closed one takes the place of the error, even of a cancellation.
     """
-    await connection.execute(f"BEGIN ISOLATION LEVEL READ COMMITTED{' READ ONLY' * readonly}")
+    isolation = "REPEATABLE READ" if snapshot else "READ COMMITTED"
+    await connection.execute(f"BEGIN ISOLATION LEVEL {isolation}{' READ ONLY' * readonly}")
     async with _undone_by(connection, "ROLLBACK"):
         yield
     await connection.execute("COMMIT")

@@ -29,7 +29,7 @@ from tickloom import schema
 from tickloom.errors import Mistake, SettingsError, StoreUnavailable
 from tickloom.model import ANALYTICS, AVERAGE_COLUMN, RAW_TABLE, TABLES, VALUE_COLUMN, Side
 from tickloom.partitions import Partitioner
-from tickloom.postgres import Connection, connected, sql, told
+from tickloom.postgres import Connection, connected, sql, told, transaction
 from tickloom.settings import Settings
 from tickloom.slices import BEGINNING, END, Part, Slice, Span, cut, pieces, slice_bytes
 from tickloom.timestamps import parse_text
@@ -119,7 +119,7 @@ async def verify(
             await schema.check(connection, settings, writes=repair)
             with told():
                 await _refuse_mistakes(connection, settings, repair)
-                async with connection.transaction(isolation="repeatable_read", readonly=True):
+                async with transaction(connection, readonly=True, snapshot=True):
                     await _be_quick(connection)
                     await connection.execute(f"LOCK TABLE {', '.join(t.name for t in TABLES)} IN ACCESS SHARE MODE")
                     seen = await _look(connection, settings, report, limit, watch, least_slice_bytes)
@@ -300,7 +300,7 @@ async def _repair(
             hours = await connection.fetch(sql("repair_hours"), piece.start, piece.stop)
             micros = np.array([row["hour"] for row in hours], dtype=np.int64)
             await partitioner.ensure_for(connection, {ANALYTICS.name: micros})
-        async with connection.transaction():
+        async with transaction(connection):
             await _be_quick(connection)
             await connection.execute("LOCK TABLE tickloom.offsets IN SHARE ROW EXCLUSIVE MODE")
             await connection.execute(f"LOCK TABLE {', '.join(t.name for t in TABLES)} IN ROW EXCLUSIVE MODE")

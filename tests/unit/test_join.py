@@ -27,7 +27,7 @@ def join_alone(prices: list[float], volumes: list[float]) -> Joined:
         schema = rows_schema(side)
         rows[side] = pl.DataFrame({name: columns.get(name, [None] * len(values)) for name in schema}, schema=schema)
     batch = Batch(rows, [], [], [], {}, len(prices) + len(volumes), 0.0)
-    tails = Tails(5, 16, 10)
+    tails = Tails(5, 16, 10, 1 << 20)
     tails.insert(["A"], dict.fromkeys(Side, NOTHING))
     return join(batch, symbols_of(batch), tails, 1)
 
