@@ -1,12 +1,14 @@
 """Frames to the bytes of ``COPY … WITH (FORMAT binary)``, vectorised. Pure.
 
-Format: PostgreSQL documentation, COPY, "Binary Format". A row is laid out once for all rows as a numpy record
-with the symbol padded to the longest; then the bytes that a row does not have (padding, values that are NULL)
-are masked out in one step.
+Format: PostgreSQL documentation, COPY, "Binary Format". Rows differ in size by their symbol and by their NULLs, which
+have a length but no bytes. What lies between these is the same in all rows: it is laid out as numpy records, and
+each record is put where its row has it. So every byte is written once, whatever the rows look like.
 """
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,6 +21,7 @@ POSTGRES_EPOCH_MICROSECONDS = 946_684_800_000_000
 
 _TIMES = {"ts", "processed_at"}
 _WIRE: dict[type[pl.DataType], str] = {pl.Float64: ">f8", pl.Int64: ">i8", pl.Int32: ">i4"}
+_NULL = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,47 +39,63 @@ class SymbolBytes:
         return cls(np.array(encoded, dtype=f"S{longest}"), lengths)
 
 
-def encode(frame: pl.DataFrame, symbols: SymbolBytes) -> bytes:
-    """The COPY stream of ``frame``: code becomes text, ts and processed_at timestamptz, the rest goes by its dtype."""
-    if not len(frame):
-        return SIGNATURE + TRAILER
-    width = symbols.padded.dtype.itemsize
-    fields: list[tuple[str, str]] = [("columns", ">i2")]
-    for name in frame.columns:
-        wire = f"S{width}" if name == "code" else _WIRE[frame.schema[name].base_type()]
-        fields += [(f"{name} length", ">i4"), (name, wire)]
-    record = np.dtype(fields)
-    rows = np.empty(len(frame), dtype=record)
-    rows["columns"] = len(frame.columns)
-    starts = {name: int(place[1]) for name, place in (record.fields or {}).items()}
-    absent: list[tuple[int, int, NDArray[np.bool_]]] = []  # (start, bytes, which rows or row × byte)
-    for name in frame.columns:
-        column = frame[name]
-        start = starts[name]
-        if name == "code":
-            codes = column.to_numpy()
-            lengths = symbols.lengths[codes]
-            rows[name] = symbols.padded[codes]
-            rows[f"{name} length"] = lengths
-            if symbols.lengths.min() < width:
-                absent.append((start, width, np.arange(width) >= lengths[:, None]))
+def encode(frame: pl.DataFrame, symbols: SymbolBytes) -> bytearray:
+    """The COPY stream of ``frame``: code, which leads, becomes text, ts and processed_at timestamptz, and the rest
+    goes by its dtype.
+    """
+    rows = _Rows(len(frame))
+    codes, columns = frame["code"].to_numpy(), frame.get_columns()[1:]
+    lengths = symbols.lengths[codes]
+    for length in np.unique(lengths).tolist():
+        which = np.flatnonzero(lengths == length)
+        count, text = np.int16(1 + len(columns)), symbols.padded[codes[which]]
+        rows.add({"columns": (">i2", count), "length": (">i4", length), "text": (f"S{length}", text)}, which)
+    run: dict[str, tuple[str, Any]] = {}
+    for column in columns:
+        wire = _WIRE[column.dtype.base_type()]
+        size = np.dtype(wire).itemsize
+        if not column.null_count():
+            run |= {f"{column.name} length": (">i4", size), column.name: (wire, _values(column))}
             continue
-        size = record[name].itemsize
-        rows[f"{name} length"] = size
-        if column.null_count():
-            null = column.is_null().to_numpy()
-            rows[f"{name} length"][null] = -1
-            absent.append((start, size, np.broadcast_to(null[:, None], (len(null), size))))
-            column = column.fill_null(0)
-        rows[name] = column.to_numpy() - POSTGRES_EPOCH_MICROSECONDS if name in _TIMES else column.to_numpy()
-    return b"".join((SIGNATURE, _masked(rows, absent), TRAILER))
+        there = column.is_not_null().to_numpy()
+        rows.add(run | {f"{column.name} length": (">i4", np.where(there, size, _NULL))})
+        rows.add({column.name: (wire, _values(column.drop_nulls()))}, np.flatnonzero(there))
+        run = {}
+    rows.add(run)
+    return rows.stream()
 
 
-def _masked(rows: NDArray[np.void], absent: list[tuple[int, int, NDArray[np.bool_]]]) -> bytes:
-    if not absent:
-        return rows.tobytes()
-    flat = rows.view(np.uint8).reshape(len(rows), rows.dtype.itemsize)
-    present = np.ones(flat.shape, dtype=np.bool_)
-    for start, size, gone in absent:
-        present[:, start : start + size] = ~gone
-    return flat[present].tobytes()
+def _values(column: pl.Series) -> NDArray[Any]:
+    values = column.to_numpy()
+    return values - POSTGRES_EPOCH_MICROSECONDS if column.name in _TIMES else values
+
+
+class _Rows:
+    """Rows in the making: pieces are added from left to right, and put together at the end."""
+
+    def __init__(self, count: int) -> None:
+        self._sizes = np.zeros(count, dtype=np.int64)
+        self._pieces: list[tuple[NDArray[np.void], Any, NDArray[np.int64]]] = []  # records, of which rows, at where
+
+    def add(self, fields: Mapping[str, tuple[str, Any]], which: Any = slice(None)) -> None:
+        """To the rows ``which`` the fields (name to type and values); the other rows do not have them."""
+        before = self._sizes[which]
+        if not fields or not len(before):
+            return
+        records = np.empty(len(before), dtype=[(name, wire) for name, (wire, _) in fields.items()])
+        for name, (_, values) in fields.items():
+            records[name] = values
+        self._pieces.append((records, which, before.copy()))
+        self._sizes[which] += records.itemsize
+
+    def stream(self) -> bytearray:
+        ends = len(SIGNATURE) + np.cumsum(self._sizes)
+        starts = ends - self._sizes
+        size = int(ends[-1]) if len(ends) else len(SIGNATURE)
+        stream = bytearray(size + len(TRAILER))
+        stream[: len(SIGNATURE)], stream[size:] = SIGNATURE, TRAILER
+        for records, which, before in self._pieces:
+            whole = np.dtype((np.void, records.itemsize))
+            anywhere = np.ndarray(len(stream) - whole.itemsize + 1, dtype=whole, buffer=stream, strides=(1,))
+            anywhere[starts[which] + before] = records.view(whole)
+        return stream

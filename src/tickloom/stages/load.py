@@ -48,7 +48,6 @@ _TAIL_ROW = np.dtype(
         for field in ((f"{name} length", ">i4"), (name, wire))
     ]
 )
-_ANALYTICS_NUMBERS = ("price", "volume", "price_average", "volume_average", "ratio")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ class Encoded:
     ``copies``: target table to bytes; ``needed``: output table to the event times whose partitions must exist.
     """
 
-    copies: Mapping[str, bytes]
+    copies: Mapping[str, bytearray]
     needed: Mapping[str, NDArray[np.int64]]
 
 
@@ -84,35 +83,32 @@ def prepare(joined: Joined, now_micros: int) -> Encoded:
     """Encode a joined batch; ``now_micros`` becomes ``processed_at``. Pure, CPU only."""
     symbols = SymbolBytes.of(joined.symbols)
     frames: dict[str, pl.DataFrame] = {}
-    needed: dict[str, list[pl.Series]] = {
-        table: [] for table in (*(t.name for t in RAW_TABLE.values()), ANALYTICS.name)
-    }
+    needed: dict[str, list[pl.Series]] = {ANALYTICS.name: [joined.met["ts"], joined.unanswered["ts"]]}
     for side, rows in joined.sides.items():
-        table = RAW_TABLE[side].name
-        unknown = rows.unknown.with_columns(average=pl.lit(None, pl.Float64))
-        frames[table] = _in_table_order(side, rows.new)
-        frames[f"pg_temp.corrected_{side}"] = _in_table_order(side, rows.corrected)
+        table, columns = RAW_TABLE[side].name, _table_order(side)
+        unknown = rows.unknown.hstack([pl.Series("average", [None] * len(rows.unknown), pl.Float64)])
+        frames[table] = rows.new[columns]
+        frames[f"pg_temp.corrected_{side}"] = rows.corrected[columns]
         frames[f"pg_temp.revised_{side}"] = rows.revised
-        frames[f"pg_temp.late_{side}"] = _in_table_order(side, unknown)
+        frames[f"pg_temp.late_{side}"] = unknown[columns]
         frames[f"pg_temp.seeds_{side}"] = rows.seeds
-        needed[table] += [rows.new["ts"], unknown["ts"]]
+        needed[table] = [rows.new["ts"], rows.unknown["ts"]]
         needed[ANALYTICS.name].append(rows.seeds["ts"])
-    frames[ANALYTICS.name] = _analytics(joined.met, now_micros)
-    frames["pg_temp.remet"] = _analytics(joined.remet, now_micros)
+    frames[ANALYTICS.name] = _stamped(joined.met, now_micros)
+    frames["pg_temp.remet"] = _stamped(joined.remet, now_micros)
     frames["pg_temp.keys"] = joined.unanswered
-    needed[ANALYTICS.name] += [joined.met["ts"], joined.unanswered["ts"]]
     return Encoded(
         copies={target: encode(frame, symbols) for target, frame in frames.items() if len(frame)},
         needed={table: pl.concat(times).to_numpy() for table, times in needed.items()},
     )
 
 
-def _in_table_order(side: Side, rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.select("code", "ts", "value", *OPTIONAL_COLUMNS[side], "average", "partition", "offset")
+def _table_order(side: Side) -> list[str]:
+    return ["code", "ts", "value", *OPTIONAL_COLUMNS[side], "average", "partition", "offset"]
 
 
-def _analytics(rows: pl.DataFrame, now_micros: int) -> pl.DataFrame:
-    return rows.select("code", "ts", *_ANALYTICS_NUMBERS, processed_at=pl.lit(now_micros, pl.Int64))
+def _stamped(met: pl.DataFrame, now_micros: int) -> pl.DataFrame:
+    return met.hstack([pl.Series("processed_at", np.full(len(met), now_micros))])
 
 
 class Loader:
@@ -291,7 +287,7 @@ async def _load_tail(connection: Connection, side: Side, symbols: Sequence[str],
     )
 
 
-async def _blocks(stream: bytes) -> AsyncIterator[memoryview]:
+async def _blocks(stream: bytearray) -> AsyncIterator[memoryview]:
     view = memoryview(stream)
     for start in range(0, len(view), _COPY_BLOCK_BYTES):
         yield view[start : start + _COPY_BLOCK_BYTES]
