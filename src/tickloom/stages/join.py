@@ -71,7 +71,7 @@ class Joined:
 
 def symbols_of(batch: Batch) -> pl.Series:
     """The batch's distinct symbols, in the order of their UTF-8 bytes (as ``COLLATE "C"`` has it)."""
-    return pl.concat([batch.rows[side]["symbol"].unique() for side in Side]).unique().sort()
+    return pl.concat([batch.rows[side]["symbol"] for side in Side]).unique().sort()
 
 
 def join(batch: Batch, symbols: pl.Series, tails: Tails, number: int) -> Joined:
@@ -120,8 +120,8 @@ def join_by_sql(batch: Batch, symbols: pl.Series) -> Joined:
 
 def with_codes(rows: pl.DataFrame, symbols: pl.Series) -> pl.DataFrame:
     """``rows`` with ``code``, the index into the ordered ``symbols``, in ``symbol``'s place."""
-    code = rows["symbol"].cast(pl.Enum(symbols)).to_physical().cast(pl.UInt32)
-    return rows.drop("symbol").insert_column(0, code.alias("code"))
+    symbol, *rest = rows.get_columns()
+    return pl.DataFrame([symbol.cast(pl.Enum(symbols)).to_physical().cast(pl.UInt32).alias("code"), *rest])
 
 
 def partition_of_symbols(batch: Batch, symbols: pl.Series) -> NDArray[np.int64]:
@@ -292,7 +292,7 @@ def _side_rows(rows: pl.DataFrame, merged: _Merged) -> SideRows:
     return SideRows(
         new=_with_averages(rows, merged, new),
         corrected=_with_averages(rows, merged, merged.changed & ~merged.fresh),
-        revised=_key_frame(merged.keys(revised)).with_columns(pl.Series("average", merged.average[revised])),
+        revised=_key_frame(merged.keys(revised), pl.Series("average", merged.average[revised])),
         unknown=unknown,
         seeds=_distinct([merged.lost, merged.keys(merged.affected & ~merged.complete)]),
         stored=stored,
@@ -301,12 +301,11 @@ def _side_rows(rows: pl.DataFrame, merged: _Merged) -> SideRows:
 
 
 def _with_averages(rows: pl.DataFrame, merged: _Merged, which: Bools) -> pl.DataFrame:
-    average = pl.Series("average", merged.average[which])
-    return rows[merged.source[which]].insert_column(rows.width, average)
+    return rows[merged.source[which]].hstack([pl.Series("average", merged.average[which])])
 
 
-def _key_frame(keys: _Keys) -> pl.DataFrame:
-    return pl.DataFrame([pl.Series("code", keys.code.astype(np.uint32)), pl.Series("ts", keys.ts)])
+def _key_frame(keys: _Keys, *more: pl.Series) -> pl.DataFrame:
+    return pl.DataFrame([pl.Series("code", keys.code.astype(np.uint32)), pl.Series("ts", keys.ts), *more])
 
 
 def _distinct(some: Sequence[_Keys]) -> pl.DataFrame:
@@ -337,7 +336,8 @@ def _met(prices: _Merged, p: Ints, volumes: _Merged, v: Ints) -> pl.DataFrame:
         ratio = price / volume
     ratio[~np.isfinite(ratio)] = np.nan  # by 0, or beyond float8
     numbers = (price, volume, prices.average[p], volumes.average[v])
-    return _key_frame(_Keys(p, prices.rows.code[p], prices.rows.ts[p])).with_columns(
+    return _key_frame(
+        _Keys(p, prices.rows.code[p], prices.rows.ts[p]),
         *(pl.Series(name, column) for name, column in zip(_MET_NUMBERS, numbers, strict=False)),
         pl.Series(_MET_NUMBERS[-1], ratio, nan_to_null=True),
     )
