@@ -6,8 +6,9 @@ MINUTES ?= 20
 SOAK_ARGS ?=
 SECONDS ?= 60
 BENCH_ARGS ?=
+PEERS_ARGS ?=
 
-.PHONY: setup lock format check test fuzz bounds soak demo bench clean
+.PHONY: setup lock format check test fuzz bounds soak demo bench peers clean
 
 setup: .venv/stamp
 
@@ -55,6 +56,10 @@ demo: setup
 # What this machine does. The services are started for it as for the tests.
 bench: setup
 	$(BIN)/python -m tests.services $(BIN)/tickloom bench $(BENCH_ARGS)
+
+# Tickloom, and what people use today for the same work, on one log; prints README's table.
+peers: setup
+	$(BIN)/python -m benchmarks $(PEERS_ARGS)
 
 clean:
 	rm -rf .venv .cache dist build .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,119 @@
+"""Run a program to its end and measure it from outside, with all that it starts. Linux only: it reads ``/proc``."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+
+SAMPLE_SECONDS = 0.1
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_ANY_ROW = "SELECT EXISTS (TABLE stock_prices) OR EXISTS (TABLE stock_volumes) OR EXISTS (TABLE stock_analytics_data)"
+_ROWS = """SELECT (SELECT count(*) FROM stock_prices) + (SELECT count(*) FROM stock_volumes)
+                + (SELECT count(*) FROM stock_analytics_data)"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run. ``exit_code`` is None where the time limit ended it."""
+
+    exit_code: int | None
+    seconds: float
+    """From its start to its exit."""
+    cpu_seconds: float
+    """User and system time of all its processes; each is read up to a sample before it ends."""
+    peak_bytes: int
+    """The highest sum of the resident memory of all its processes; pages that they share count more than once."""
+    first_row_seconds: float | None
+    """From its start until somebody else could see a row in the tables."""
+    first_rows: int
+    """Rows in all three tables at that moment."""
+    rows: int
+    """Rows in all three tables at the end."""
+
+    @property
+    def steady_share(self) -> float:
+        """Which share of the rows came after the first moment; 0 where all came at once."""
+        return (self.rows - self.first_rows) / self.rows if self.rows else 0.0
+
+    @property
+    def steady_seconds(self) -> float | None:
+        """How long that share took, its exit included."""
+        return None if self.first_row_seconds is None else self.seconds - self.first_row_seconds
+
+
+class _Tree:
+    """All processes of a session: what a child starts stays in it, even if its parent ends."""
+
+    def __init__(self, session: int) -> None:
+        self._session = session
+        self._cpu: dict[int, float] = {}
+        self.peak_bytes = 0
+
+    @property
+    def cpu_seconds(self) -> float:
+        return sum(self._cpu.values())
+
+    def members(self) -> dict[int, list[str]]:
+        """The fields of ``/proc/…/stat`` from the third on, by process."""
+        found: dict[int, list[str]] = {}
+        for name in os.listdir("/proc"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                if name.isdigit():
+                    fields = Path("/proc", name, "stat").read_text().rpartition(")")[2].split()
+                    if int(fields[3]) == self._session:
+                        found[int(name)] = fields
+        return found
+
+    def sample(self) -> None:
+        members = self.members()
+        for pid, fields in members.items():
+            self._cpu[pid] = (int(fields[11]) + int(fields[12])) / _TICKS
+        self.peak_bytes = max(self.peak_bytes, sum(int(fields[21]) for fields in members.values()) * _PAGE)
+
+    def kill(self) -> None:
+        for pid in self.members():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+async def measure(
+    command: Sequence[str], environment: Mapping[str, str], database_url: str, output: Path, limit_seconds: float
+) -> Measured:
+    """Run ``command`` until it ends or the limit is over; what it prints goes to ``output``. Nothing of it is left."""
+    connection = await asyncpg.connect(database_url)
+    with output.open("wb") as out:
+        start = time.perf_counter()
+        child = await asyncio.create_subprocess_exec(
+            *command,
+            env=dict(environment),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    tree, ended = _Tree(child.pid), asyncio.create_task(child.wait())
+    first_row_seconds, first_rows = None, 0
+    try:
+        while not ended.done() and time.perf_counter() - start < limit_seconds:
+            tree.sample()
+            if first_row_seconds is None and await connection.fetchval(_ANY_ROW):
+                first_row_seconds = time.perf_counter() - start
+                first_rows = await connection.fetchval(_ROWS)
+            await asyncio.wait([ended], timeout=SAMPLE_SECONDS)
+        seconds = time.perf_counter() - start
+        in_time = ended.done()
+    finally:
+        tree.kill()
+        exit_code = await ended
+    rows = await connection.fetchval(_ROWS)
+    await connection.close()
+    return Measured(
+        exit_code if in_time else None, seconds, tree.cpu_seconds, tree.peak_bytes, first_row_seconds, first_rows, rows
+    )
