@@ -37,7 +37,10 @@ class Peer:
 
 
 TICKLOOM = Peer("tickloom", "tickloom", "tickloom", "")
-PEERS = (TICKLOOM,)
+PEERS = (
+    TICKLOOM,
+    Peer("pandas", "pandas + `to_sql`", "pandas", "pandas_to_sql", "averages wrong at batch edges"),
+)
 
 
 class NotInstalled(Exception):

@@ -1,0 +1,85 @@
+"""The job that is written by hand first: collect a batch, compute on it with pandas, ``to_sql``, commit, again."""
+
+import json
+import os
+from typing import Any
+
+import pandas as pd
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from sqlalchemy import Engine, create_engine
+
+BATCH_MESSAGES = 10_000
+WINDOW_ROWS = 5
+PRICES, VOLUMES = os.environ["PEER_PRICES_TOPIC"], os.environ["PEER_VOLUMES_TOPIC"]
+
+
+def log_ends(consumer: Consumer) -> dict[tuple[str, int], int]:
+    """Where the log ends now, for every partition that holds something."""
+    ends: dict[tuple[str, int], int] = {}
+    for topic in (PRICES, VOLUMES):
+        for partition in consumer.list_topics(topic, timeout=30).topics[topic].partitions:
+            _, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=30)
+            if high:
+                ends[topic, partition] = high
+    return ends
+
+
+def frame(rows: list[dict[str, Any]], value: str, average: str) -> pd.DataFrame:
+    """One side of a batch, with its moving average."""
+    side = pd.DataFrame(rows)
+    side["timestamp"] = pd.to_datetime(side["timestamp"], utc=True, format="ISO8601")
+    side = side.sort_values("timestamp")
+    rolling = side.groupby("symbol")[value].rolling(WINDOW_ROWS, min_periods=1)
+    side[average] = rolling.mean().reset_index(level=0, drop=True)
+    return side
+
+
+def load(engine: Engine, batch: dict[str, list[dict[str, Any]]]) -> None:
+    """Both sides of a batch, and what of them meets, into the tables."""
+    frames: dict[str, pd.DataFrame] = {}
+    if batch[PRICES]:
+        frames["stock_prices"] = frame(batch[PRICES], "price", "price_moving_avg")
+    if batch[VOLUMES]:
+        frames["stock_volumes"] = frame(batch[VOLUMES], "volume", "trading_volume_moving_avg")
+    if len(frames) == 2:
+        prices = frames["stock_prices"][["symbol", "timestamp", "price", "price_moving_avg"]]
+        merged = prices.merge(frames["stock_volumes"], on=["symbol", "timestamp"])
+        merged["price_volume_ratio"] = merged["price"] / merged["volume"].where(merged["volume"] != 0)
+        frames["stock_analytics_data"] = merged
+    with engine.begin() as connection:
+        for table, rows in frames.items():
+            rows.to_sql(table, connection, if_exists="append", index=False)
+
+
+def main() -> None:
+    """Up to the log's end as it is at the start."""
+    engine = create_engine(os.environ["PEER_DATABASE_URL"].replace("postgresql://", "postgresql+psycopg2://"))
+    consumer = Consumer(
+        {
+            "bootstrap.servers": os.environ["PEER_BOOTSTRAP_SERVERS"],
+            "group.id": os.environ["PEER_GROUP"],
+            "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+        }
+    )
+    ends = log_ends(consumer)
+    consumer.subscribe([PRICES, VOLUMES])
+    while ends:
+        batch: dict[str, list[dict[str, Any]]] = {PRICES: [], VOLUMES: []}
+        count = 0
+        while ends and count < BATCH_MESSAGES:
+            for message in consumer.consume(BATCH_MESSAGES - count, timeout=1.0):
+                if message.error():
+                    raise KafkaException(message.error())
+                batch[message.topic()].append(json.loads(message.value()))
+                count += 1
+                at = (message.topic(), message.partition())
+                if message.offset() + 1 >= ends.get(at, 0):
+                    ends.pop(at, None)
+        load(engine, batch)
+        consumer.commit(asynchronous=False)
+    consumer.close()
+
+
+if __name__ == "__main__":
+    main()
