@@ -40,6 +40,7 @@ TICKLOOM = Peer("tickloom", "tickloom", "tickloom", "")
 PEERS = (
     TICKLOOM,
     Peer("pandas", "pandas + `to_sql`", "pandas", "pandas_to_sql", "averages wrong at batch edges"),
+    Peer("spark", "Spark Structured Streaming", "pyspark", "spark"),
 )
 
 
