@@ -1,0 +1,49 @@
+"""Flink SQL on a local cluster: runs ``job.sql`` to the log's end."""
+
+import os
+import re
+from pathlib import Path
+from string import Template
+from urllib.parse import urlsplit
+
+from pyflink.table import EnvironmentSettings, TableEnvironment
+
+
+def statements() -> list[str]:
+    """The statements of ``job.sql``, filled in."""
+    url = urlsplit(os.environ["PEER_DATABASE_URL"])
+    database = {
+        "JDBC_URL": f"jdbc:postgresql://{url.hostname}:{url.port}{url.path}?reWriteBatchedInserts=true",
+        "JDBC_USER": url.username or "",
+        "JDBC_PASSWORD": url.password or "",
+    }
+    text = re.sub(r"--.*", "", Path(__file__).with_name("job.sql").read_text())
+    filled = Template(text).substitute(os.environ, **database)
+    return [statement for part in filled.split(";") if (statement := part.strip())]
+
+
+def main() -> None:
+    """Up to the log's end as it is at the start."""
+    tables = TableEnvironment.create(EnvironmentSettings.in_streaming_mode())
+    jars = sorted(Path(os.environ["PEER_JARS_FOLDER"]).glob("*.jar"))
+    settings = {
+        "pipeline.jars": ";".join(jar.as_uri() for jar in jars),
+        "parallelism.default": str(os.cpu_count()),
+        "execution.checkpointing.interval": "10s",
+        # The inputs are inserts only, and the tables' own upsert is what settles a key that comes twice.
+        "table.exec.sink.upsert-materialize": "NONE",
+        "table.exec.sink.require-on-conflict": "false",
+    }
+    for name, value in settings.items():
+        tables.get_config().set(name, value)
+    inserts = tables.create_statement_set()
+    for statement in statements():
+        if statement.startswith("INSERT"):
+            inserts.add_insert_sql(statement)
+        else:
+            tables.execute_sql(statement)
+    inserts.execute().wait()
+
+
+if __name__ == "__main__":
+    main()
