@@ -42,6 +42,7 @@ PEERS = (
     Peer("pandas", "pandas + `to_sql`", "pandas", "pandas_to_sql", "averages wrong at batch edges"),
     Peer("spark", "Spark Structured Streaming", "pyspark", "spark"),
     Peer("flink", "Flink SQL", "apache-flink", "flink"),
+    Peer("bytewax", "Bytewax", "bytewax", "bytewax"),
 )
 
 
