@@ -43,6 +43,7 @@ PEERS = (
     Peer("spark", "Spark Structured Streaming", "pyspark", "spark"),
     Peer("flink", "Flink SQL", "apache-flink", "flink"),
     Peer("bytewax", "Bytewax", "bytewax", "bytewax"),
+    Peer("quix", "Quix Streams", "quixstreams", "quix"),
 )
 
 
