@@ -8,19 +8,18 @@ import pandas as pd
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from sqlalchemy import Engine, create_engine
 
-BATCH_MESSAGES = 10_000
+BATCH_MESSAGES = 5_000
 WINDOW_ROWS = 5
 PRICES, VOLUMES = os.environ["PEER_PRICES_TOPIC"], os.environ["PEER_VOLUMES_TOPIC"]
 
 
-def log_ends(consumer: Consumer) -> dict[tuple[str, int], int]:
-    """Where the log ends now, for every partition that holds something."""
+def log_ends(consumer: Consumer, topic: str) -> dict[tuple[str, int], int]:
+    """Where the topic ends now, for every partition that holds something."""
     ends: dict[tuple[str, int], int] = {}
-    for topic in (PRICES, VOLUMES):
-        for partition in consumer.list_topics(topic, timeout=30).topics[topic].partitions:
-            _, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=30)
-            if high:
-                ends[topic, partition] = high
+    for partition in consumer.list_topics(topic, timeout=30).topics[topic].partitions:
+        _, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=30)
+        if high:
+            ends[topic, partition] = high
     return ends
 
 
@@ -51,34 +50,44 @@ def load(engine: Engine, batch: dict[str, list[dict[str, Any]]]) -> None:
             rows.to_sql(table, connection, if_exists="append", index=False)
 
 
+def collect(consumer: Consumer, ends: dict[tuple[str, int], int]) -> list[dict[str, Any]]:
+    """A batch of one topic, less where the log ends; takes the ends that it has reached out of ``ends``."""
+    rows: list[dict[str, Any]] = []
+    while ends and len(rows) < BATCH_MESSAGES:
+        for message in consumer.consume(BATCH_MESSAGES - len(rows), timeout=1.0):
+            if message.error():
+                raise KafkaException(message.error())
+            rows.append(json.loads(message.value()))
+            at = (message.topic(), message.partition())
+            if message.offset() + 1 >= ends.get(at, 0):
+                ends.pop(at, None)
+    return rows
+
+
 def main() -> None:
     """Up to the log's end as it is at the start."""
     engine = create_engine(os.environ["PEER_DATABASE_URL"].replace("postgresql://", "postgresql+psycopg2://"))
-    consumer = Consumer(
-        {
-            "bootstrap.servers": os.environ["PEER_BOOTSTRAP_SERVERS"],
-            "group.id": os.environ["PEER_GROUP"],
-            "auto.offset.reset": "earliest",
-            "enable.auto.commit": False,
-        }
-    )
-    ends = log_ends(consumer)
-    consumer.subscribe([PRICES, VOLUMES])
-    while ends:
-        batch: dict[str, list[dict[str, Any]]] = {PRICES: [], VOLUMES: []}
-        count = 0
-        while ends and count < BATCH_MESSAGES:
-            for message in consumer.consume(BATCH_MESSAGES - count, timeout=1.0):
-                if message.error():
-                    raise KafkaException(message.error())
-                batch[message.topic()].append(json.loads(message.value()))
-                count += 1
-                at = (message.topic(), message.partition())
-                if message.offset() + 1 >= ends.get(at, 0):
-                    ends.pop(at, None)
+    settings = {
+        "bootstrap.servers": os.environ["PEER_BOOTSTRAP_SERVERS"],
+        "auto.offset.reset": "earliest",
+        "enable.auto.commit": False,
+    }
+    # One consumer a topic: a single one would hand over a backlog topic by topic. Even so each hands it over
+    # partition by partition, in an order of its own: a pair meets where both happen to be at the same place.
+    consumers = {
+        topic: Consumer(settings | {"group.id": f"{os.environ['PEER_GROUP']}-{topic}"}) for topic in (PRICES, VOLUMES)
+    }
+    ends = {topic: log_ends(consumer, topic) for topic, consumer in consumers.items()}
+    for topic, consumer in consumers.items():
+        consumer.subscribe([topic])
+    while any(ends.values()):
+        batch = {topic: collect(consumer, ends[topic]) for topic, consumer in consumers.items()}
         load(engine, batch)
-        consumer.commit(asynchronous=False)
-    consumer.close()
+        for topic, consumer in consumers.items():
+            if batch[topic]:
+                consumer.commit(asynchronous=False)
+    for consumer in consumers.values():
+        consumer.close()
 
 
 if __name__ == "__main__":
