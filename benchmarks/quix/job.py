@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -38,6 +38,11 @@ def averaged(value: str, average: str) -> Callable[[Row, State], Row]:
         return row | {average: sum(window) / len(window)}
 
     return add
+
+
+def event_ms(row: Row, *_: Any) -> int:
+    """What the join goes by: the time in the message, not that of its sending."""
+    return int(datetime.fromisoformat(row["timestamp"]).timestamp() * 1000)
 
 
 def met(price: Row, volume: Row) -> Row | None:
@@ -81,8 +86,9 @@ def main() -> None:
         state_dir=os.environ["PEER_STATE_FOLDER"],
         on_message_processed=on_message_processed,
     )
-    prices = app.dataframe(app.topic(PRICES)).apply(averaged("price", "price_moving_avg"), stateful=True)
-    volumes = app.dataframe(app.topic(VOLUMES)).apply(averaged("volume", "trading_volume_moving_avg"), stateful=True)
+    prices, volumes = (app.dataframe(app.topic(topic, timestamp_extractor=event_ms)) for topic in (PRICES, VOLUMES))
+    prices = prices.apply(averaged("price", "price_moving_avg"), stateful=True)
+    volumes = volumes.apply(averaged("volume", "trading_volume_moving_avg"), stateful=True)
     pairs = prices.join_interval(volumes, on_merge=met, grace_ms=timedelta(hours=1))
     pairs.filter(lambda pair: pair is not None).sink(table("stock_analytics_data"))
     prices.sink(table("stock_prices"))
