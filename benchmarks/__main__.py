@@ -146,7 +146,7 @@ async def _server_version(url: str) -> str:
 
 
 def main(
-    pairs: Annotated[int, typer.Option(min=1, help="Pairs of price and volume in the log.")] = 100_000,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of price and volume in the log.")] = 250_000,
     symbols: Annotated[int, typer.Option(min=1, help="Number of symbols.")] = 500,
     partitions: Annotated[int, typer.Option(min=1, help="Partitions of each topic.")] = 4,
     disorder: Annotated[float, typer.Option(min=0, max=1, help="Share of messages sent up to a minute late.")] = 0,

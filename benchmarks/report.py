@@ -96,9 +96,10 @@ class Report:
         """A paragraph that says what was measured, and the table."""
         scale = self.scale
         order = f"{scale.disorder:.0%} of them out of order" if scale.disorder else "in order"
+        runs = f"medians of {scale.repetitions} interleaved runs" if scale.repetitions > 1 else "one run each"
         about = (
             f"{datetime.now(UTC):%Y-%m-%d}: {scale.pairs:,} pairs ({scale.messages:,} messages), {order}, {scale.symbols:,} symbols, "
-            f"{scale.partitions} partitions a topic; medians of {scale.repetitions} interleaved runs. {_machine()}, with "
+            f"{scale.partitions} partitions a topic; {runs}. {_machine()}, with "
             f"{self.kafka} and {self.postgres} on them; Python {platform.python_version()}, {_java()}."
         )
         ours = next((r.rate(scale.messages) for r in self.results if r.peer is TICKLOOM), None)
