@@ -63,6 +63,9 @@ def _root(
 @app.command(epilog="Example: tickloom run --once")
 def run(once: Annotated[bool, typer.Option(help="Drain to the log's end as it is now, then exit.")] = False) -> None:
     """The daemon: reads both topics, keeps the tables exact, until SIGTERM or SIGINT."""
+    from tickloom.runtime import tune_allocator
+
+    tune_allocator()
     from tickloom import daemon
 
     configured = _configured()

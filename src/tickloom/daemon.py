@@ -6,11 +6,9 @@ error means is told by its class (see ``errors``): only a ``Mistake`` leaves thi
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -32,6 +30,7 @@ from tickloom.partitions import Partitioner
 from tickloom.pipeline import flow
 from tickloom.postgres import Connection, connected
 from tickloom.retry import RetryPolicy
+from tickloom.runtime import tune_interpreter
 from tickloom.server import application, serving
 from tickloom.session import Session, Store, Surroundings, open_session
 from tickloom.settings import Settings
@@ -50,11 +49,6 @@ _log = structlog.get_logger(__name__)
 _HOUSEKEEPING_SECONDS = 60.0
 _DRAINED_SECONDS = 0.5
 _WATCHDOG_SECONDS = 10.0
-_GIL_SWITCH_SECONDS = 0.0005
-"""The loop that feeds COPY and the thread that decodes share the GIL; the default of 5 ms starves COPY."""
-_GC_THRESHOLDS = (100_000, 20, 100)
-"""A batch is made of some ten thousand objects that hold no cycles: by default the collector would look through all
-that lives several times a chunk."""
 T = TypeVar("T")
 
 
@@ -88,9 +82,7 @@ class Daemon:
 
     async def run(self) -> None:
         """Until stopped, or (``once``) drained. Raises ``Mistake``."""
-        sys.setswitchinterval(_GIL_SWITCH_SECONDS)
-        gc.freeze()  # modules and settings stay for good
-        gc.set_threshold(*_GC_THRESHOLDS)
+        tune_interpreter()
         settings = self._settings
         cpu = self.metrics.stage_cpu_seconds
         cpu.labels("start").inc(time.thread_time())

@@ -79,10 +79,10 @@ class Settings(BaseSettings):
         description="How far an event may lie before its Kafka record's timestamp.",
     )
 
-    batch_max_messages: int = Field(100_000, ge=1, description="A batch closes at this many messages.")
+    batch_max_messages: int = Field(70_000, ge=1, description="A batch closes at this many messages.")
     batch_max_bytes: int = Field(64 * 2**20, ge=1, description="A batch closes at this many bytes of values.")
     batch_max_age_seconds: float = Field(0.05, gt=0, description="A batch closes this long after its first message.")
-    fetch_max_bytes: int = Field(8 * 2**20, ge=2**16, description="Messages held ready by each topic's reader.")
+    fetch_max_bytes: int = Field(4 * 2**20, ge=2**16, description="Messages held ready by each topic's reader.")
     cache_max_symbols: int = Field(100_000, ge=1, description="Symbols whose newest rows are kept in memory.")
     cache_max_bytes: int = Field(
         96 * 2**20, ge=2**20, description="Memory of these rows; with many symbols fewer rows are kept of each."
