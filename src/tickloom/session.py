@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from random import Random
@@ -216,7 +216,8 @@ class Session:
             await self._load_missing(symbols.to_list())
             joined = await self._offload("join", lambda: join(batch, symbols, self._tails, number))
         encoded = await self._offload("encode", lambda: prepare(joined, int(time.time() * _MICROSECONDS)))
-        return Work(batch, joined, encoded)
+        # Three batches may be in memory at once: what is encoded is not kept as rows too.
+        return Work(batch if self._careful else replace(batch, rows={}), encoded)
 
     async def load(self, work: Work) -> None:
         """The batch committed, whatever the outages. Raises ``Fenced``, ``StateSpoilt``, ``Mistake``."""

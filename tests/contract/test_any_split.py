@@ -127,7 +127,7 @@ async def run_log(
             joined = join(batch, symbols, tails, number)
         encoded = prepare(joined, START)
         await partitioner.ensure_for(connection, dict(encoded.needed))
-        await loader.load(connection, Work(batch, joined, encoded), datetime.now(UTC))
+        await loader.load(connection, Work(batch, encoded), datetime.now(UTC))
         tails.committed = number
 
 

@@ -48,8 +48,7 @@ def work_of(values: list[float]) -> Work:
     ticks = [(Tick(Side.PRICES, "A", START + n, value, 0), n) for n, value in enumerate(values)]
     gatherer.add(chunk_of(Side.PRICES, ticks), 0)
     batch = gatherer.close()
-    joined = join_by_sql(batch, symbols_of(batch))
-    return Work(batch, joined, prepare(joined, START))
+    return Work(batch, prepare(join_by_sql(batch, symbols_of(batch)), START))
 
 
 async def owner(connection: Connection, name: str) -> Loader:

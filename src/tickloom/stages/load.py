@@ -54,19 +54,20 @@ _TAIL_ROW = np.dtype(
 class Encoded:
     """A joined batch as COPY streams, ready to send.
 
-    ``copies``: target table to bytes; ``needed``: output table to the event times whose partitions must exist.
+    ``copies``: target table to bytes; ``needed``: output table to the event times whose partitions must exist;
+    ``counts``: by side and partition, apart from late rows, whose counts only SQL can tell.
     """
 
     copies: Mapping[str, bytearray]
     needed: Mapping[str, NDArray[np.int64]]
+    counts: Mapping[tuple[Side, int], Counts]
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A joined batch on its way into the tables."""
+    """A joined batch on its way into the tables; only ``load_carefully`` asks for the batch's rows."""
 
     batch: Batch
-    joined: Joined
     encoded: Encoded
 
 
@@ -100,6 +101,11 @@ def prepare(joined: Joined, now_micros: int) -> Encoded:
     return Encoded(
         copies={target: encode(frame, symbols) for target, frame in frames.items() if len(frame)},
         needed={table: pl.concat(times).to_numpy() for table, times in needed.items()},
+        counts={
+            (side, partition): Counts(rows.stored.get(partition, 0), rows.superseded.get(partition, 0))
+            for side, rows in joined.sides.items()
+            for partition in rows.stored.keys() | rows.superseded.keys()
+        },
     )
 
 
@@ -132,7 +138,7 @@ class Loader:
         Raises ``Fenced``; ``DataRefused`` (nothing is left of it; go on with ``load_carefully``);
         ``StoreUnavailable`` (try the same again: a commit whose answer was lost is noticed); ``Mistake``.
         """
-        batch, counts = work.batch, self._counts(work.joined)
+        batch, counts = work.batch, self._by_source(work.encoded)
         with told():
             async with transaction(connection):
                 try:
@@ -181,14 +187,13 @@ class Loader:
         now: datetime,
     ) -> dict[TopicPartition, Counts]:
         some = Batch(dict(rows), [], [], [], {}, 0, 0.0)
-        joined = join_by_sql(some, symbols_of(some))
-        encoded = prepare(joined, _micros(now))
+        encoded = prepare(join_by_sql(some, symbols_of(some)), _micros(now))
         try:
             with told():
                 async with savepoint(connection):
                     late = await self._write(connection, encoded, now)
                     await connection.execute(_EMPTY_STAGING)
-                    return _sum(self._counts(joined), late)
+                    return _sum(self._by_source(encoded), late)
         except DataRefused as error:
             halves = _halves(rows)
             if halves is None:
@@ -238,13 +243,10 @@ class Loader:
             counts[TopicPartition(self._topics[side], partition)] = Counts(fresh, row["total"] - fresh)
         return counts
 
-    def _counts(self, joined: Joined) -> dict[TopicPartition, Counts]:
-        counts: dict[TopicPartition, Counts] = {}
-        for side, rows in joined.sides.items():
-            for partition in rows.stored.keys() | rows.superseded.keys():
-                source = TopicPartition(self._topics[side], partition)
-                counts[source] = Counts(rows.stored.get(partition, 0), rows.superseded.get(partition, 0))
-        return counts
+    def _by_source(self, encoded: Encoded) -> dict[TopicPartition, Counts]:
+        return {
+            TopicPartition(self._topics[side], partition): count for (side, partition), count in encoded.counts.items()
+        }
 
 
 async def stage(connection: Connection) -> None:
