@@ -76,7 +76,7 @@ def judged(side: Side, value: bytes | None, record_ms: int = RECORD_MS) -> Verdi
 def disagreements(side: Side, values: Sequence[bytes | None], times: Sequence[int] | None = None) -> list[str]:
     """Where the chunk as a whole, read fast and strictly, and each message alone are not what the judge says."""
     together = chunk(side, values, times)
-    at = together.timestamps_ms
+    at = together.timestamps_ms.tolist()
     wanted = [judged(side, value, record_ms) for value, record_ms in zip(values, at, strict=True)]
     found = {
         "together": verdicts(decode(together, BOUNDS)),

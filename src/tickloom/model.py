@@ -9,7 +9,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
+
+Ints: TypeAlias = NDArray[np.int64]
 
 
 class Side(StrEnum):
@@ -116,17 +120,32 @@ class RawMessage(Protocol):
     def set_headers(self, headers: Any, /) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Chunk:
-    """Raw messages of one topic as read, in order within each partition; the columns run in parallel."""
+    """Raw messages of one topic as read, in order within each partition; the columns run in parallel.
+
+    Whatever the three columns of numbers are made from, they are kept as int64. ``value_bytes``: of all values.
+    """
 
     side: Side
     topic: str
     messages: Sequence[RawMessage]
     values: Sequence[bytes | None]
-    partitions: Sequence[int]
-    offsets: Sequence[int]
-    timestamps_ms: Sequence[int]
+    partitions: Ints
+    offsets: Ints
+    timestamps_ms: Ints
+    value_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("partitions", "offsets", "timestamps_ms"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.int64))
+        object.__setattr__(self, "value_bytes", sum(map(len, filter(None, self.values))))
+
+    def lasts(self) -> list[tuple[int, int, int]]:
+        """For each partition, in order: its number, how many of its messages are here, the index of the last."""
+        numbers, counts = np.unique(self.partitions, return_counts=True)
+        ends = np.argsort(self.partitions, kind="stable")[np.cumsum(counts) - 1]
+        return list(zip(numbers.tolist(), counts.tolist(), ends.tolist(), strict=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import confluent_kafka as kafka
+import numpy as np
 import structlog
 
 from tickloom.errors import LogLost, Mistake, SettingsError, SourceUnavailable, TickloomError
@@ -440,25 +441,23 @@ class Reader:
 
     def _hand_on(self, side: Side, messages: Sequence[Any]) -> bool:
         """Post a chunk once there is room for it; False when told to stop meanwhile."""
-        values: list[bytes | None] = [message.value() for message in messages]
-        size = sum(map(len, filter(None, values)))
-        while not self._room.enter(size, timeout=0.1):
-            if self._stop.is_set():
-                return False
+        size = len(messages)
         chunk = Chunk(
             side=side,
             topic=messages[0].topic(),
             messages=messages,
-            values=values,
-            partitions=[message.partition() for message in messages],
-            offsets=[message.offset() for message in messages],
-            timestamps_ms=[message.timestamp()[1] for message in messages],
+            values=[message.value() for message in messages],
+            partitions=np.fromiter((message.partition() for message in messages), np.int64, size),
+            offsets=np.fromiter((message.offset() for message in messages), np.int64, size),
+            timestamps_ms=np.fromiter((message.timestamp()[1] for message in messages), np.int64, size),
         )
-        newest = dict(zip(chunk.partitions, chunk.offsets, strict=True))  # the last of each partition
-        for partition, offset in newest.items():
-            self._positions[TopicPartition(chunk.topic, partition)] = offset + 1
-        self._newest_ms[side] = chunk.timestamps_ms[-1]
-        self._unfinished[side] |= newest.keys()
+        while not self._room.enter(chunk.value_bytes, timeout=0.1):
+            if self._stop.is_set():
+                return False
+        for partition, _, last in chunk.lasts():
+            self._positions[TopicPartition(chunk.topic, partition)] = int(chunk.offsets[last]) + 1
+            self._unfinished[side].add(partition)
+        self._newest_ms[side] = int(chunk.timestamps_ms[-1])
         self._post(chunk)
         return True
 

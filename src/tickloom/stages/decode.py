@@ -104,7 +104,7 @@ def decode_strictly(chunk: Chunk, bounds: EventBounds) -> Decoded:
     good: list[_Row] = []
     kept: list[int] = []
     rejects: list[Reject] = []
-    for index, (value, record_ms) in enumerate(zip(chunk.values, chunk.timestamps_ms, strict=True)):
+    for index, (value, record_ms) in enumerate(zip(chunk.values, chunk.timestamps_ms.tolist(), strict=True)):
         try:
             row = _decode_one(chunk.side, value)
             _check(chunk.side, row, record_ms * 1_000, bounds)
@@ -121,12 +121,12 @@ def reject(chunk: Chunk, index: int, reason: Reason, detail: str) -> Reject:
     message: RawMessage = chunk.messages[index]
     headers, lost = _headers(message)
     return Reject(
-        source=TopicPartition(chunk.topic, chunk.partitions[index]),
-        offset=chunk.offsets[index],
+        source=TopicPartition(chunk.topic, int(chunk.partitions[index])),
+        offset=int(chunk.offsets[index]),
         key=message.key(),
         value=chunk.values[index],
         headers=headers,
-        timestamp_ms=chunk.timestamps_ms[index],
+        timestamp_ms=int(chunk.timestamps_ms[index]),
         reason=reason,
         detail=detail + lost,
     )
@@ -151,8 +151,7 @@ def _frame(chunk: Chunk, rows: Sequence[_Row], kept: Sequence[int]) -> pl.DataFr
     named: dict[str, tuple[object, ...]] = dict(
         zip(("symbol", "ts", "value", "open_price", "high_price", "low_price"), columns, strict=True)
     )
-    named["partition"] = tuple(chunk.partitions[index] for index in kept)
-    named["offset"] = tuple(chunk.offsets[index] for index in kept)
+    named["partition"], named["offset"] = tuple(chunk.partitions[kept].tolist()), tuple(chunk.offsets[kept].tolist())
     schema = rows_schema(chunk.side)
     return pl.DataFrame([pl.Series(name, list(named[name]), dtype) for name, dtype in schema.items()])
 
@@ -298,9 +297,9 @@ def _decode_at_once(chunk: Chunk, bounds: EventBounds) -> pl.DataFrame | None:
     micros = parse_column(columns["timestamp"])
     if micros is None:
         return None
-    if not -_FURTHEST_RECORD_MS < min(chunk.timestamps_ms) <= max(chunk.timestamps_ms) < _FURTHEST_RECORD_MS:
+    if not -_FURTHEST_RECORD_MS < chunk.timestamps_ms.min() <= chunk.timestamps_ms.max() < _FURTHEST_RECORD_MS:
         return None  # in microseconds they could leave 64 bits
-    record = np.fromiter(chunk.timestamps_ms, dtype=np.int64, count=len(micros)) * 1_000
+    record = chunk.timestamps_ms * 1_000
     max_age, max_ahead = min(bounds.max_age, _FURTHEST_MICROS), min(bounds.max_ahead, _FURTHEST_MICROS)
     if micros.max() >= LATEST or ((micros < record - max_age) | (micros > record + max_ahead)).any():
         return None

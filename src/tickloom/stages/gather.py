@@ -4,7 +4,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import assert_never
 
-import numpy as np
 import polars as pl
 
 from tickloom.errors import TooManyRejects
@@ -110,25 +109,21 @@ class Gatherer:
 
     def _add_rows(self, decoded: Decoded) -> None:
         chunk = decoded.chunk
-        partitions, offsets = np.array(chunk.partitions), np.array(chunk.offsets)
-        times = np.array(chunk.timestamps_ms)
         dead = Counter(reject.source for reject in decoded.rejects)
-        for partition in np.unique(partitions):
-            mine = partitions == partition
-            source = TopicPartition(chunk.topic, int(partition))
-            progress = self._progress_of(source)
-            count, end = int(mine.sum()), int(offsets[mine].max()) + 1
+        for partition, count, last in chunk.lasts():
+            source = TopicPartition(chunk.topic, partition)
+            progress, end = self._progress_of(source), int(chunk.offsets[last]) + 1
             progress.skipped += end - progress.next_offset - count  # transaction markers, compaction holes
             progress.messages += count
             progress.dead += dead[source]
-            self._newest_ms[source] = int(times[mine][-1])
+            self._newest_ms[source] = int(chunk.timestamps_ms[last])
             self._move(progress, source, end)
-        oldest = int(times.min())
+        oldest = int(chunk.timestamps_ms.min())
         self._oldest_ms = oldest if self._oldest_ms is None else min(self._oldest_ms, oldest)
         self._frames[chunk.side].append(decoded.rows)
         self._rejects.extend(decoded.rejects)
         self._messages += len(chunk.values)
-        self._bytes += sum(len(value) for value in chunk.values if value)
+        self._bytes += chunk.value_bytes
         self._bytes += sum(_beside_the_value(letter) for letter in decoded.rejects)
         if self._keep_raw:
             self._raw.append(chunk)

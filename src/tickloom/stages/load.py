@@ -380,7 +380,7 @@ def _refused(batch: Batch, rows: Mapping[Side, pl.DataFrame], detail: str) -> Re
     partition, offset = rows[side].row(0, named=True)["partition"], rows[side].row(0, named=True)["offset"]
     for chunk in batch.raw:
         if chunk.side is side:
-            for index, at in enumerate(zip(chunk.partitions, chunk.offsets, strict=True)):
+            for index, at in enumerate(zip(chunk.partitions.tolist(), chunk.offsets.tolist(), strict=True)):
                 if at == (partition, offset):
                     return reject(chunk, index, Reason.REFUSED, detail)
     raise LookupError(f"no raw message for {side} partition {partition} offset {offset}: raw messages were not kept")
