@@ -8,11 +8,11 @@ from typing import Any
 
 from tickloom import schema
 from tickloom.errors import TickloomError
+from tickloom.kafka import Cluster, describe_cluster, peek_keys
 from tickloom.model import TABLES
 from tickloom.partitions import Partitioner
 from tickloom.postgres import connected, told, transaction
 from tickloom.settings import Settings
-from tickloom.stages.consume import Cluster, describe_cluster, peek_keys
 
 _CLOCK_LIMIT_SECONDS = 5.0
 

@@ -24,6 +24,8 @@ import structlog
 from tickloom import __version__, ledger, schema
 from tickloom.errors import Fenced, Mistake, NotCopartitioned, SourceUnavailable, StateSpoilt, StoreUnavailable
 from tickloom.health import Health
+from tickloom.kafka import Cluster, describe_cluster
+from tickloom.membership import Assigned, Member, MemberEvent, MemberFailed, Revoked
 from tickloom.metrics import CpuClock, Metrics
 from tickloom.model import TABLES, TopicPartition
 from tickloom.partitions import Partitioner
@@ -34,16 +36,7 @@ from tickloom.runtime import tune_interpreter
 from tickloom.server import application, serving
 from tickloom.session import Session, Store, Surroundings, open_session
 from tickloom.settings import Settings
-from tickloom.stages.consume import (
-    Assigned,
-    Cluster,
-    Member,
-    MemberEvent,
-    MemberFailed,
-    Reader,
-    Revoked,
-    describe_cluster,
-)
+from tickloom.stages.consume import Reader
 
 _log = structlog.get_logger(__name__)
 _HOUSEKEEPING_SECONDS = 60.0

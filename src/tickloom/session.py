@@ -21,13 +21,15 @@ import structlog
 from tickloom import ledger
 from tickloom.errors import DataRefused, NotCopartitioned, StateSpoilt, StoreUnavailable
 from tickloom.health import Health
+from tickloom.kafka import side_of
+from tickloom.membership import Member
 from tickloom.metrics import CpuClock, Metrics
 from tickloom.model import Batch, Chunk, Decoded, Gap, ReadEvent, Side, TopicPartition
 from tickloom.partitions import Partitioner
 from tickloom.postgres import Connection, close, connect
 from tickloom.retry import RetryPolicy
 from tickloom.settings import Settings
-from tickloom.stages.consume import Member, Reader, find_gap, side_of
+from tickloom.stages.consume import Reader, find_gap
 from tickloom.stages.decode import EventBounds, decode
 from tickloom.stages.gather import BatchLimits, Gatherer, RejectLimits, RejectWatch
 from tickloom.stages.join import join, join_by_sql, partition_of_symbols, symbols_of

@@ -26,7 +26,7 @@ from typing import Any
 import asyncpg
 
 from tickloom import ledger
-from tickloom.stages.consume import Member
+from tickloom.membership import Member
 
 STATEMENTS = ("take_over", "ledger", "copy", "commit", "kafka_commit")
 POINTS = tuple(f"{when}_{statement}" for statement in STATEMENTS for when in ("before", "after"))

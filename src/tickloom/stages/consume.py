@@ -1,29 +1,26 @@
 """consume: pulls raw Kafka messages, both topics side by side in record time, into a bounded queue.
 
-Membership is apart from reading. ``Member`` subscribes to both topics with every partition paused from its
-assignment on: it is polled for callbacks, and makes the courtesy commits. ``Reader`` fetches with two plain
-consumers (``assign()``, one a topic) from the ledger's offsets, always from the side that is behind in record
-time, so that a lag of hours is worked off with both halves of the join close together. Not reading is the
-back-pressure; nothing in the data path is ever paused.
+``Reader`` fetches with two plain consumers (``assign()``, one a topic) from the ledger's offsets, always from the
+side that is behind in record time, so that a lag of hours is worked off with both halves of the join close together.
+Not reading is the back-pressure; nothing in the data path is ever paused. Membership is apart (``membership.py``).
 
-Threads: each class owns one; it talks to the event loop by ``call_soon_threadsafe`` only. The rebalance callbacks
-run in the member's thread, inside ``poll``.
+The thread belongs to the reader; it talks to the event loop by ``call_soon_threadsafe`` only.
 """
 
 import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import confluent_kafka as kafka
 import numpy as np
 import structlog
 
-from tickloom.errors import LogLost, Mistake, SettingsError, SourceUnavailable, TickloomError
+from tickloom.errors import LogLost, Mistake, SourceUnavailable
+from tickloom.kafka import METADATA_TIMEOUT_SECONDS, client_config, make_consumer, side_of, translate
 from tickloom.model import Chunk, EndOfPartition, Gap, ReadEvent, ReadFailed, Side, TopicPartition
 from tickloom.settings import GapPolicy, Settings
 
@@ -34,234 +31,11 @@ _CHUNKS_HELD = 3
 _MESSAGE_MAX_BYTES, _FETCH_MAX_BYTES = 1_000_000, 50 * 2**20  # librdkafka's defaults
 _BEHIND_WAIT_SECONDS = 0.05
 _LIVE_WAIT_SECONDS = 0.02
-_METADATA_TIMEOUT_SECONDS = 10.0
-_SESSION_TIMEOUT_MS = 10_000
-"""A dead replica's partitions wait this long for their next owner; librdkafka's default is 45 s."""
-_HEARTBEAT_MS = 500
-"""So late a replica learns that another one joins or leaves, and all wait for the last to learn it; by default 3 s."""
-
 _E = kafka.KafkaError
 _MEMBERSHIP_OPTIONS = (
     *("group.protocol", "group.remote.assignor", "partition.assignment.strategy", "group.instance.id"),
     *("session.timeout.ms", "heartbeat.interval.ms"),
 )
-_HOPELESS = {
-    _E.TOPIC_AUTHORIZATION_FAILED: "grant the client READ and DESCRIBE on both topics",
-    _E.GROUP_AUTHORIZATION_FAILED: "grant the client READ on the group",
-    _E.CLUSTER_AUTHORIZATION_FAILED: "grant the client its rights on the cluster",
-    _E.SASL_AUTHENTICATION_FAILED: "mend the SASL settings in TICKLOOM_KAFKA_OPTIONS",
-    _E._AUTHENTICATION: "mend the SASL settings in TICKLOOM_KAFKA_OPTIONS",
-    _E.TOPIC_EXCEPTION: "mend the topic's name",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Assigned:
-    """These partitions, all of them, are ours now."""
-
-    partitions: frozenset[TopicPartition]
-
-
-@dataclass(frozen=True, slots=True)
-class Revoked:
-    """The partitions are being taken; ``done`` must be set when nothing of theirs is in flight any more."""
-
-    done: threading.Event
-
-
-@dataclass(frozen=True, slots=True)
-class MemberFailed:
-    """The membership has ended with ``error``."""
-
-    error: BaseException
-
-
-MemberEvent: TypeAlias = Assigned | Revoked | MemberFailed
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """What the brokers say of themselves and of the two topics."""
-
-    cluster_id: str
-    partitions: Mapping[str, int]
-
-
-def side_of(settings: Settings) -> dict[str, Side]:
-    """Topic name to side."""
-    return {settings.prices_topic: Side.PRICES, settings.volumes_topic: Side.VOLUMES}
-
-
-def _config(settings: Settings, **ours: Any) -> dict[str, Any]:
-    plain = {
-        "bootstrap.servers": settings.kafka_bootstrap_servers,
-        "group.id": settings.kafka_group_id,
-        "client.id": "tickloom",
-        "enable.auto.commit": False,
-        "enable.auto.offset.store": False,
-        "isolation.level": "read_committed",
-        "allow.auto.create.topics": False,
-        "log_level": 3,
-    }
-    return plain | ours | settings.kafka_options
-
-
-def _consumer(config: dict[str, Any]) -> Any:
-    try:
-        return kafka.Consumer(config, logger=_LibrdkafkaLog())
-    except (kafka.KafkaException, ValueError, TypeError) as error:
-        raise SettingsError(f"librdkafka refuses the settings: {error}; mend TICKLOOM_KAFKA_OPTIONS") from None
-
-
-class _LibrdkafkaLog:
-    """Librdkafka's own lines, as debug: outages are told once, by those who wait for them."""
-
-    def log(self, _level: int, message: str, *args: object) -> None:
-        _log.debug("librdkafka", detail=message % args if args else message)
-
-
-def translate(error: Any) -> TickloomError:
-    """Whose turn it is, from a KafkaError."""
-    if mend := _HOPELESS.get(error.code()):
-        return Mistake(f"Kafka refuses: {error.str()}; {mend}")
-    return SourceUnavailable(f"Kafka: {error.str()}")
-
-
-def describe_cluster(settings: Settings) -> Cluster:
-    """Cluster id and partition counts. Blocks up to 10 s a topic.
-
-    Raises ``SourceUnavailable``; ``Mistake`` where a topic does not exist or may not be seen.
-    """
-    consumer = _consumer(_config(settings, **{"allow.auto.create.topics": True} if _mock(settings) else {}))
-    try:
-        counts: dict[str, int] = {}
-        cluster_id = ""
-        for topic in side_of(settings):
-            metadata = consumer.list_topics(topic, timeout=_METADATA_TIMEOUT_SECONDS)
-            cluster_id = metadata.cluster_id or ""
-            found = metadata.topics[topic]
-            if (found.error is not None and found.error.code() == _E.UNKNOWN_TOPIC_OR_PART) or not found.partitions:
-                raise Mistake(
-                    f"topic {topic} does not exist; create it or mend TICKLOOM_PRICES_TOPIC and TICKLOOM_VOLUMES_TOPIC"
-                )
-            if found.error is not None:
-                raise translate(found.error)
-            counts[topic] = len(found.partitions)
-        return Cluster(cluster_id, counts)
-    except kafka.KafkaException as error:
-        raise translate(error.args[0]) from None
-    finally:
-        consumer.close()
-
-
-def _mock(settings: Settings) -> bool:
-    return "test.mock.num.brokers" in settings.kafka_options
-
-
-class Member:
-    """This replica's membership of the group; one thread from ``start`` to ``leave``."""
-
-    def __init__(self, settings: Settings, notify: Callable[[MemberEvent], None]) -> None:
-        """``notify`` is called in the member's thread. Raises ``SettingsError``."""
-        self._settings = settings
-        self._notify = notify
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._told: dict[TopicPartition, int] = {}  # by the loop and this thread, under the lock
-        config = _config(settings, **{"auto.offset.reset": "earliest", "queued.max.messages.kbytes": 1024})
-        if config.get("group.protocol", "classic") == "classic":
-            config.setdefault("partition.assignment.strategy", "range")
-            config.setdefault("session.timeout.ms", _SESSION_TIMEOUT_MS)
-            config.setdefault("heartbeat.interval.ms", _HEARTBEAT_MS)
-        else:
-            config.setdefault("group.remote.assignor", "range")
-        self._incremental = config.get("group.protocol") == "consumer" or "cooperative" in str(
-            config.get("partition.assignment.strategy")
-        )
-        self._consumer = _consumer(config)
-        self._thread = threading.Thread(target=self._run, name="tickloom-member", daemon=True)
-
-    def start(self) -> None:
-        """Join the group."""
-        self._thread.start()
-
-    def leave(self) -> None:
-        """Leave the group; blocks until it is left, 10 s at most. Also for one that never started."""
-        self._stop.set()
-        if self._thread.ident is None:
-            self._consumer.close()
-        else:
-            self._thread.join(10)
-
-    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Tell the group where we are; returns at once. The member's thread commits what was told last."""
-        with self._lock:
-            self._told |= offsets
-
-    def _run(self) -> None:
-        try:
-            self._consumer.subscribe(
-                list(side_of(self._settings)), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
-            )
-            while not self._stop.is_set():
-                message = self._consumer.poll(0.1)
-                self._commit_told()
-                if message is not None and message.error() is not None:
-                    self._complain(message.error())
-        except BaseException as error:
-            self._notify(MemberFailed(error))
-        finally:
-            with suppress(kafka.KafkaException, RuntimeError):
-                self._commit_told()
-                self._consumer.close()
-
-    def _commit_told(self) -> None:
-        with self._lock:
-            told, self._told = self._told, {}
-        mine = {(at.topic, at.partition) for at in self._consumer.assignment()} if told else set()
-        wanted = [
-            kafka.TopicPartition(at.topic, at.partition, offset)
-            for at, offset in told.items()
-            if (at.topic, at.partition) in mine
-        ]
-        if wanted:
-            try:
-                self._consumer.commit(offsets=wanted, asynchronous=True)
-            except kafka.KafkaException as error:  # a courtesy: the ledger is what counts
-                _log.debug("courtesy commit failed", error=str(error))
-
-    def _complain(self, error: Any) -> None:
-        told = translate(error)
-        if isinstance(told, Mistake):
-            raise told
-        if error.fatal():
-            raise SourceUnavailable(f"Kafka ended the membership: {error.str()}")
-        _log.debug("group", error=error.str())
-
-    def _assigned(self, consumer: Any, partitions: list[Any]) -> None:
-        if self._incremental:
-            consumer.incremental_assign(partitions)
-        else:
-            consumer.assign(partitions)
-        if partitions:
-            consumer.pause(partitions)
-        self._tell_assignment(consumer)
-
-    def _revoked(self, consumer: Any, partitions: list[Any]) -> None:
-        done = threading.Event()
-        self._notify(Revoked(done))
-        if not done.wait(self._settings.revoke_timeout_seconds + 5):
-            _log.warning("the batch in flight outlived the revocation; the ledger fences it")
-        if self._incremental:
-            consumer.incremental_unassign(partitions)
-            if not self._stop.is_set():
-                self._tell_assignment(consumer)
-        else:
-            consumer.unassign()
-
-    def _tell_assignment(self, consumer: Any) -> None:
-        assigned = frozenset(TopicPartition(at.topic, at.partition) for at in consumer.assignment())
-        self._notify(Assigned(assigned))
 
 
 def _fetch_max_bytes(settings: Settings) -> int:
@@ -301,7 +75,7 @@ class Room:
 
 def reader_config(settings: Settings) -> dict[str, Any]:
     """The librdkafka properties of a plain reader; it belongs to no group, whatever ``group.id`` says."""
-    config = _config(
+    config = client_config(
         settings,
         **{
             "auto.offset.reset": "error",
@@ -335,7 +109,7 @@ class Reader:
         self._asking = threading.Lock()  # a consumer must not be closed while another thread asks it something
         self.cpu_seconds = 0.0  # of the thread so far; only the thread writes it
         config = reader_config(settings)
-        self._consumers: dict[Side, Any] = {side: _consumer(config) for side in self._sides.values()}
+        self._consumers: dict[Side, Any] = {side: make_consumer(config) for side in self._sides.values()}
         self._positions: dict[TopicPartition, int] = {}
         self._newest_ms = dict.fromkeys(Side, 0)
         self._unfinished: dict[Side, set[int]] = {side: set() for side in Side}  # partitions not seen at their end
@@ -398,7 +172,7 @@ class Reader:
     def _watermark(self, at: TopicPartition) -> tuple[int, int]:
         consumer = self._consumers[self._sides[at.topic]]
         found = consumer.get_watermark_offsets(
-            kafka.TopicPartition(at.topic, at.partition), timeout=_METADATA_TIMEOUT_SECONDS
+            kafka.TopicPartition(at.topic, at.partition), timeout=METADATA_TIMEOUT_SECONDS
         )
         if found is None:
             raise SourceUnavailable(f"Kafka did not tell the offsets of {at.topic} {at.partition} in time")
@@ -503,29 +277,3 @@ def find_gap(at: TopicPartition, expected: int, low: int, high: int, policy: Gap
             f"TICKLOOM_GAP_POLICY=continue records the gap in tickloom.gaps and goes on"
         )
     return Gap(at, expected, low)
-
-
-def peek_keys(settings: Settings) -> str:
-    """Whether the newest messages have keys, for ``check``. Blocks some seconds. Raises as ``describe_cluster``."""
-    cluster = describe_cluster(settings)
-    consumer = _consumer(_config(settings, **{"auto.offset.reset": "latest"}))
-    try:
-        seen, keyless = 0, 0
-        for topic, count in cluster.partitions.items():
-            for partition in range(count):
-                at = kafka.TopicPartition(topic, partition)
-                low, high = consumer.get_watermark_offsets(at, timeout=_METADATA_TIMEOUT_SECONDS)
-                if high == low:
-                    continue
-                consumer.assign([kafka.TopicPartition(topic, partition, max(low, high - 10))])
-                for message in consumer.consume(10, 1.0):
-                    if message.error() is None:
-                        seen += 1
-                        keyless += message.key() is None
-        if keyless:
-            return f"{keyless} of the newest {seen} messages have no key: one replica only; key by symbol for more"
-        return f"all of the newest {seen} messages have keys" if seen else "no message yet to judge by"
-    except kafka.KafkaException as error:
-        raise translate(error.args[0]) from None
-    finally:
-        consumer.close()

@@ -1,7 +1,7 @@
 """settle: only then the offsets are committed to Kafka, as a courtesy to lag monitors. Never waits, never fails."""
 
+from tickloom.membership import Member
 from tickloom.model import Batch
-from tickloom.stages.consume import Member
 
 
 def settle(member: Member, batch: Batch) -> None:

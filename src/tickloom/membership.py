@@ -1,0 +1,156 @@
+"""This replica's membership of the group, apart from reading.
+
+The member subscribes to both topics with every partition paused from its assignment on: it is polled for callbacks,
+and makes the courtesy commits. The rebalance callbacks run in its thread, inside ``poll``; it talks to the event loop
+by its ``notify`` only.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import confluent_kafka as kafka
+import structlog
+
+from tickloom.errors import Mistake, SourceUnavailable
+from tickloom.kafka import client_config, make_consumer, side_of, translate
+from tickloom.model import TopicPartition
+from tickloom.settings import Settings
+
+_log = structlog.get_logger(__name__)
+_SESSION_TIMEOUT_MS = 10_000
+"""A dead replica's partitions wait this long for their next owner; librdkafka's default is 45 s."""
+_HEARTBEAT_MS = 500
+"""So late a replica learns that another one joins or leaves, and all wait for the last to learn it; by default 3 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """These partitions, all of them, are ours now."""
+
+    partitions: frozenset[TopicPartition]
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """The partitions are being taken; ``done`` must be set when nothing of theirs is in flight any more."""
+
+    done: threading.Event
+
+
+@dataclass(frozen=True, slots=True)
+class MemberFailed:
+    """The membership has ended with ``error``."""
+
+    error: BaseException
+
+
+MemberEvent: TypeAlias = Assigned | Revoked | MemberFailed
+
+
+class Member:
+    """This replica's membership of the group; one thread from ``start`` to ``leave``."""
+
+    def __init__(self, settings: Settings, notify: Callable[[MemberEvent], None]) -> None:
+        """``notify`` is called in the member's thread. Raises ``SettingsError``."""
+        self._settings = settings
+        self._notify = notify
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._told: dict[TopicPartition, int] = {}  # by the loop and this thread, under the lock
+        config = client_config(settings, **{"auto.offset.reset": "earliest", "queued.max.messages.kbytes": 1024})
+        if config.get("group.protocol", "classic") == "classic":
+            config.setdefault("partition.assignment.strategy", "range")
+            config.setdefault("session.timeout.ms", _SESSION_TIMEOUT_MS)
+            config.setdefault("heartbeat.interval.ms", _HEARTBEAT_MS)
+        else:
+            config.setdefault("group.remote.assignor", "range")
+        self._incremental = config.get("group.protocol") == "consumer" or "cooperative" in str(
+            config.get("partition.assignment.strategy")
+        )
+        self._consumer = make_consumer(config)
+        self._thread = threading.Thread(target=self._run, name="tickloom-member", daemon=True)
+
+    def start(self) -> None:
+        """Join the group."""
+        self._thread.start()
+
+    def leave(self) -> None:
+        """Leave the group; blocks until it is left, 10 s at most. Also for one that never started."""
+        self._stop.set()
+        if self._thread.ident is None:
+            self._consumer.close()
+        else:
+            self._thread.join(10)
+
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Tell the group where we are; returns at once. The member's thread commits what was told last."""
+        with self._lock:
+            self._told |= offsets
+
+    def _run(self) -> None:
+        try:
+            self._consumer.subscribe(
+                list(side_of(self._settings)), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
+            )
+            while not self._stop.is_set():
+                message = self._consumer.poll(0.1)
+                self._commit_told()
+                if message is not None and message.error() is not None:
+                    self._complain(message.error())
+        except BaseException as error:
+            self._notify(MemberFailed(error))
+        finally:
+            with suppress(kafka.KafkaException, RuntimeError):
+                self._commit_told()
+                self._consumer.close()
+
+    def _commit_told(self) -> None:
+        with self._lock:
+            told, self._told = self._told, {}
+        mine = {(at.topic, at.partition) for at in self._consumer.assignment()} if told else set()
+        wanted = [
+            kafka.TopicPartition(at.topic, at.partition, offset)
+            for at, offset in told.items()
+            if (at.topic, at.partition) in mine
+        ]
+        if wanted:
+            try:
+                self._consumer.commit(offsets=wanted, asynchronous=True)
+            except kafka.KafkaException as error:  # a courtesy: the ledger is what counts
+                _log.debug("courtesy commit failed", error=str(error))
+
+    def _complain(self, error: Any) -> None:
+        told = translate(error)
+        if isinstance(told, Mistake):
+            raise told
+        if error.fatal():
+            raise SourceUnavailable(f"Kafka ended the membership: {error.str()}")
+        _log.debug("group", error=error.str())
+
+    def _assigned(self, consumer: Any, partitions: list[Any]) -> None:
+        if self._incremental:
+            consumer.incremental_assign(partitions)
+        else:
+            consumer.assign(partitions)
+        if partitions:
+            consumer.pause(partitions)
+        self._tell_assignment(consumer)
+
+    def _revoked(self, consumer: Any, partitions: list[Any]) -> None:
+        done = threading.Event()
+        self._notify(Revoked(done))
+        if not done.wait(self._settings.revoke_timeout_seconds + 5):
+            _log.warning("the batch in flight outlived the revocation; the ledger fences it")
+        if self._incremental:
+            consumer.incremental_unassign(partitions)
+            if not self._stop.is_set():
+                self._tell_assignment(consumer)
+        else:
+            consumer.unassign()
+
+    def _tell_assignment(self, consumer: Any) -> None:
+        assigned = frozenset(TopicPartition(at.topic, at.partition) for at in consumer.assignment())
+        self._notify(Assigned(assigned))
