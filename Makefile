@@ -36,7 +36,7 @@ check: setup
 
 # Everything, against a real Kafka and a real Postgres.
 test: check
-	$(BIN)/pytest --durations=15 tests/integration tests/contract tests/acceptance tests/fuzz
+	$(BIN)/pytest -n 2 --dist loadfile --durations=15 tests/integration tests/contract tests/acceptance tests/fuzz
 
 # Look for bytes on which the readers and their judge differ, or that end the process; SECONDS=60.
 fuzz: setup
