@@ -156,6 +156,7 @@ class Session:
         )
         self._partition_of: dict[str, int] = {}
         self._joined = 0
+        self._committed = asyncio.Event()  # one more batch is
         self._loading = False
 
     # --- what the flow asks -----------------------------------------------------------------------------------
@@ -233,6 +234,7 @@ class Session:
         finally:
             self._loading = False
         self._tails.committed += 1
+        self._committed.set()
         self._count(work.batch, loaded, self.now() - started)
         if self._careful:
             raise StateSpoilt("bisected")
@@ -261,10 +263,24 @@ class Session:
             around.partitioner.forget()  # dropped by a person, or lost in a failover: look again
             raise
 
+    async def _make_room(self, symbols: list[str]) -> list[str]:
+        """Those of ``symbols`` that are not cached, once there is room for them.
+
+        What batches in flight touch must stay; where that fills the cache they are waited for, or three batches'
+        symbols would come on top of the bound. Not after the commit, for only this task may change who is cached.
+        """
+        tails = self._tails
+        while True:
+            self._committed.clear()
+            tails.evict(len(tails.missing(symbols)))
+            missing = tails.missing(symbols)  # the eviction may have hit some that we need
+            fits = len(tails) + len(missing) <= tails.max_symbols
+            if not missing or fits or tails.committed == self._joined - 1:
+                return missing
+            await self._committed.wait()
+
     async def _load_missing(self, symbols: list[str]) -> None:
-        # Here and not after the commit, for only this task may change who is cached; it may hit some that we need.
-        self._tails.evict(len(self._tails.missing(symbols)))
-        missing = self._tails.missing(symbols)
+        missing = await self._make_room(symbols)
         if not missing:
             return
         started = self.now()

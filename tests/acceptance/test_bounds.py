@@ -5,10 +5,12 @@ The short forms are part of `make test`; `make bounds` runs the long ones.
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests import services
 from tests.acceptance.proxy import Proxy
 from tests.acceptance.test_bad_days import until
 from tests.acceptance.world import World
@@ -163,6 +166,37 @@ def test_more_symbols_than_are_cached(kafka: Any, database_url: str, topics: tup
             world.produce(pairs(symbols, symbols, after=turn * symbols))
             drained(world, watched, turn * 2 * symbols)
     assert unsound(world, 4 * symbols) == {}
+
+
+_SLOW_COMMITS = """
+    CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END';
+    CREATE TRIGGER wait AFTER UPDATE ON tickloom.offsets FOR EACH STATEMENT EXECUTE FUNCTION wait()
+"""
+
+
+def test_slow_commits_do_not_swell_the_cache(kafka: Any, database_url: str, topics: tuple[str, str]) -> None:
+    """Symbols of batches in flight cannot go, so a slow disk under many symbols would make the cache outgrow its bound."""
+    world = World.make(kafka, database_url, topics)
+    most, port = 10_000, services.free_port()
+    world.settings |= {"TICKLOOM_CACHE_MAX_SYMBOLS": str(most), "TICKLOOM_BATCH_MAX_MESSAGES": "4000"}
+    services.execute(database_url, _SLOW_COMMITS)
+    world.produce(pairs(40_000, 40_000))
+    cached = [0.0]
+
+    def look() -> bool:
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as told,
+        ):
+            found = re.search(r"^tickloom_symbols_cached (.*)$", told.read().decode(), re.MULTILINE)
+            assert found is not None
+            cached.append(float(found.group(1)))
+        return world.query(READ)[0][0] == 80_000
+
+    with running(world, TICKLOOM_HTTP_PORT=str(port)):
+        until(look, SECONDS)
+    assert most * 0.9 <= max(cached) < most * 1.1
+    assert unsound(world, 80_000) == {}
 
 
 def test_one_symbol_with_all_the_traffic(kafka: Any, database_url: str, topics: tuple[str, str]) -> None:
