@@ -6,7 +6,7 @@ are bad days, waited out; the rest (no table, no right, no such database) are mi
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import files
 from typing import Any, Protocol, cast
@@ -42,8 +42,8 @@ class Connection(Protocol):
     async def fetch(self, query: str, *args: Any) -> list[Any]: ...
     async def fetchrow(self, query: str, *args: Any) -> Any: ...
     async def fetchval(self, query: str, *args: Any) -> Any: ...
-    async def copy_to_table(self, table_name: str, **options: Any) -> str: ...
-    async def copy_records_to_table(self, table_name: str, **options: Any) -> str: ...
+    def copy_to_table(self, table_name: str, **options: Any) -> Coroutine[Any, Any, str]: ...
+    def copy_records_to_table(self, table_name: str, **options: Any) -> Coroutine[Any, Any, str]: ...
     async def copy_from_query(self, query: str, *args: Any, **options: Any) -> str: ...
     def is_closed(self) -> bool: ...
     async def close(self, *, timeout: float | None = None) -> None: ...
@@ -125,6 +125,25 @@ async def transaction(
     async with _undone_by(connection, "ROLLBACK"):
         yield
     await connection.execute("COMMIT")
+
+
+async def send(connection: Connection, copying: Coroutine[Any, Any, str], seconds: float) -> None:
+    """Run a COPY to the server to its end, within ``seconds``.
+
+    asyncpg limits only the wait for the answer: a COPY that cannot be sent any further would wait for ever, and one that
+    is cancelled then ends with whatever error comes first. Here the connection ends, and the cancellation stays one.
+    """
+    task = asyncio.ensure_future(copying)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # or asyncio says that nobody looked
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+        if not task.done():
+            raise TimeoutError(f"a COPY was not done in {seconds:.0f} s")
+    except BaseException:
+        connection.terminate()
+        task.cancel()
+        raise
+    task.result()
 
 
 @asynccontextmanager

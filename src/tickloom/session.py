@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import polars as pl
 import structlog
@@ -85,6 +85,8 @@ class Store:
                 result = await work(await self._ready())
             except StoreUnavailable as error:
                 await self.close()
+                if cast("asyncio.Task[Any]", asyncio.current_task()).cancelling():
+                    raise asyncio.CancelledError from error  # no library may turn a cancellation into an outage
                 around.health.database_reachable = False
                 around.health.beat(time.monotonic())
                 around.metrics.retries.labels("postgres").inc()
@@ -148,7 +150,7 @@ class Session:
         )
         topics = {side: topic for topic, side in side_of(settings).items()}
         epochs = {at: claim.epoch for at, claim in claims.items()}
-        self._loader = Loader(topics, epochs, settings.window_rows, limits)
+        self._loader = Loader(topics, epochs, settings.window_rows, limits, settings.database_command_timeout_seconds)
         self._writes = store
         self._reads = Store(around)
         self._reader_clock = CpuClock(

@@ -13,7 +13,7 @@ from tickloom import ledger, schema
 from tickloom.errors import Fenced, LockHeld, SchemaMismatch, StoreUnavailable, WrongSource
 from tickloom.model import TABLES, Side, TopicPartition
 from tickloom.partitions import Partitioner, attached, partition_at
-from tickloom.postgres import Connection, connect, told, transaction
+from tickloom.postgres import Connection, connect, send, told, transaction
 from tickloom.settings import Partitioning, Settings
 from tickloom.stages.gather import BatchLimits, Gatherer, RejectLimits
 from tickloom.stages.join import join_by_sql, symbols_of
@@ -142,6 +142,41 @@ async def test_a_connection_falls_silent_in_a_transaction(settings: Settings, en
         task = asyncio.create_task(work())
         if ending == "cancelled":
             await asyncio.sleep(0.3)
+            task.cancel()
+        await asyncio.wait({task}, timeout=5)
+        assert task.done()
+        if ending == "cancelled":
+            assert task.cancelled()
+        else:
+            assert isinstance(task.exception(), StoreUnavailable)
+        assert connection.is_closed()
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "timed out"])
+async def test_a_copy_cannot_be_sent(settings: Settings, ending: str) -> None:
+    """A network that stands still in the middle of a COPY would hold the daemon for ever, deaf to SIGTERM."""
+    port = urlsplit(settings.database_dsn()).port
+    assert port is not None
+    with Proxy(port) as proxy:
+        connection = await connect(
+            Settings(database_url=settings.database_dsn().replace(f":{port}/", f":{proxy.port}/"))  # type: ignore[arg-type]
+        )
+        await connection.execute("CREATE TEMP TABLE rows (line text)")
+
+        async def lines() -> AsyncGenerator[bytes]:
+            for number in range(200):
+                if number == 3:
+                    proxy.stall()
+                yield bytes(2**20).replace(b"\0", b"x") + b"\n"
+
+        async def work() -> None:
+            with told():
+                async with transaction(connection):
+                    await send(connection, connection.copy_to_table("rows", source=lines(), format="text"), 1.0)
+
+        task = asyncio.create_task(work())
+        if ending == "cancelled":
+            await asyncio.sleep(0.5)
             task.cancel()
         await asyncio.wait({task}, timeout=5)
         assert task.done()

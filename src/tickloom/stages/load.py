@@ -32,7 +32,7 @@ from tickloom.model import (
     Side,
     TopicPartition,
 )
-from tickloom.postgres import Connection, savepoint, sql, told, transaction
+from tickloom.postgres import Connection, savepoint, send, sql, told, transaction
 from tickloom.stages.decode import reject
 from tickloom.stages.gather import RejectLimits
 from tickloom.stages.join import Joined, join_by_sql, symbols_of
@@ -126,7 +126,10 @@ class Loader:
         epochs: Mapping[TopicPartition, int],
         window_rows: int,
         limits: RejectLimits,
+        copy_seconds: float = 300,
     ) -> None:
+        """``copy_seconds``: the limit of one COPY."""
+        self._copy_seconds = copy_seconds
         self._topics = topics
         self._epochs = epochs
         self._window = window_rows
@@ -147,7 +150,7 @@ class Loader:
                     if await already_done(connection, batch.progress, self._epochs):
                         return _loaded(counts, batch.rejects)
                     raise
-                await _note(connection, batch, batch.rejects, now)
+                await _note(connection, batch, batch.rejects, now, self._copy_seconds)
                 late = await self._write(connection, work.encoded, now)
                 if late:
                     await add_counts(connection, late)
@@ -173,7 +176,7 @@ class Loader:
                         f"Postgres refused {len(refused)} of {batch.messages} messages, the last: {refused[-1].detail}; "
                         f"see what was added to the tables (a constraint, a column, a trigger)"
                     )
-                await _note(connection, batch, [*batch.rejects, *refused], now)
+                await _note(connection, batch, [*batch.rejects, *refused], now, self._copy_seconds)
                 await add_counts(connection, counts)
                 await _add_dead(connection, refused)
         return _loaded(counts, [*batch.rejects, *refused])
@@ -207,9 +210,10 @@ class Loader:
         copies = encoded.copies
         for target, stream in copies.items():
             schema, _, name = target.rpartition(".")
-            await connection.copy_to_table(
+            copying = connection.copy_to_table(
                 name, schema_name=schema or None, columns=_COLUMNS.get(target), source=_blocks(stream), format="binary"
             )
+            await send(connection, copying, self._copy_seconds)
         if all(not target.startswith("pg_temp.") for target in copies):
             return {}
         # The staging tables have no statistics: one lookup a row is always right, and what the planner must take.
@@ -295,10 +299,12 @@ async def _blocks(stream: bytearray) -> AsyncIterator[memoryview]:
         yield view[start : start + _COPY_BLOCK_BYTES]
 
 
-async def _note(connection: Connection, batch: Batch, rejects: Sequence[Reject], now: datetime) -> None:
+async def _note(
+    connection: Connection, batch: Batch, rejects: Sequence[Reject], now: datetime, copy_seconds: float
+) -> None:
     """Dead letters and gaps of a batch."""
     if rejects:
-        await connection.copy_records_to_table(
+        copying = connection.copy_records_to_table(
             "dead_letters",
             schema_name="tickloom",
             columns=(
@@ -317,6 +323,7 @@ async def _note(connection: Connection, batch: Batch, rejects: Sequence[Reject],
             ),
             records=[_dead_letter(letter, now) for letter in rejects],
         )
+        await send(connection, copying, copy_seconds)
     for gap in batch.gaps:
         await connection.execute(
             "INSERT INTO tickloom.gaps VALUES ($1, $2, $3, $4, $5, 'continue')",
