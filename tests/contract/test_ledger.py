@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -11,9 +12,12 @@ from tests.acceptance.proxy import Proxy
 from tests.contract.test_any_split import START, TOPICS, Tick, chunk_of
 from tickloom import ledger, schema
 from tickloom.errors import Fenced, LockHeld, SchemaMismatch, StoreUnavailable, WrongSource
+from tickloom.health import Health
+from tickloom.metrics import Metrics
 from tickloom.model import TABLES, Side, TopicPartition
 from tickloom.partitions import Partitioner, attached, partition_at
 from tickloom.postgres import Connection, connect, send, told, transaction
+from tickloom.session import Store, Surroundings
 from tickloom.settings import Partitioning, Settings
 from tickloom.stages.gather import BatchLimits, Gatherer, RejectLimits
 from tickloom.stages.join import join_by_sql, symbols_of
@@ -185,6 +189,25 @@ async def test_a_copy_cannot_be_sent(settings: Settings, ending: str) -> None:
         else:
             assert isinstance(task.exception(), StoreUnavailable)
         assert connection.is_closed()
+
+
+async def test_a_cancellation_is_no_outage(settings: Settings) -> None:
+    """A session that was given up would be tried again for ever, because a library raised something else instead."""
+    nobody: Any = None
+    around = Surroundings(settings, Metrics(), Health(60, 0), nobody, nobody, nobody, "me", nobody)
+
+    async def work(_: Connection) -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise StoreUnavailable("the connection is closed") from None
+
+    store = Store(around)
+    task = asyncio.create_task(store.run(work))
+    await asyncio.sleep(0.3)
+    task.cancel()
+    await asyncio.wait({task}, timeout=5)
+    assert task.cancelled()
 
 
 @pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
