@@ -161,17 +161,29 @@ def produce(bootstrap: str, topics: dict[str, str], things: Iterable[Thing], par
     producer = kafka.Producer(
         {"bootstrap.servers": bootstrap, "linger.ms": 20, "message.max.bytes": 10_000_000, "log_level": 2}
     )
+    refused: list[str] = []
+
+    def delivered(error: Any, _: Any) -> None:
+        if error is not None:
+            refused.append(error.str())
+
     for thing in things:
         partition = zlib.crc32(thing.key or b"") % partitions if thing.partition is None else thing.partition
         while True:
             try:
                 producer.produce(
-                    topics[thing.side], thing.value, thing.key, partition=partition, timestamp=thing.timestamp_ms
+                    topics[thing.side],
+                    thing.value,
+                    thing.key,
+                    partition=partition,
+                    timestamp=thing.timestamp_ms,
+                    on_delivery=delivered,
                 )
                 break
             except BufferError:
                 producer.poll(0.1)
     assert producer.flush(60) == 0
+    assert not refused, f"the broker refused {len(refused)} messages: {refused[0]}"
 
 
 def read_log(bootstrap: str, topics: dict[str, str], partitions: int) -> list[Record]:

@@ -128,6 +128,7 @@ class Kafka:
                     "log.retention.check.interval.ms=1000",
                     "log.initial.task.delay.ms=1000",
                     "log.cleaner.backoff.ms=500",
+                    f"log.message.timestamp.after.max.ms={2**63 - 1}",  # a soak's market runs ahead of the clock
                     "broker.session.timeout.ms=2000",  # a broker that crashed is let in again only after this
                     "broker.heartbeat.interval.ms=500",
                     "group.consumer.session.timeout.ms=6000",

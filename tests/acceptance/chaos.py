@@ -300,7 +300,11 @@ class Chaos:
     def _produce(self) -> None:
         while self._producing.is_set():
             some = list(islice(self._things, round(self._rate / 4)))
-            self.world.produce(some)
+            try:
+                self.world.produce(some)
+            except AssertionError as error:  # in a thread of its own it would be lost
+                self.outcome.wrong.append(f"the log is not what was sent: {error}")
+                return
             self.outcome.messages += len(some)
             time.sleep(0.25)
 
