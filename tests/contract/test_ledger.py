@@ -1,7 +1,7 @@
 """The ledger's protocol and the making of partitions, against a real Postgres."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -126,6 +126,20 @@ async def test_a_sleeping_owner_is_ended(settings: Settings, connection: Connect
             one.terminate()
 
 
+async def given_up(work: Coroutine[Any, Any, None], ending: str) -> None:
+    """It ends soon and as what it is: a cancellation (half a second after its start), or an outage."""
+    task = asyncio.create_task(work)
+    if ending == "cancelled":
+        await asyncio.sleep(0.5)
+        task.cancel()
+    await asyncio.wait({task}, timeout=5)
+    assert task.done()
+    if ending == "cancelled":
+        assert task.cancelled()
+    else:
+        assert isinstance(task.exception(), StoreUnavailable)
+
+
 @pytest.mark.parametrize("ending", ["cancelled", "timed out"])
 async def test_a_connection_falls_silent_in_a_transaction(settings: Settings, ending: str) -> None:
     """A half-open connection would hold the daemon for ever, deaf to SIGTERM and to rebalances."""
@@ -143,16 +157,7 @@ async def test_a_connection_falls_silent_in_a_transaction(settings: Settings, en
                     proxy.deafen()
                     await connection.execute("SELECT 2")
 
-        task = asyncio.create_task(work())
-        if ending == "cancelled":
-            await asyncio.sleep(0.3)
-            task.cancel()
-        await asyncio.wait({task}, timeout=5)
-        assert task.done()
-        if ending == "cancelled":
-            assert task.cancelled()
-        else:
-            assert isinstance(task.exception(), StoreUnavailable)
+        await given_up(work(), ending)
         assert connection.is_closed()
 
 
@@ -178,16 +183,7 @@ async def test_a_copy_cannot_be_sent(settings: Settings, ending: str) -> None:
                 async with transaction(connection):
                     await send(connection, connection.copy_to_table("rows", source=lines(), format="text"), 1.0)
 
-        task = asyncio.create_task(work())
-        if ending == "cancelled":
-            await asyncio.sleep(0.5)
-            task.cancel()
-        await asyncio.wait({task}, timeout=5)
-        assert task.done()
-        if ending == "cancelled":
-            assert task.cancelled()
-        else:
-            assert isinstance(task.exception(), StoreUnavailable)
+        await given_up(work(), ending)
         assert connection.is_closed()
 
 
