@@ -9,7 +9,7 @@ import polars as pl
 
 from tests import reference
 from tickloom.model import Chunk, Decoded, Side
-from tickloom.stages.decode import EventBounds, decode, decode_strictly
+from tickloom.stages.decode import EventBounds, decode_at_once, decode_strictly
 from tickloom.timestamps import UNREACHABLE, parse_column, parse_number, parse_text
 
 RECORD_MS = 1_790_000_000_000
@@ -79,10 +79,10 @@ def disagreements(side: Side, values: Sequence[bytes | None], times: Sequence[in
     at = together.timestamps_ms.tolist()
     wanted = [judged(side, value, record_ms) for value, record_ms in zip(values, at, strict=True)]
     found = {
-        "together": verdicts(decode(together, BOUNDS)),
+        "together": verdicts(decode_at_once(together, BOUNDS)),
         "strictly": verdicts(decode_strictly(together, BOUNDS)),
         "alone": [
-            *(verdicts(decode(chunk(side, [v], [ms]), BOUNDS))[0] for v, ms in zip(values, at, strict=True)),
+            *(verdicts(decode_at_once(chunk(side, [v], [ms]), BOUNDS))[0] for v, ms in zip(values, at, strict=True)),
         ],
     }
     return [

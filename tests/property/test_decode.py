@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests import hard_cases, reference
 from tests.readers import BOUNDS, RECORD_MS, STAMP, VALUE, bits, chunk, disagreements, plain, verdicts
 from tickloom.model import Reason, Side
-from tickloom.stages.decode import EventBounds, _decode_at_once, decode, decode_strictly
+from tickloom.stages.decode import EventBounds, _rows_at_once, decode_at_once, decode_strictly
 
 SIDES = pytest.mark.parametrize("side", list(Side))
 DAY_MICROS = 86_400_000_000
@@ -198,14 +198,14 @@ def test_any_bounds(ahead: int, age: int, record_ms: int) -> None:
     """Whoever switches the bounds off by a large number would have a daemon that ends with the first message."""
     alone = chunk(Side.PRICES, [plain(Side.PRICES)], [record_ms])
     bounds = EventBounds(ahead, age)
-    assert verdicts(decode(alone, bounds)) == verdicts(decode_strictly(alone, bounds))
+    assert verdicts(decode_at_once(alone, bounds)) == verdicts(decode_strictly(alone, bounds))
 
 
 @SIDES
 def test_the_fast_reader_is_taken(side: Side) -> None:
     """Without it decode costs several times as much."""
     clean = chunk(side, [plain(side, index) for index in range(100)])
-    fast = _decode_at_once(clean, BOUNDS)
+    fast = _rows_at_once(clean, BOUNDS)
     assert fast is not None
     assert bits(fast) == bits(decode_strictly(clean, BOUNDS).rows)
 
@@ -218,12 +218,12 @@ def test_the_fast_reader_is_taken_for_ordinary_messages(symbol: str, number: str
     ordinary = [
         b'{"symbol": "%s", "price": %s, "timestamp": "%s"}' % (symbol.encode(), number.encode(), time) for time in times
     ]
-    assert all(_decode_at_once(chunk(Side.PRICES, [value]), BOUNDS) is not None for value in ordinary)
+    assert all(_rows_at_once(chunk(Side.PRICES, [value]), BOUNDS) is not None for value in ordinary)
 
 
 def test_no_messages() -> None:
     """A chunk of nothing is no reason to end."""
-    assert verdicts(decode(chunk(Side.PRICES, []), BOUNDS)) == []
+    assert verdicts(decode_at_once(chunk(Side.PRICES, []), BOUNDS)) == []
 
 
 def test_every_reason_can_come() -> None:
@@ -239,5 +239,5 @@ def test_every_reason_can_come() -> None:
         b'{"symbol":"A","price":1,"timestamp":1}': Reason.OUT_OF_BOUNDS,
         b'{"symbol":"A","price":1,"high_price":1,"low_price":2,%s}' % stamp: Reason.INCONSISTENT,
     }
-    decoded = decode(chunk(Side.PRICES, list(cases)), BOUNDS)
+    decoded = decode_at_once(chunk(Side.PRICES, list(cases)), BOUNDS)
     assert {reject.value: reject.reason for reject in decoded.rejects} == cases

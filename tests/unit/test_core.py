@@ -21,7 +21,7 @@ from tickloom.partitions import partition_at, partitions_for
 from tickloom.retry import RetryPolicy
 from tickloom.session import check_copartitioned
 from tickloom.settings import GapPolicy, Partitioning
-from tickloom.stages.consume import Room, find_gap
+from tickloom.stages.consume import Reader, Room, find_gap
 from tickloom.stages.gather import BatchLimits, Gatherer, RejectLimits, RejectWatch
 
 MOMENTS = st.datetimes(datetime(1971, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))
@@ -88,6 +88,25 @@ def test_room_is_bounded(sizes: list[int], takes: list[bool], max_chunks: int, m
         fits = not inside or (len(inside) < max_chunks and sum(inside) + size <= max_bytes)
         assert room.enter(size, 0) is fits
         inside += [size] if fits else []
+
+
+@pytest.mark.parametrize("busy", list(Side))
+def test_a_busy_side_does_not_keep_the_other_waiting(busy: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that arrive would be seen only when the other topic pauses for breath: seconds late, or never."""
+    reader = Reader(settings_module.Settings(), frozenset())
+    reader._newest_ms[busy] = 2  # and both sides' logs are read to their ends
+    asked: list[Side] = []
+
+    def read(side: Side, _: float) -> bool:
+        asked.append(side)
+        if len(asked) == 40:
+            reader._stop.set()
+        return side is busy
+
+    monkeypatch.setattr(reader, "_read", read)
+    reader._run()
+    reader.stop()
+    assert asked.count(busy.other) == 20
 
 
 def test_a_dead_letter_counts_whole() -> None:

@@ -31,6 +31,8 @@ _CHUNKS_HELD = 3
 _MESSAGE_MAX_BYTES, _FETCH_MAX_BYTES = 1_000_000, 50 * 2**20  # librdkafka's defaults
 _BEHIND_WAIT_SECONDS = 0.05
 _LIVE_WAIT_SECONDS = 0.02
+_LINGER_SECONDS = 0.01
+"""A chunk costs as much as some hundred messages, so one that comes live waits for company."""
 _E = kafka.KafkaError
 _MEMBERSHIP_OPTIONS = (
     *("group.protocol", "group.remote.assignor", "partition.assignment.strategy", "group.instance.id"),
@@ -191,20 +193,23 @@ class Reader:
                 if self._unfinished[behind]:
                     if not self._read(behind, _BEHIND_WAIT_SECONDS):
                         self._read(ahead, 0)
-                elif not self._read(ahead, _LIVE_WAIT_SECONDS):
-                    self._read(behind, _LIVE_WAIT_SECONDS)
+                else:  # all of it is read: whoever has something, and neither for long, however much the other has
+                    some = self._read(ahead, _LIVE_WAIT_SECONDS)
+                    self._read(behind, 0 if some else _LIVE_WAIT_SECONDS)
         except BaseException as error:
             told = translate(error.args[0]) if isinstance(error, kafka.KafkaException) else error
             self._post(ReadFailed(told))
 
     def _read(self, side: Side, wait: float) -> bool:
-        """Hand on what one side has, waiting ``wait`` seconds for a first message; whether there was any."""
+        """Hand on what one side has, waiting ``wait`` seconds for a first message and then a little for more; whether
+        there was any.
+        """
         consumer = self._consumers[side]
         found: list[Any] = consumer.consume(1, wait)
         if not found:
             return False
         if self._chunk_messages > 1:
-            found += consumer.consume(self._chunk_messages - 1, 0)
+            found += consumer.consume(self._chunk_messages - 1, _LINGER_SECONDS if wait else 0)
         messages = [message for message in found if message.error() is None]
         if messages and not self._hand_on(side, messages):
             return True
