@@ -371,6 +371,7 @@ def running_postgres() -> Iterator["Postgres | Given"]:
 
 
 def _main(command: list[str]) -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # or what runs here would outlive us
     with running_kafka() as kafka, running_postgres() as postgres:
         exports = {
             "TICKLOOM_KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
@@ -382,7 +383,7 @@ def _main(command: list[str]) -> int:
         for name, value in exports.items():
             print(f"export {name}={value}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
-            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+            signal.pause()
     return 0
 
 
