@@ -63,7 +63,7 @@ def _root(
 @app.command(epilog="Example: tickloom run --once")
 def run(once: Annotated[bool, typer.Option(help="Drain to the log's end as it is now, then exit.")] = False) -> None:
     """The daemon: reads both topics, keeps the tables exact, until SIGTERM or SIGINT."""
-    from tickloom.runtime import tune_allocator
+    from tickloom.runtime import leave, tune_allocator
 
     tune_allocator()
     from tickloom import daemon
@@ -71,6 +71,7 @@ def run(once: Annotated[bool, typer.Option(help="Drain to the log's end as it is
     configured = _configured()
     structlog.get_logger("tickloom").info("starting", version=__version__, **configured.shown())
     _run(daemon.run(configured, once=once))
+    leave()
 
 
 @app.command(epilog="Example: tickloom migrate")
