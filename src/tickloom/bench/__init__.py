@@ -53,8 +53,8 @@ A part that was not asked for is null. Seconds, bytes and messages; rates are me
 
 Stages in ``cpu_by_stage``: ``start`` (interpreter and imports), ``loop`` (the event loop's thread: COPY, gather, HTTP),
 ``consume`` (the reading thread), ``decode``, ``join``, ``encode`` (in the one thread for CPU work), ``librdkafka`` (its
-own threads: fetching, checksums, decompression), ``polars`` (its thread pool, which works for decode and join and cannot
-be told apart between them), ``other`` (what is left of the total, which is the child's own rusage: the interpreter's exit,
-the group's membership). What comes once a process and not with each message, ``start`` and most of ``other``, weighs less
+own threads: fetching, checksums, decompression), ``polars`` (its threads, which work for decode and join and cannot be
+told apart between them), ``other`` (what is left of the total, which is the child's own rusage: the group's membership,
+handing over between threads, the end of the process). What comes once a process and not with each message, ``start`` and most of ``other``, weighs less
 the longer the log is.
 """

@@ -24,7 +24,7 @@ _LOOK_SECONDS = 0.05
 _THREADS_EVERY = 4  # looks: there are some forty threads, and each is two files
 _START_SECONDS = 120.0
 _DRAIN_SECONDS = 30.0
-_POOLS = {"rdk": "librdkafka", "polars": "polars"}
+_POOLS = {"rdk": "librdkafka"} | dict.fromkeys(("polars", "async-executor", "tokio-rt", "jemalloc_bg"), "polars")
 """Beginnings of the names of threads that are not Python's, and what they are told as."""
 
 
