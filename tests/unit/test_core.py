@@ -94,7 +94,7 @@ def test_room_is_bounded(sizes: list[int], takes: list[bool], max_chunks: int, m
 def test_a_busy_side_does_not_keep_the_other_waiting(busy: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that arrive would be seen only when the other topic pauses for breath: seconds late, or never."""
     reader = Reader(settings_module.Settings(), frozenset())
-    reader._newest_ms[busy] = 2  # and both sides' logs are read to their ends
+    reader._newest_ms[busy] = {0: 2}  # and both sides' logs are read to their ends
     asked: list[Side] = []
 
     def read(side: Side, _: float) -> bool:

@@ -29,6 +29,9 @@ _log = structlog.get_logger(__name__)
 _CHUNK_MESSAGES = 10_000
 _CHUNKS_HELD = 3
 _MESSAGE_MAX_BYTES, _FETCH_MAX_BYTES = 1_000_000, 50 * 2**20  # librdkafka's defaults
+_FETCH_MAX_PARTITION_BYTES = 2**19
+"""Of one answer: as long a run of one partition comes before the next has its turn, while the other side may be somewhere
+else. librdkafka doubles it where a batch of the producer's is larger."""
 _BEHIND_WAIT_SECONDS = 0.05
 _LIVE_WAIT_SECONDS = 0.02
 _LINGER_SECONDS = 0.01
@@ -84,6 +87,7 @@ def reader_config(settings: Settings) -> dict[str, Any]:
             "enable.partition.eof": True,
             "queued.max.messages.kbytes": settings.fetch_max_bytes // 1024,
             "fetch.max.bytes": _fetch_max_bytes(settings),
+            "max.partition.fetch.bytes": _FETCH_MAX_PARTITION_BYTES,
             "fetch.queue.backoff.ms": 5,
             "fetch.wait.max.ms": 50,
             "fetch.error.backoff.ms": 100,
@@ -113,7 +117,7 @@ class Reader:
         config = reader_config(settings)
         self._consumers: dict[Side, Any] = {side: make_consumer(config) for side in self._sides.values()}
         self._positions: dict[TopicPartition, int] = {}
-        self._newest_ms = dict.fromkeys(Side, 0)
+        self._newest_ms: dict[Side, dict[int, int]] = {side: {} for side in Side}  # by partition
         self._unfinished: dict[Side, set[int]] = {side: set() for side in Side}  # partitions not seen at their end
         self._thread = threading.Thread(target=self._run, name="tickloom-reader", daemon=True)
 
@@ -147,6 +151,7 @@ class Reader:
                 if at.topic == topic
             ]
             self._unfinished[side] = {at.partition for at in mine}
+            self._newest_ms[side] = {at.partition: 0 for at in mine}
             self._consumers[side].assign(mine)
         self._thread.start()
 
@@ -189,7 +194,7 @@ class Reader:
         try:
             while not self._stop.is_set():
                 self.cpu_seconds = time.thread_time()
-                behind, ahead = sorted(Side, key=self._newest_ms.__getitem__)
+                behind, ahead = sorted(Side, key=self._reached_ms)
                 if self._unfinished[behind]:
                     if not self._read(behind, _BEHIND_WAIT_SECONDS):
                         self._read(ahead, 0)
@@ -199,6 +204,16 @@ class Reader:
         except BaseException as error:
             told = translate(error.args[0]) if isinstance(error, kafka.KafkaException) else error
             self._post(ReadFailed(told))
+
+    def _reached_ms(self, side: Side) -> float:
+        """How far a side is in record time: the mean of its partitions, which come one after the other, each in a run
+        of thousands. One that was read to its end keeps up with the furthest.
+        """
+        newest, unfinished = self._newest_ms[side], self._unfinished[side]
+        furthest = max(newest.values(), default=0)
+        return sum(at if partition in unfinished else furthest for partition, at in newest.items()) / max(
+            1, len(newest)
+        )
 
     def _read(self, side: Side, wait: float) -> bool:
         """Hand on what one side has, waiting ``wait`` seconds for a first message and then a little for more; whether
@@ -234,9 +249,9 @@ class Reader:
             if self._stop.is_set():
                 return False
         for partition, _, last in chunk.lasts():
+            self._newest_ms[side][partition] = int(chunk.timestamps_ms[last])
             self._positions[TopicPartition(chunk.topic, partition)] = int(chunk.offsets[last]) + 1
             self._unfinished[side].add(partition)
-        self._newest_ms[side] = int(chunk.timestamps_ms[-1])
         self._post(chunk)
         return True
 
