@@ -286,7 +286,7 @@ class Session:
         if not missing:
             return
         started = self.now()
-        rows = self._tails.tail_rows
+        rows = self._tails.reserve(len(missing))
         step = max(1, _ROWS_LOADED_AT_ONCE // rows)
         for some in (missing[at : at + step] for at in range(0, len(missing), step)):
             tails = await self._reads.run(partial(load_tails, symbols=some, rows=rows))

@@ -88,7 +88,9 @@ class Settings(BaseSettings):
         96 * 2**20, ge=2**20, description="Memory of these rows; with many symbols fewer rows are kept of each."
     )
     cache_tail_rows: int = Field(
-        64, ge=4, description="Newest rows kept for each cached symbol and side (at least 2 windows are)."
+        4096,
+        ge=4,
+        description="Newest rows kept for each cached symbol and side, at most; with many symbols it is fewer.",
     )
 
     reject_limit_ratio: float = Field(

@@ -3,7 +3,8 @@
 Per side and symbol a ring of the newest C rows by event time. A row's *logical index* counts the symbol's rows
 since its ring began; it stands at ``index % C``. A ring that has never held C rows holds the whole history
 of its symbol, so nothing is older than it; a full one answers for its oldest row (the *floor*) and what is newer.
-With many symbols C gets smaller, for good, so that all rings together stay within a number of bytes.
+As symbols grow in number C gets smaller, for good, so that all rings together stay within a number of bytes: of few
+symbols a batch holds many rows each, and one side may be as many rows ahead of the other.
 
 Only the task that joins touches an instance, and ``committed`` (set by the one that loads) is a lone number.
 Pure: no I/O, no clock.
@@ -23,7 +24,9 @@ NO_FLOOR = np.iinfo(np.int64).min
 ROW_BYTES = 28
 """Of one row of one side: ts, value and offset of eight bytes each, partition of four."""
 
-_FIRST_SLOTS = 1_024
+_FIRST_SLOTS = 16
+_ENOUGH_ROWS = 64
+"""What tails hold beyond this is worth half of the room only: all of it is read from the tables after a start."""
 _ROW = (("ts", np.int64), ("value", np.float64), ("offset", np.int64), ("partition", np.int32))
 
 
@@ -158,12 +161,19 @@ class Tails:
         """Those of ``symbols`` that are not cached, in the same order: ``insert`` them before ``context``."""
         return [symbol for symbol in symbols if symbol not in self._slots]
 
+    def reserve(self, coming: int) -> int:
+        """Room for ``coming`` more symbols; gives C, which that may have made smaller."""
+        if coming > len(self._free):
+            self._grow(len(self._slots) + coming)
+        return self.tail_rows
+
     def insert(self, symbols: Sequence[str], rows: Mapping[Side, pl.DataFrame]) -> None:
         """Cache new symbols with their newest rows.
 
         ``rows``: per side a frame of code (index into ``symbols``), ts, value, partition, offset, ordered by code
         and ts: for each symbol its newest C rows in the tables, or all it has.
         """
+        self.reserve(len(symbols))
         slots = np.array([self._take(symbol) for symbol in symbols], dtype=np.int64)
         nothing = np.zeros(len(slots), dtype=np.int64)
         for side, ring in self._rings.items():
@@ -208,21 +218,24 @@ class Tails:
             ring.total[victims] = 0
         return len(victims)
 
+    def _room(self) -> int:
+        return self._max_rows if self.tail_rows <= _ENOUGH_ROWS else self._max_rows // 2
+
     def _take(self, symbol: str) -> int:
-        if not self._free:
-            self._grow()
         slot = self._free.pop()
         self._slots[symbol] = slot
         self._names[slot] = symbol
         return slot
 
-    def _grow(self) -> None:
+    def _grow(self, least: int) -> None:
         old = len(self._names)
-        new = max(_FIRST_SLOTS, old * 2)
+        new = max(_FIRST_SLOTS, old)
+        while new < least:
+            new *= 2
         self._names.extend([None] * (new - old))
         self._free.extend(range(new - 1, old - 1, -1))
         self._touched = np.concatenate([self._touched, np.zeros(new - old, dtype=np.int64)])
-        while new * self.tail_rows > self._max_rows and self.tail_rows > self._least_rows:
+        while new * self.tail_rows > self._room() and self.tail_rows > self._least_rows:
             self.tail_rows = max(self._least_rows, self.tail_rows // 2)
         for ring in self._rings.values():
             ring.resize(new, self.tail_rows)
