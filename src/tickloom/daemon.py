@@ -318,6 +318,7 @@ class Daemon:
             try:
                 async with connected(self._settings) as connection:
                     await self._make_partitions(around, connection)
+                    await self._look_for_torn_symbols(connection)
                 self.health.database_reachable = True
             except StoreUnavailable as error:
                 self.health.database_reachable = False
@@ -325,6 +326,16 @@ class Daemon:
             except Mistake as error:
                 self.health.database_reachable = False
                 _log.error("housekeeping failed", error=str(error))
+
+    async def _look_for_torn_symbols(self, connection: Connection) -> None:
+        """A replica that is idle would not hear that another one waits for it to leave."""
+        session = self._session
+        if session is None or session.owns_everything or self._worked_alone:
+            return
+        if (torn := await ledger.torn_symbol(connection)) is not None:
+            self._failure = NotCopartitioned.torn(torn)
+            self._changed.set()
+            session.stop()
 
     async def _make_partitions(self, around: Surroundings, connection: Connection) -> None:
         made = await around.partitioner.ensure_ahead(connection, datetime.now(UTC))

@@ -11,6 +11,8 @@ error                 who acts                               exit code
 ====================  =====================================  =================
 """
 
+from typing import Self
+
 
 class TickloomError(Exception):
     """Base of all errors raised on purpose; anything else is a bug (exit code 1)."""
@@ -38,6 +40,14 @@ class WrongSource(Mistake):
 
 class NotCopartitioned(Mistake):
     """This replica cannot see both halves of a symbol: partition counts or keys do not allow replicas."""
+
+    @classmethod
+    def torn(cls, symbol: str) -> Self:
+        """The halves of ``symbol`` belong to different replicas."""
+        return cls(
+            f"symbol {symbol!r} comes in two partitions, so several replicas cannot share the topics; "
+            f"run one replica, or key the messages of both topics by symbol with the same partitioner"
+        )
 
 
 class LogLost(Mistake):

@@ -30,6 +30,11 @@ healthy, or was given up."""
 _TAKE_OVER = sql("take_over")
 _COMPARE_AND_SET = sql("compare_and_set")
 _END_SESSIONS = sql("end_sessions")
+_TORN = "SELECT symbol FROM tickloom.symbols WHERE prices_partition <> volumes_partition LIMIT 1"
+_DROP_CLAIMS = (
+    "UPDATE tickloom.symbols SET prices_partition = NULL, volumes_partition = NULL "
+    "WHERE prices_partition IS NOT NULL OR volumes_partition IS NOT NULL"
+)
 _log = structlog.get_logger(__name__)
 
 
@@ -91,6 +96,18 @@ async def end_sessions(connection: Connection, owners: Sequence[str]) -> None:
         ended = await connection.fetchval(_END_SESSIONS, [session_name(owner) for owner in owners])
     if ended:
         _log.warning("ended database sessions that did not move any more", owners=owners, sessions=ended)
+
+
+async def torn_symbol(connection: Connection) -> str | None:
+    """A symbol whose halves different replicas have claimed. Raises ``StoreUnavailable``."""
+    with told():
+        return await connection.fetchval(_TORN)
+
+
+async def drop_claims(connection: Connection) -> None:
+    """For who owns everything: no claim of replicas that were before it holds any more. Raises ``StoreUnavailable``."""
+    with told():
+        await connection.execute(_DROP_CLAIMS)
 
 
 async def compare_and_set(

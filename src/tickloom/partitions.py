@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tickloom.errors import SchemaMismatch
 from tickloom.model import TABLES
-from tickloom.postgres import Connection, told, transaction
+from tickloom.postgres import Connection, told
 from tickloom.settings import Partitioning
 
 _FORMATS = {Partitioning.HOURLY: "%Y%m%d%H", Partitioning.DAILY: "%Y%m%d", Partitioning.MONTHLY: "%Y%m"}
@@ -121,18 +121,9 @@ async def attached(connection: Connection, table: str) -> set[str]:
 async def _create(connection: Connection, partition: Partition) -> int:
     """Make and attach one partition; 0 where another replica was faster."""
     table, name = partition.table, partition.name
-    start, stop = (f"'{bound.isoformat()}'::timestamptz" for bound in (partition.start, partition.stop))
-    async with transaction(connection):
-        await connection.execute("SET LOCAL lock_timeout = '5s'")
-        await connection.execute("SELECT pg_advisory_xact_lock(hashtext('tickloom.partitions'), hashtext($1))", table)
-        if name in await attached(connection, table):
-            return 0
-        if await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", name):
-            raise SchemaMismatch(f"table {name} exists but is no partition of {table}; attach, rename or drop it")
-        await connection.execute(
-            f"CREATE TABLE {name} (LIKE {table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING INDEXES, "
-            f'CONSTRAINT bounds CHECK ("timestamp" >= {start} AND "timestamp" < {stop}))'
-        )
-        await connection.execute(f"ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ({start}) TO ({stop})")
-        await connection.execute(f"ALTER TABLE {name} DROP CONSTRAINT bounds")
-    return 1
+    found = await connection.fetchval(
+        "SELECT tickloom.make_partition($1, $2, $3, $4)", table, name, partition.start, partition.stop
+    )
+    if found == "foreign":
+        raise SchemaMismatch(f"table {name} exists but is no partition of {table}; attach, rename or drop it")
+    return int(found == "made")

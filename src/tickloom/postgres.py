@@ -26,12 +26,14 @@ from tickloom.settings import Settings
 
 _BAD_DATA = ("22", "23")
 _BAD_DAY = ("08", "25", "40", "53", "55", "57", "58", "XX")
-_HOLD_NO_LOCKS = """
+_AS_WE_NEED_IT = """
+    SET default_transaction_isolation = 'read committed';
     SET idle_in_transaction_session_timeout = '60s'; SET tcp_user_timeout = '30s';
     SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3
 """
-"""A daemon that vanished, or sleeps, must not hold the ledger's row locks against its successor's take-over. By SET,
-for poolers refuse these as start-up parameters."""
+"""What is read after a lock was waited for must be the newest, whatever the database's default. And a daemon that vanished,
+or sleeps, must not hold the ledger's row locks against its successor's take-over. By SET, for poolers refuse these as
+start-up parameters."""
 
 
 class Connection(Protocol):
@@ -70,7 +72,7 @@ async def connect(settings: Settings, name: str = "tickloom") -> Connection:
         except (ValueError, asyncpg.exceptions.ClientConfigurationError) as error:
             raise SettingsError(f"TICKLOOM_DATABASE_URL cannot be used: {type(error).__name__}; mend the URL") from None
         _notice_a_dead_network(connection)
-        await connection.execute(_HOLD_NO_LOCKS)
+        await connection.execute(_AS_WE_NEED_IT)
         await connection.execute("SELECT set_config('application_name', $1, false)", name)
         await connection.execute(f"SET statement_timeout = {round(settings.database_command_timeout_seconds * 1000)}")
         # A role named like our bookkeeping schema would have it first in "$user", public: the tables are not for there.
@@ -80,7 +82,7 @@ async def connect(settings: Settings, name: str = "tickloom") -> Connection:
 
 
 def _notice_a_dead_network(connection: Any) -> None:
-    """Our side of ``_HOLD_NO_LOCKS``: without it a half-open connection is silent until the command timeout."""
+    """Our side of ``_AS_WE_NEED_IT``: without it a half-open connection is silent until the command timeout."""
     channel = connection._transport.get_extra_info("socket")  # asyncpg has no public way to its socket
     if channel.family == socket.AF_UNIX or not hasattr(socket, "TCP_USER_TIMEOUT"):
         return

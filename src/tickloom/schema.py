@@ -36,6 +36,7 @@ BOOKKEEPING = {
         "replayed_at",
     ],
     "gaps": ["topic", "partition", "from_offset", "to_offset", "noticed_at", "policy"],
+    "symbols": ["symbol", "prices_partition", "volumes_partition"],
     "source": ["cluster_id", "prices_topic", "volumes_topic", "window_rows"],
 }
 
@@ -65,6 +66,7 @@ async def migrate(connection: Connection, settings: Settings) -> None:
             await connection.execute(sql("bookkeeping"))
             for table in TABLES:
                 await connection.execute(table_ddl(table, partitioning(settings, table)))
+            await connection.execute(sql("introduce_all"))
     await check(connection, settings)
 
 

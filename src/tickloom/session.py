@@ -33,7 +33,7 @@ from tickloom.stages.consume import Reader, find_gap
 from tickloom.stages.decode import EventBounds, decode
 from tickloom.stages.gather import BatchLimits, Gatherer, RejectLimits, RejectWatch
 from tickloom.stages.join import join, join_by_sql, partition_of_symbols, symbols_of
-from tickloom.stages.load import Loaded, Loader, Work, load_tails, prepare, stage
+from tickloom.stages.load import Encoded, Loaded, Loader, Work, load_tails, prepare, stage
 from tickloom.stages.settle import settle
 from tickloom.tails import Tails
 
@@ -138,7 +138,7 @@ class Session:
         self._around = around
         self._reader = reader
         self._ends = ends
-        self._owns_everything = owns_everything
+        self.owns_everything = owns_everything
         self._careful = careful
         self._watch = RejectWatch(limits)
         self._bounds = EventBounds(
@@ -150,7 +150,14 @@ class Session:
         )
         topics = {side: topic for topic, side in side_of(settings).items()}
         epochs = {at: claim.epoch for at, claim in claims.items()}
-        self._loader = Loader(topics, epochs, settings.window_rows, limits, settings.database_command_timeout_seconds)
+        self._loader = Loader(
+            topics,
+            epochs,
+            settings.window_rows,
+            limits,
+            settings.database_command_timeout_seconds,
+            owns_everything,
+        )
         self._writes = store
         self._reads = Store(around)
         self._reader_clock = CpuClock(
@@ -199,7 +206,7 @@ class Session:
 
     async def decode(self, chunk: Chunk) -> Decoded:
         """The chunk decoded, off the loop. Raises ``TooManyRejects``, ``NotCopartitioned``."""
-        if not self._owns_everything and any(message.key() is None for message in chunk.messages):
+        if not self.owns_everything and any(message.key() is None for message in chunk.messages):
             raise NotCopartitioned(
                 f"topic {chunk.topic} holds messages without a key, so several replicas cannot share it; "
                 f"run one replica, or key the messages by symbol"
@@ -209,18 +216,22 @@ class Session:
         return decoded
 
     async def join(self, batch: Batch) -> Work:
-        """The batch joined and encoded, off the loop; symbols that are not cached are loaded first."""
+        """The batch joined and encoded, off the loop; symbols that are not cached are loaded first.
+
+        Its partitions are made at once, while the batch before it is still being loaded.
+        """
         self._joined += 1
         number = self._joined
-        symbols = symbols_of(batch)
-        if not self._owns_everything:
+        symbols, missing = await self._offload("symbols", lambda: self._who_is_missing(batch))
+        if not self.owns_everything:
             self._check_partitions(batch, symbols.to_list())
         if self._careful:
             joined = join_by_sql(batch, symbols)
         else:
-            await self._load_missing(symbols.to_list())
+            await self._load_missing(await self._make_room(symbols, missing))
             joined = await self._offload("join", lambda: join(batch, symbols, self._tails, number))
         encoded = await self._offload("encode", lambda: prepare(joined, int(time.time() * _MICROSECONDS)))
+        await self._reads.run(partial(self._make_partitions, encoded=encoded))
         # Three batches may be in memory at once: what is encoded is not kept as rows too.
         return Work(batch if self._careful else replace(batch, rows={}), encoded)
 
@@ -256,8 +267,7 @@ class Session:
         around = self._around
         now = datetime.now(UTC)
         try:
-            made = await around.partitioner.ensure_for(connection, dict(work.encoded.needed))
-            around.metrics.partitions_created.inc(made)
+            await self._make_partitions(connection, work.encoded)  # again: they may have been dropped meanwhile
             if self._careful:
                 return await self._loader.load_carefully(connection, work.batch, now)
             return await self._loader.load(connection, work, now)
@@ -265,8 +275,17 @@ class Session:
             around.partitioner.forget()  # dropped by a person, or lost in a failover: look again
             raise
 
-    async def _make_room(self, symbols: list[str]) -> list[str]:
-        """Those of ``symbols`` that are not cached, once there is room for them.
+    async def _make_partitions(self, connection: Connection, encoded: Encoded) -> None:
+        made = await self._around.partitioner.ensure_for(connection, dict(encoded.needed))
+        self._around.metrics.partitions_created.inc(made)
+
+    def _who_is_missing(self, batch: Batch) -> tuple[pl.Series, list[str]]:
+        """The batch's symbols, and those of them that are not cached."""
+        symbols = symbols_of(batch)
+        return symbols, [] if self._careful else self._tails.missing(symbols.to_list())
+
+    async def _make_room(self, symbols: pl.Series, missing: list[str]) -> list[str]:
+        """Those of ``symbols`` that are not cached, once there is room for them; ``missing`` is who they were before.
 
         What batches in flight touch must stay; where that fills the cache they are waited for, or three batches'
         symbols would come on top of the bound. Not after the commit, for only this task may change who is cached.
@@ -274,15 +293,15 @@ class Session:
         tails = self._tails
         while True:
             self._committed.clear()
-            tails.evict(len(tails.missing(symbols)))
-            missing = tails.missing(symbols)  # the eviction may have hit some that we need
+            if tails.evict(len(missing)):
+                missing = tails.missing(symbols.to_list())  # the eviction may have hit some that we need
             fits = len(tails) + len(missing) <= tails.max_symbols
             if not missing or fits or tails.committed == self._joined - 1:
                 return missing
             await self._committed.wait()
 
-    async def _load_missing(self, symbols: list[str]) -> None:
-        missing = await self._make_room(symbols)
+    async def _load_missing(self, missing: list[str]) -> None:
+        """Cache these symbols."""
         if not missing:
             return
         started = self.now()
@@ -290,8 +309,8 @@ class Session:
         step = max(1, _ROWS_LOADED_AT_ONCE // rows)
         for some in (missing[at : at + step] for at in range(0, len(missing), step)):
             tails = await self._reads.run(partial(load_tails, symbols=some, rows=rows))
-            if not self._owns_everything and (torn := symbol_apart(some, tails)) is not None:
-                raise _torn(torn)
+            if not self.owns_everything and (torn := symbol_apart(some, tails)) is not None:
+                raise NotCopartitioned.torn(torn)
             self._tails.insert(some, tails)
         self._around.metrics.symbols_loaded.inc(len(missing))
         self._around.metrics.stage_seconds.labels("tails").observe(self.now() - started)
@@ -302,7 +321,7 @@ class Session:
             self._partition_of.clear()  # memory is bounded: a symbol that is torn apart is met again
         for symbol, partition in zip(symbols, found, strict=True):
             if partition < 0 or self._partition_of.setdefault(symbol, partition) != partition:
-                raise _torn(symbol)
+                raise NotCopartitioned.torn(symbol)
 
     async def _offload(self, stage_name: str, work: Callable[[], T]) -> T:
         started = self.now()
@@ -356,13 +375,6 @@ def symbol_apart(symbols: Sequence[str], tails: Mapping[Side, pl.DataFrame]) -> 
     return symbols[int(apart["code"].to_numpy()[0])] if len(apart) else None
 
 
-def _torn(symbol: str) -> NotCopartitioned:
-    return NotCopartitioned(
-        f"symbol {symbol!r} comes in two partitions, so several replicas cannot share the topics; "
-        f"run one replica, or key the messages of both topics by symbol with the same partitioner"
-    )
-
-
 def _batch_limits(settings: Settings) -> BatchLimits:
     return BatchLimits(settings.batch_max_messages, settings.batch_max_bytes, settings.batch_max_age_seconds)
 
@@ -387,6 +399,8 @@ async def open_session(
         marks = await loop.run_in_executor(None, reader.watermarks)
         firsts = {at: low for at, (low, _) in marks.items()}
         claims = await store.run(lambda connection: ledger.take_over(connection, firsts, around.owner))
+        if owns_everything:
+            await store.run(ledger.drop_claims)
         gaps = _gaps(claims, marks, around.settings)
         session = Session(around, reader, store, claims, ends, owns_everything, careful)
         for gap in gaps:

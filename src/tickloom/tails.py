@@ -48,11 +48,13 @@ class Context:
     ``rows``: ordered by code, then ts.
     ``base``: per code the logical index of its first row in ``rows`` (or of the next row, where it has none).
     ``floor``: per code the oldest ts that the tail answers for; ``NO_FLOOR`` where it holds the whole history.
+    ``empty``: per code whether that history has no row yet.
     """
 
     rows: Events
     base: Ints
     floor: Ints
+    empty: NDArray[np.bool_]
 
 
 class _Ring:
@@ -90,7 +92,7 @@ class _Ring:
         at = slots[codes], _numbers(base, counts) % self.rows
         rows = Events(codes, self.ts[at], self.value[at], self.partition[at], self.offset[at])
         oldest = self.ts[slots, first % self.rows]
-        return Context(rows, base, np.where(total >= self.rows, oldest, NO_FLOOR))
+        return Context(rows, base, np.where(total >= self.rows, oldest, NO_FLOOR), total == 0)
 
     def absorb(self, slots: Ints, base: Ints, rows: Events, moved: NDArray[np.bool_]) -> None:
         """``rows`` (ordered by code, ts) replace each code's rows from its logical index ``base`` on.

@@ -21,7 +21,7 @@ class Kind(NamedTuple):
 
     @property
     def mendable(self) -> bool:
-        return self.table == ANALYTICS.name or self.column in SIDE_OF_AVERAGE
+        return self.table == ANALYTICS.name or self.column in SIDE_OF_AVERAGE or self.column == "symbol"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +123,11 @@ def _named(kind: Kind) -> str:
 
 
 def _mend(kind: Kind, first: Sequence[Difference]) -> str:
+    if kind.column == "symbol":
+        return (
+            "tickloom.symbols: rows were deleted, or a daemon older than it was at work; `tickloom verify --repair` puts "
+            "them back; then restart the replicas, which may take these symbols for new ones"
+        )
     if kind.mendable:
         return "averages and joined rows: `tickloom verify --repair` computes them anew from the raw tables"
     match kind.column:

@@ -320,6 +320,7 @@ async def _repair_slice(
     connection: Connection, window_rows: int, piece: Slice, parts: Sequence[Part], whole: dict[Side, bool]
 ) -> dict[str, int]:
     span = (piece.start, piece.stop)
+    await connection.execute(sql("repair_symbols"), *span)
     written: dict[str, int] = {}
     for side in Side:
         back, _ = await _way_back(connection, side, piece, parts, window_rows)

@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -193,3 +194,28 @@ def test_topics_for_one_replica(
         *read_log(world.bootstrap, {"volumes": topics[1]}, of_volumes),
     ]
     assert world.differences(log=log) == []
+
+
+def test_replicas_that_start_on_empty_tables(
+    kafka: Any, database_url: str, topics: tuple[str, str], start: Start
+) -> None:
+    """On empty tables neither sees the other's half of a symbol: pairs would be left out, and nobody would know."""
+    world = World.make(kafka, database_url, topics, 2)
+    world.settings |= {"TICKLOOM_KAFKA_OPTIONS": PROTOCOLS["classic"]}
+    things = _into_other_partitions(hostile_things(seed=23, messages=2_000))
+    first = start(world, "first")
+    until(lambda: world.query(OWNERS)[0][0] == 1)
+    second = start(world, "second")
+    until(lambda: world.query(OWNERS)[0][0] == 2)
+    portions = iter([things[at : at + 100] for at in range(0, 2_000, 100)])
+    while second.process.poll() is None:
+        world.produce(next(portions))
+        time.sleep(0.5)  # one more batch each
+    assert second.process.returncode == 2, second.log.read_text()[-3000:]
+    assert KEYS_MEND in second.log.read_text().splitlines()[-1]
+    for portion in portions:
+        world.produce(portion)
+    until(lambda: world.query(READ)[0][0] == 2_000)
+    assert first.process.poll() is None
+    first.leaves()
+    assert world.differences() == []

@@ -87,7 +87,9 @@ async def run_log(
     tail: int,
     room: int,
 ) -> None:
-    await connection.execute("TRUNCATE stock_prices, stock_volumes, stock_analytics_data, tickloom.offsets")
+    await connection.execute(
+        "TRUNCATE stock_prices, stock_volumes, stock_analytics_data, tickloom.offsets, tickloom.symbols"
+    )
     sources = {TopicPartition(topic, partition): 0 for topic in TOPICS.values() for partition in (0, 1)}
     claims = await ledger.take_over(connection, sources, "test")
     epochs = {at: claim.epoch for at, claim in claims.items()}

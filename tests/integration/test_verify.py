@@ -227,6 +227,22 @@ def test_a_missing_and_a_surplus_row(worlds: Worlds, layout: str) -> None:
     assert world.differences() == []
 
 
+def test_symbols_that_are_not_known(worlds: Worlds) -> None:
+    """A daemon would take them for new: rows twice, and averages that begin in the middle."""
+    world = worlds("hourly")
+    rows = world.query("SELECT count(*)::int FROM stock_prices")[0][0]
+    rows += world.query("SELECT count(*)::int FROM stock_volumes")[0][0]
+    known = world.query("SELECT symbol FROM tickloom.symbols ORDER BY 1")
+    assert known == world.query("SELECT symbol FROM stock_prices UNION SELECT symbol FROM stock_volumes ORDER BY 1")
+    world.query("TRUNCATE tickloom.symbols")
+    report = told(world, code=3)
+    assert sum(kind["count"] for kind in report["differences"] if kind["column"] == "symbol") == rows
+    assert "restart the replicas" in report["mends"][0]
+    assert told(world, "--repair", code=0)["remaining"] == []
+    assert world.query("SELECT symbol FROM tickloom.symbols ORDER BY 1") == known
+    assert told(world, code=0)["exact"]
+
+
 @pytest.mark.parametrize("table", AVERAGES)
 def test_a_deleted_raw_row(worlds: Worlds, table: str) -> None:
     """A lost row would go unseen where its neighbours still look well."""

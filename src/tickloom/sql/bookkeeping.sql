@@ -48,6 +48,40 @@ CREATE TABLE IF NOT EXISTS tickloom.source (
     window_rows   int  NOT NULL
 );
 
+-- Every symbol that has rows: to find out in the tables that one has none would take a look into each of their
+-- partitions. Some may have none. The partition numbers are claims of replicas, which see but one half of a symbol whose
+-- sides come from different ones.
+CREATE TABLE IF NOT EXISTS tickloom.symbols (
+    symbol            text COLLATE "C" PRIMARY KEY,
+    prices_partition  int,
+    volumes_partition int
+);
+CREATE INDEX IF NOT EXISTS torn ON tickloom.symbols (symbol) WHERE prices_partition <> volumes_partition;
+
+-- Makes a partition of ``parent`` and attaches it: 'made', 'present' where another replica was faster, or 'foreign' where a
+-- table of that name is something else. One statement, for a replica that falls asleep between two would keep the lock.
+CREATE OR REPLACE FUNCTION tickloom.make_partition(parent text, partition text, start timestamptz, stop timestamptz)
+RETURNS text LANGUAGE plpgsql SET lock_timeout = '5s' AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('tickloom.partitions'), hashtext(parent));
+    IF EXISTS (
+        SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = to_regclass(parent) AND c.relname = partition
+    ) THEN
+        RETURN 'present';
+    ELSIF to_regclass(partition) IS NOT NULL THEN
+        RETURN 'foreign';
+    END IF;
+    EXECUTE format(
+        'CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING INDEXES, '
+        'CONSTRAINT bounds CHECK ("timestamp" >= %L AND "timestamp" < %L))', partition, parent, start, stop
+    );
+    EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', parent, partition, start, stop);
+    EXECUTE format('ALTER TABLE %I DROP CONSTRAINT bounds', partition);
+    RETURN 'made';
+END
+$$;
+
 -- price / volume as float8: NULL where volume is 0 or the quotient is beyond float8, 0 where it is below the
 -- least float8. Postgres raises on both instead; scaling by powers of two is exact and finds them beforehand.
 CREATE OR REPLACE FUNCTION tickloom.ratio(price float8, volume float8) RETURNS float8

@@ -41,6 +41,9 @@ WITH prices AS MATERIALIZED (
     FROM raw LEFT JOIN tickloom.offsets o ON o.topic = raw.topic AND o.partition = source_partition
     WHERE (source_offset >= o.first_offset AND source_offset < o.next_offset) IS NOT TRUE
     UNION ALL
+    SELECT "table", symbol, "timestamp", 'symbol', 'a row', 'none: it is not in tickloom.symbols', ''
+    FROM raw LEFT JOIN tickloom.symbols known USING (symbol) WHERE known.symbol IS NULL
+    UNION ALL
     SELECT 'stock_analytics_data', symbol, "timestamp", 'row', CASE WHEN missing THEN 'no row' ELSE 'a row' END,
            CASE WHEN missing THEN 'a row' ELSE 'no row' END, CASE WHEN surplus AND NOT $6::bool THEN 'dropped' ELSE '' END
     FROM joined WHERE missing OR surplus

@@ -42,6 +42,7 @@ class SideRows:
     ``revised``: rows that stay, but whose window changed (code, ts, average).
     ``unknown``: rows older than the tail (all columns; the averages are left to SQL).
     ``seeds``: keys whose own average and followers' averages SQL must compute (code, ts).
+    ``newcomers``: symbols that this table may not have yet (code; partition of a row; ``first``: the other may not either).
     ``stored``, ``superseded``: counts by partition; those of ``unknown`` are for SQL to tell.
     """
 
@@ -50,6 +51,7 @@ class SideRows:
     revised: pl.DataFrame
     unknown: pl.DataFrame
     seeds: pl.DataFrame
+    newcomers: pl.DataFrame
     stored: Mapping[int, int]
     superseded: Mapping[int, int]
 
@@ -92,7 +94,12 @@ def join(batch: Batch, symbols: pl.Series, tails: Tails, number: int) -> Joined:
     below = [_below_floor(merged[side], contexts[side.other].floor) for side in Side]
     return Joined(
         symbols=symbols,
-        sides={side: _side_rows(rows[side], merged[side]) for side in Side},
+        sides={
+            side: _side_rows(
+                rows[side], merged[side], _newcomers(read[side], contexts[side].empty, contexts[side.other].empty)
+            )
+            for side in Side
+        },
         met=met,
         remet=remet,
         unanswered=_distinct([unsure, *below]),
@@ -102,6 +109,7 @@ def join(batch: Batch, symbols: pl.Series, tails: Tails, number: int) -> Joined:
 def join_by_sql(batch: Batch, symbols: pl.Series) -> Joined:
     """The definition: nothing is known, so SQL does it all. The fast path must leave the same tables."""
     sides: dict[Side, SideRows] = {}
+    unsure = np.ones(len(symbols), dtype=np.bool_)
     for side in Side:
         rows = with_codes(batch.rows[side], symbols)
         winners, superseded = _winners(rows)
@@ -112,6 +120,7 @@ def join_by_sql(batch: Batch, symbols: pl.Series) -> Joined:
             revised=nothing.select(*_KEY, "average"),
             unknown=winners,
             seeds=winners.select(_KEY),
+            newcomers=_newcomers(events(rows), unsure, unsure),
             stored={},
             superseded=superseded,
         )
@@ -280,7 +289,7 @@ def _mean(value: Floats, place: Ints, window: int) -> Floats:
 # --- what load takes -------------------------------------------------------------------------------------------
 
 
-def _side_rows(rows: pl.DataFrame, merged: _Merged) -> SideRows:
+def _side_rows(rows: pl.DataFrame, merged: _Merged, newcomers: pl.DataFrame) -> SideRows:
     """``rows``: the batch's own, with codes."""
     unknown = rows[merged.unknown]
     new = merged.changed & merged.fresh
@@ -295,9 +304,17 @@ def _side_rows(rows: pl.DataFrame, merged: _Merged) -> SideRows:
         revised=_key_frame(merged.keys(revised), pl.Series("average", merged.average[revised])),
         unknown=unknown,
         seeds=_distinct([merged.lost, merged.keys(merged.affected & ~merged.complete)]),
+        newcomers=newcomers,
         stored=stored,
         superseded={partition: count for partition, count in superseded.items() if count},
     )
+
+
+def _newcomers(read: Events, empty: Bools, other_empty: Bools) -> pl.DataFrame:
+    """Of the symbols whose history is ``empty`` (by code) those that were read."""
+    first = np.flatnonzero(empty[read.code])
+    code, index = np.unique(read.code[first], return_index=True)
+    return pl.DataFrame({"code": code, "partition": read.partition[first[index]], "first": other_empty[code]})
 
 
 def _with_averages(rows: pl.DataFrame, merged: _Merged, which: Bools) -> pl.DataFrame:

@@ -17,8 +17,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tickloom.copy_binary import POSTGRES_EPOCH_MICROSECONDS, SymbolBytes, encode
-from tickloom.errors import DataRefused, Fenced, TooManyRejects
-from tickloom.ledger import Counts, add_counts, already_done, compare_and_set
+from tickloom.errors import DataRefused, Fenced, NotCopartitioned, TooManyRejects
+from tickloom.ledger import Counts, add_counts, already_done, compare_and_set, torn_symbol
 from tickloom.model import (
     ANALYTICS,
     AVERAGE_COLUMN,
@@ -56,11 +56,14 @@ class Encoded:
 
     ``copies``: target table to bytes; ``needed``: output table to the event times whose partitions must exist;
     ``counts``: by side and partition, apart from late rows, whose counts only SQL can tell.
+    ``newcomers``: symbols that may be new to a side, ordered: symbol, prices_partition, volumes_partition (null where a
+    side is not here), first (neither side may have it).
     """
 
     copies: Mapping[str, bytearray]
     needed: Mapping[str, NDArray[np.int64]]
     counts: Mapping[tuple[Side, int], Counts]
+    newcomers: pl.DataFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,15 @@ def prepare(joined: Joined, now_micros: int) -> Encoded:
             for side, rows in joined.sides.items()
             for partition in rows.stored.keys() | rows.superseded.keys()
         },
+        newcomers=newcomers_of(joined),
     )
+
+
+def newcomers_of(joined: Joined) -> pl.DataFrame:
+    prices, volumes = (joined.sides[side].newcomers.rename({"partition": f"{side}_partition"}) for side in Side)
+    both = prices.join(volumes, on=["code", "first"], how="full", coalesce=True).sort("code")
+    symbol = joined.symbols.gather(both["code"]).alias("symbol")
+    return both.select(symbol, "prices_partition", "volumes_partition", "first")
 
 
 def _table_order(side: Side) -> list[str]:
@@ -127,9 +138,11 @@ class Loader:
         window_rows: int,
         limits: RejectLimits,
         copy_seconds: float = 300,
+        owns_everything: bool = True,
     ) -> None:
-        """``copy_seconds``: the limit of one COPY."""
+        """``copy_seconds``: the limit of one COPY. Who owns not everything may not see both halves of a symbol."""
         self._copy_seconds = copy_seconds
+        self._owns_everything = owns_everything
         self._topics = topics
         self._epochs = epochs
         self._window = window_rows
@@ -139,10 +152,12 @@ class Loader:
         """Write a batch in one transaction. Partitions must exist, and ``stage`` must have run on the connection.
 
         Raises ``Fenced``; ``DataRefused`` (nothing is left of it; go on with ``load_carefully``);
-        ``StoreUnavailable`` (try the same again: a commit whose answer was lost is noticed); ``Mistake``.
+        ``StoreUnavailable`` (try the same again: a commit whose answer was lost is noticed); ``NotCopartitioned``, where
+        this replica has but one half of a symbol; ``Mistake``.
         """
         batch, counts = work.batch, self._by_source(work.encoded)
         with told():
+            await self._introduce(connection, work.encoded.newcomers)
             async with transaction(connection):
                 try:
                     await compare_and_set(connection, batch.progress, self._epochs, counts)
@@ -163,6 +178,7 @@ class Loader:
         """
         refused: list[Reject] = []
         with told():
+            await self._introduce(connection, newcomers_of(join_by_sql(batch, symbols_of(batch))))
             async with transaction(connection):
                 try:
                     await compare_and_set(connection, batch.progress, self._epochs, {})
@@ -234,6 +250,19 @@ class Loader:
             await connection.execute(_MEET, now)
         return counts
 
+    async def _introduce(self, connection: Connection, newcomers: pl.DataFrame) -> None:
+        """Note the symbols that have rows from now on, in a transaction of its own: what it says stays true when theirs
+        fails. A replica claims its halves of them, and looks whether somebody has claimed the other half of one.
+        """
+        symbol, prices, volumes, first = newcomers.get_columns()
+        if self._owns_everything:
+            symbol, prices, volumes = symbol.filter(first), None, None
+        if len(symbol):
+            columns = [None if column is None else column.to_list() for column in (symbol, prices, volumes)]
+            await connection.execute(_INTRODUCE, *columns)
+        if not self._owns_everything and (torn := await torn_symbol(connection)) is not None:
+            raise NotCopartitioned.torn(torn)
+
     async def _write_late(self, connection: Connection, side: Side) -> dict[TopicPartition, Counts]:
         totals = await connection.fetch(
             f"SELECT source_partition, count(*) AS total FROM pg_temp.late_{side} GROUP BY source_partition"
@@ -265,23 +294,25 @@ async def load_tails(connection: Connection, symbols: Sequence[str], rows: int) 
 
     Sees committed rows only. Raises ``StoreUnavailable``, ``Mistake``.
     """
-    return {side: await _load_tail(connection, side, symbols, rows) for side in Side}
+    with told():
+        async with transaction(connection, readonly=True):
+            await connection.execute(_LOOKUPS_ONLY)
+            known = [row["code"] for row in await connection.fetch(_KNOWN, list(symbols))]
+            return {side: await _load_tail(connection, side, symbols, known, rows) for side in Side}
 
 
-async def _load_tail(connection: Connection, side: Side, symbols: Sequence[str], rows: int) -> pl.DataFrame:
+async def _load_tail(
+    connection: Connection, side: Side, symbols: Sequence[str], known: Sequence[int], rows: int
+) -> pl.DataFrame:
     parts: list[bytes] = []
 
     async def collect(data: bytes) -> None:
         parts.append(data)
 
-    with told():
-        async with transaction(connection, readonly=True):
-            await connection.execute(_LOOKUPS_ONLY)
-            await connection.copy_from_query(
-                _for_side("tails", side), list(symbols), rows, output=collect, format="binary"
-            )
-    received = b"".join(parts)
-    found = np.frombuffer(received[19:-2], dtype=_TAIL_ROW)
+    if known:
+        wanted = [symbols[code] for code in known]
+        await connection.copy_from_query(_for_side("tails", side), wanted, known, rows, output=collect, format="binary")
+    found = np.frombuffer(b"".join(parts)[19:-2], dtype=_TAIL_ROW)
     return pl.DataFrame(
         {
             "code": found["code"].astype(np.uint32),
@@ -439,7 +470,11 @@ _STATEMENTS = {
     )
 }
 _COLUMNS = {table.name: table.names for table in TABLES}
-_MEET, _REMEET = sql("meet"), sql("remeet")
+_KNOWN = (
+    "SELECT (s.number - 1)::int AS code FROM unnest($1::text[]) WITH ORDINALITY AS s (symbol, number) "
+    "JOIN tickloom.symbols USING (symbol) ORDER BY s.number"
+)
+_MEET, _REMEET, _INTRODUCE = sql("meet"), sql("remeet"), sql("introduce")
 _LOOKUPS_ONLY = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off; SET LOCAL jit = off"
 _STAGING = [f"{kind}_{side}" for kind in ("late", "corrected", "revised", "seeds") for side in Side]
 _EMPTY_STAGING = "; ".join(f"DELETE FROM pg_temp.{name}" for name in (*_STAGING, "remet", "keys"))

@@ -1,0 +1,6 @@
+-- $1, $2 a slice [from, to). Its symbols that tickloom.symbols lacks.
+INSERT INTO tickloom.symbols (symbol)
+SELECT symbol FROM stock_prices WHERE "timestamp" >= $1 AND "timestamp" < $2
+UNION
+SELECT symbol FROM stock_volumes WHERE "timestamp" >= $1 AND "timestamp" < $2
+ON CONFLICT DO NOTHING
