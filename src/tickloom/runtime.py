@@ -17,7 +17,8 @@ the columns of a batch took is kept there for good: some 80 MB more."""
 
 
 def tune_allocator() -> None:
-    """Before any thread is started; does nothing where the C library is not glibc."""
+    """Before any thread is started, and before the large imports, of which nothing is garbage: nobody need look."""
+    gc.disable()
     if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
         for parameter, value in _MALLOPT:
             mallopt(parameter, value)
@@ -28,6 +29,7 @@ def tune_interpreter() -> None:
     sys.setswitchinterval(_GIL_SWITCH_SECONDS)
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
+    gc.enable()
 
 
 def leave() -> NoReturn:

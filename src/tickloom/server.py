@@ -4,7 +4,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import structlog
@@ -18,6 +18,9 @@ from starlette.routing import Route
 from tickloom.errors import SettingsError
 from tickloom.health import Health
 from tickloom.metrics import Metrics
+
+_CLOSE_SECONDS = 5.0
+"""For answers that are under way."""
 
 _log = structlog.get_logger(__name__)
 
@@ -69,6 +72,13 @@ async def serving(app: Starlette, host: str, port: int) -> AsyncGenerator[int]:
     try:
         yield taken
     finally:
-        server.should_exit = True
-        await asyncio.wait([task], timeout=5)
+        task.cancel()  # by itself it looks every tenth of a second whether it is to end, and then waits as long again
+        await asyncio.wait([task])
+        if server.server_state.connections:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await server.shutdown([listener])
+        elif server.started:
+            for one in server.servers:
+                one.close()
         listener.close()
