@@ -105,7 +105,7 @@ def run(log: Sequence[Sequence[Chunk]]) -> Clock:
             symbols = symbols_of(batch)
             missing = tails.missing(symbols.to_list())
         if missing:
-            tails.insert(missing, dict.fromkeys(Side, _NO_ROWS))
+            tails.insert(missing, dict.fromkeys(Side, _NO_ROWS), tails.reserve(len(missing)))
         with counting.step("join"):
             joined = join(batch, symbols, tails, number)
         with counting.step("encode"):

@@ -22,6 +22,7 @@ from tickloom.settings import Settings
 _log = structlog.get_logger(__name__)
 _SESSION_TIMEOUT_MS = 10_000
 """A dead replica's partitions wait this long for their next owner; librdkafka's default is 45 s."""
+_POLL_SECONDS = 0.05
 _HEARTBEAT_MS = 500
 """So late a replica learns that another one joins or leaves, and all wait for the last to learn it; by default 3 s."""
 
@@ -96,7 +97,7 @@ class Member:
                 list(side_of(self._settings)), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
             )
             while not self._stop.is_set():
-                message = self._consumer.poll(0.1)
+                message = self._consumer.poll(_POLL_SECONDS)
                 self._commit_told()
                 if message is not None and message.error() is not None:
                     self._complain(message.error())

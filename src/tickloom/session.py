@@ -311,7 +311,7 @@ class Session:
             tails = await self._reads.run(partial(load_tails, symbols=some, rows=rows))
             if not self.owns_everything and (torn := symbol_apart(some, tails)) is not None:
                 raise NotCopartitioned.torn(torn)
-            self._tails.insert(some, tails)
+            self._tails.insert(some, tails, rows)
         self._around.metrics.symbols_loaded.inc(len(missing))
         self._around.metrics.stage_seconds.labels("tails").observe(self.now() - started)
 

@@ -25,8 +25,8 @@ ROW_BYTES = 28
 """Of one row of one side: ts, value and offset of eight bytes each, partition of four."""
 
 _FIRST_SLOTS = 16
-_ENOUGH_ROWS = 64
-"""What tails hold beyond this is worth half of the room only: all of it is read from the tables after a start."""
+_LOADED_ROWS = 64
+"""More are seldom asked for, and each may have to come from a table partition of its own; tails get longer by themselves."""
 _ROW = (("ts", np.int64), ("value", np.float64), ("offset", np.int64), ("partition", np.int32))
 
 
@@ -63,6 +63,7 @@ class _Ring:
     def __init__(self, rows: int) -> None:
         self.rows = rows
         self.total = np.zeros(0, dtype=np.int64)  # rows ever appended, so the next logical index
+        self.cut = np.zeros(0, dtype=np.bool_)  # whether the symbol has rows that are older than the ring's first one
         self.ts = np.zeros((0, rows), dtype=np.int64)
         self.value = np.zeros((0, rows), dtype=np.float64)
         self.offset = np.zeros((0, rows), dtype=np.int64)
@@ -80,7 +81,9 @@ class _Ring:
             else:
                 new[slot, index % rows] = old[slot, index % self.rows]
             setattr(self, name, new)
-        self.total = np.concatenate([self.total, np.zeros(slots - len(self.total), dtype=np.int64)])
+        more = slots - len(self.total)
+        self.total = np.concatenate([self.total, np.zeros(more, dtype=np.int64)])
+        self.cut = np.concatenate([self.cut, np.zeros(more, dtype=np.bool_)])
         self.rows = rows
 
     def context(self, slots: Ints, since: Ints, before: int) -> Context:
@@ -92,7 +95,8 @@ class _Ring:
         at = slots[codes], _numbers(base, counts) % self.rows
         rows = Events(codes, self.ts[at], self.value[at], self.partition[at], self.offset[at])
         oldest = self.ts[slots, first % self.rows]
-        return Context(rows, base, np.where(total >= self.rows, oldest, NO_FLOOR), total == 0)
+        floor = np.where((total >= self.rows) | self.cut[slots], oldest, NO_FLOOR)
+        return Context(rows, base, floor, total == 0)
 
     def absorb(self, slots: Ints, base: Ints, rows: Events, moved: NDArray[np.bool_]) -> None:
         """``rows`` (ordered by code, ts) replace each code's rows from its logical index ``base`` on.
@@ -164,22 +168,22 @@ class Tails:
         return [symbol for symbol in symbols if symbol not in self._slots]
 
     def reserve(self, coming: int) -> int:
-        """Room for ``coming`` more symbols; gives C, which that may have made smaller."""
+        """Room for ``coming`` more symbols, which may make C smaller; gives how many rows of each to load."""
         if coming > len(self._free):
             self._grow(len(self._slots) + coming)
-        return self.tail_rows
+        return min(self.tail_rows, max(self._least_rows, _LOADED_ROWS))
 
-    def insert(self, symbols: Sequence[str], rows: Mapping[Side, pl.DataFrame]) -> None:
+    def insert(self, symbols: Sequence[str], rows: Mapping[Side, pl.DataFrame], most: int) -> None:
         """Cache new symbols with their newest rows.
 
         ``rows``: per side a frame of code (index into ``symbols``), ts, value, partition, offset, ordered by code
-        and ts: for each symbol its newest C rows in the tables, or all it has.
+        and ts: for each symbol its newest ``most`` rows in the tables, or all it has. ``most`` is what ``reserve`` gave.
         """
-        self.reserve(len(symbols))
         slots = np.array([self._take(symbol) for symbol in symbols], dtype=np.int64)
         nothing = np.zeros(len(slots), dtype=np.int64)
         for side, ring in self._rings.items():
             ring.absorb(slots, nothing, events(rows[side]), np.ones(len(rows[side]), dtype=np.bool_))
+            ring.cut[slots] = ring.total[slots] == most
 
     def slots(self, symbols: Sequence[str], batch: int) -> Ints:
         """The slots of cached ``symbols``, which batch number ``batch`` (counted from 1) now touches."""
@@ -220,9 +224,6 @@ class Tails:
             ring.total[victims] = 0
         return len(victims)
 
-    def _room(self) -> int:
-        return self._max_rows if self.tail_rows <= _ENOUGH_ROWS else self._max_rows // 2
-
     def _take(self, symbol: str) -> int:
         slot = self._free.pop()
         self._slots[symbol] = slot
@@ -237,7 +238,7 @@ class Tails:
         self._names.extend([None] * (new - old))
         self._free.extend(range(new - 1, old - 1, -1))
         self._touched = np.concatenate([self._touched, np.zeros(new - old, dtype=np.int64)])
-        while new * self.tail_rows > self._room() and self.tail_rows > self._least_rows:
+        while new * self.tail_rows > self._max_rows and self.tail_rows > self._least_rows:
             self.tail_rows = max(self._least_rows, self.tail_rows // 2)
         for ring in self._rings.values():
             ring.resize(new, self.tail_rows)

@@ -125,7 +125,8 @@ async def run_log(
             tails.evict(len(tails.missing(symbols.to_list())))
             missing = tails.missing(symbols.to_list())
             if missing:
-                tails.insert(missing, await load_tails(connection, missing, tails.tail_rows))
+                most = tails.reserve(len(missing))
+                tails.insert(missing, await load_tails(connection, missing, most), most)
             joined = join(batch, symbols, tails, number)
         encoded = prepare(joined, START)
         await partitioner.ensure_for(connection, dict(encoded.needed))
@@ -244,6 +245,7 @@ def test_any_split_gives_the_reference(
     runner, connection = database
     ticks, cuts = log
     monkeypatch.setattr("tickloom.tails._FIRST_SLOTS", 1)  # so that four symbols make the cache grow
+    monkeypatch.setattr("tickloom.tails._LOADED_ROWS", 1)  # and that less is loaded than there is room for
     # A cramped cache has room for the least rows of two symbols: its tails shrink as more come.
     tail = 2 * window + 6 + spare if cramped else max(1, window + spare)
     room = 2 * len(Side) * ROW_BYTES * (2 * window + 6) if cramped else 2**30

@@ -28,7 +28,7 @@ def join_alone(prices: list[float], volumes: list[float]) -> Joined:
         rows[side] = pl.DataFrame({name: columns.get(name, [None] * len(values)) for name in schema}, schema=schema)
     batch = Batch(rows, [], [], [], {}, len(prices) + len(volumes), 0.0)
     tails = Tails(5, 16, 10, 1 << 20)
-    tails.insert(["A"], dict.fromkeys(Side, NOTHING))
+    tails.insert(["A"], dict.fromkeys(Side, NOTHING), tails.reserve(1))
     return join(batch, symbols_of(batch), tails, 1)
 
 
