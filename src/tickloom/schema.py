@@ -61,6 +61,7 @@ def table_ddl(table: Table, width: Partitioning) -> str:
 async def migrate(connection: Connection, settings: Settings) -> None:
     """Create what is missing, in one transaction; safe among replicas. Raises ``Mistake``, ``StoreUnavailable``."""
     with told():
+        await _check_encoding(connection)
         async with transaction(connection):
             await connection.execute("SELECT pg_advisory_xact_lock(hashtext('tickloom.migrate'))")
             await connection.execute(sql("bookkeeping"))
@@ -76,12 +77,22 @@ async def check(connection: Connection, settings: Settings, *, writes: bool = Tr
     Raises ``SchemaMismatch`` with the mend.
     """
     with told():
+        await _check_encoding(connection)
         for table in TABLES:
             await _check_columns(connection, table.name, set(table.names))
             await _check_partitioning(connection, table, partitioning(settings, table))
         for name, columns in BOOKKEEPING.items():
             await _check_columns(connection, f"tickloom.{name}", set(columns))
         await _check_rights(connection, writes)
+
+
+async def _check_encoding(connection: Connection) -> None:
+    found = await connection.fetchval("SELECT current_setting('server_encoding')")
+    if found != "UTF8":
+        raise SchemaMismatch(
+            f"the database's encoding is {found}, which cannot hold every symbol; make it anew: "
+            f"CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+        )
 
 
 async def _check_columns(connection: Connection, table: str, wanted: set[str]) -> None:

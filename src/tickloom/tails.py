@@ -1,8 +1,9 @@
 """The newest rows of each cached symbol: an exact image of the tables, as they will be after the batches in flight.
 
 Per side and symbol a ring of the newest C rows by event time. A row's *logical index* counts the symbol's rows
-since its ring began; it stands at ``index % C``. A ring that has never held C rows holds the whole history
-of its symbol, so nothing is older than it; a full one answers for its oldest row (the *floor*) and what is newer.
+since its ring began; it stands at ``index % C``. A ring that was not cut off when it was loaded, and has never held C
+rows, holds the whole history of its symbol, so nothing is older than it; any other answers for its oldest row (the
+*floor*) and what is newer.
 As symbols grow in number C gets smaller, for good, so that all rings together stay within a number of bytes: of few
 symbols a batch holds many rows each, and one side may be as many rows ahead of the other.
 
@@ -187,7 +188,7 @@ class Tails:
 
     def slots(self, symbols: Sequence[str], batch: int) -> Ints:
         """The slots of cached ``symbols``, which batch number ``batch`` (counted from 1) now touches."""
-        slots = np.fromiter((self._slots[symbol] for symbol in symbols), dtype=np.int64, count=len(symbols))
+        slots = np.fromiter(map(self._slots.__getitem__, symbols), dtype=np.int64, count=len(symbols))
         self._touched[slots] = batch
         return slots
 

@@ -53,6 +53,16 @@ def test_missing_column(world: World) -> None:
     refuses(world, "price_moving_avg", "tickloom migrate")
 
 
+def test_other_encoding(world: World) -> None:
+    """The first symbol of another alphabet would be no bad message, and no outage, and stop everything."""
+    name = world.topics["prices"].replace("-", "_")
+    world.query(f"CREATE DATABASE {name} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    world.database_url = urlunsplit(urlsplit(world.database_url)._replace(path=f"/{name}"))
+    refuses(world, "LATIN1", "ENCODING 'UTF8'")
+    done = world.tickloom("migrate")
+    assert (done.returncode, "LATIN1" in done.stderr) == (2, True)
+
+
 def test_other_partitioning(world: World) -> None:
     """Partitions of two widths in one table overlap."""
     refuses(world, "stock_prices", "TICKLOOM_", TICKLOOM_PRICES_PARTITIONING="none")

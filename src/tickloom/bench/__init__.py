@@ -51,10 +51,11 @@ A part that was not asked for is null. Seconds, bytes and messages; rates are me
     restart             null without --restart: symbols, history_rows, table_partitions, runs[seconds],
                         first_row_seconds (process start to the first new row), all_rows_seconds (to one for each symbol)
 
-Stages in ``cpu_by_stage``: ``start`` (interpreter and imports), ``loop`` (the event loop's thread: COPY, gather, HTTP),
-``consume`` (the reading thread), ``decode``, ``join``, ``encode`` (in the one thread for CPU work), ``librdkafka`` (its
-own threads: fetching, checksums, decompression), ``polars`` (its threads, which work for decode and join and cannot be
-told apart between them), ``other`` (what is left of the total, which is the child's own rusage: the group's membership,
-handing over between threads, the end of the process). What comes once a process and not with each message, ``start`` and most of ``other``, weighs less
-the longer the log is.
+Stages in ``cpu_by_stage``: ``start`` (interpreter and imports), ``loop`` (the event loop's thread: COPY, gather,
+HTTP), ``consume`` (the reading thread), ``decode``, ``symbols`` (who is in the batch, and who of them is not cached),
+``join``, ``encode`` (in the one thread for CPU work), ``librdkafka`` (its own threads: fetching, checksums,
+decompression), ``polars`` (its threads, which work for decode and join and cannot be told apart between them),
+``other`` (what is left of the total, which is the child's own rusage: the group's membership, handing over between
+threads, the end of the process). What comes once a process and not with each message, ``start`` and most of
+``other``, weighs less the longer the log is.
 """

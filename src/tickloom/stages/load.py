@@ -109,11 +109,11 @@ def prepare(joined: Joined, now_micros: int) -> Encoded:
             for side, rows in joined.sides.items()
             for partition in rows.stored.keys() | rows.superseded.keys()
         },
-        newcomers=newcomers_of(joined),
+        newcomers=_newcomers(joined),
     )
 
 
-def newcomers_of(joined: Joined) -> pl.DataFrame:
+def _newcomers(joined: Joined) -> pl.DataFrame:
     prices, volumes = (joined.sides[side].newcomers.rename({"partition": f"{side}_partition"}) for side in Side)
     both = prices.join(volumes, on=["code", "first"], how="full", coalesce=True).sort("code")
     symbol = joined.symbols.gather(both["code"]).alias("symbol")
@@ -178,7 +178,6 @@ class Loader:
         """
         refused: list[Reject] = []
         with told():
-            await self._introduce(connection, newcomers_of(join_by_sql(batch, symbols_of(batch))))
             async with transaction(connection):
                 try:
                     await compare_and_set(connection, batch.progress, self._epochs, {})
@@ -210,6 +209,7 @@ class Loader:
         try:
             with told():
                 async with savepoint(connection):
+                    await self._introduce(connection, encoded.newcomers)
                     late = await self._write(connection, encoded, now)
                     await connection.execute(_EMPTY_STAGING)
                     return _sum(self._by_source(encoded), late)
@@ -251,8 +251,8 @@ class Loader:
         return counts
 
     async def _introduce(self, connection: Connection, newcomers: pl.DataFrame) -> None:
-        """Note the symbols that have rows from now on, in a transaction of its own: what it says stays true when theirs
-        fails. A replica claims its halves of them, and looks whether somebody has claimed the other half of one.
+        """Note the symbols that have rows from now on. A replica claims its halves of them, and looks whether somebody has
+        claimed the other half of one: not in the transaction of the rows, for the claim must stay when that fails.
         """
         symbol, prices, volumes, first = newcomers.get_columns()
         if self._owns_everything:
