@@ -13,6 +13,7 @@ Pure: no I/O, no clock.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -22,13 +23,13 @@ from tickloom.model import Side
 
 Ints = NDArray[np.int64]
 NO_FLOOR = np.iinfo(np.int64).min
-ROW_BYTES = 28
-"""Of one row of one side: ts, value and offset of eight bytes each, partition of four."""
-
 _FIRST_SLOTS = 16
 _LOADED_ROWS = 64
 """More are seldom asked for, and each may have to come from a table partition of its own; tails get longer by themselves."""
-_ROW = (("ts", np.int64), ("value", np.float64), ("offset", np.int64), ("partition", np.int32))
+_ROW = np.dtype([("ts", np.int64), ("value", np.float64), ("offset", np.int64), ("partition", np.int32)])
+_WHOLE = np.dtype((np.void, _ROW.itemsize))
+ROW_BYTES = _ROW.itemsize
+"""Of one row of one side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,29 +60,26 @@ class Context:
 
 
 class _Ring:
-    """One side's rings, for all slots; arrays are indexed [slot, position]."""
+    """One side's rings, for all slots. A row is one record: with many symbols each comes from far memory, which is what it
+    costs, so it had better come at once.
+    """
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
         self.total = np.zeros(0, dtype=np.int64)  # rows ever appended, so the next logical index
         self.cut = np.zeros(0, dtype=np.bool_)  # whether the symbol has rows that are older than the ring's first one
-        self.ts = np.zeros((0, rows), dtype=np.int64)
-        self.value = np.zeros((0, rows), dtype=np.float64)
-        self.offset = np.zeros((0, rows), dtype=np.int64)
-        self.partition = np.zeros((0, rows), dtype=np.int32)
+        self._held = np.zeros(0, dtype=_WHOLE)  # slot by slot, each with room for ``rows``
 
     def resize(self, slots: int, rows: int) -> None:
         """Room for more slots, with as many rows each or fewer: each ring then keeps its newest."""
-        index = self.total[:, None] - np.arange(1, rows + 1) if rows < self.rows else np.zeros((0, 0), dtype=np.int64)
-        slot, age = np.nonzero(index >= 0)
-        index = index[slot, age]
-        for name, dtype in _ROW:
-            old, new = getattr(self, name), np.zeros((slots, rows), dtype=dtype)
-            if rows == self.rows:
-                new[: len(old)] = old
-            else:
-                new[slot, index % rows] = old[slot, index % self.rows]
-            setattr(self, name, new)
+        old, self._held = self._held, np.zeros(slots * rows, dtype=_WHOLE)
+        if rows == self.rows:
+            self._held[: len(old)] = old
+        else:
+            index = self.total[:, None] - np.arange(1, rows + 1)
+            slot, age = np.nonzero(index >= 0)
+            index = index[slot, age]
+            self._held[slot * rows + index % rows] = old[slot * self.rows + index % self.rows]
         more = slots - len(self.total)
         self.total = np.concatenate([self.total, np.zeros(more, dtype=np.int64)])
         self.cut = np.concatenate([self.cut, np.zeros(more, dtype=np.bool_)])
@@ -93,10 +91,9 @@ class _Ring:
         base = np.maximum(total - self._newer(slots, total, since) - before, first)
         counts = total - base
         codes = np.repeat(np.arange(len(slots)), counts)
-        at = slots[codes], _numbers(base, counts) % self.rows
-        rows = Events(codes, self.ts[at], self.value[at], self.partition[at], self.offset[at])
-        oldest = self.ts[slots, first % self.rows]
-        floor = np.where((total >= self.rows) | self.cut[slots], oldest, NO_FLOOR)
+        held = self._at(slots[codes], _numbers(base, counts))
+        rows = Events(codes, *(np.ascontiguousarray(held[name]) for name in ("ts", "value", "partition", "offset")))
+        floor = np.where((total >= self.rows) | self.cut[slots], self._at(slots, first)["ts"], NO_FLOOR)
         return Context(rows, base, floor, total == 0)
 
     def absorb(self, slots: Ints, base: Ints, rows: Events, moved: NDArray[np.bool_]) -> None:
@@ -108,19 +105,24 @@ class _Ring:
         ends = base + counts
         index = _numbers(base, counts)
         kept = np.flatnonzero(moved & (index >= (ends - self.rows)[rows.code]))
-        at = slots[rows.code[kept]], index[kept] % self.rows
-        self.ts[at] = rows.ts[kept]
-        self.value[at] = rows.value[kept]
-        self.offset[at] = rows.offset[kept]
-        self.partition[at] = rows.partition[kept]
+        records = np.empty(len(kept), dtype=_ROW)
+        for name in _ROW.names or ():
+            records[name] = getattr(rows, name)[kept]
+        self._held[slots[rows.code[kept]] * self.rows + index[kept] % self.rows] = records.view(_WHOLE)
         self.total[slots] = ends
+
+    def _at(self, slots: Ints, index: Ints) -> NDArray[Any]:
+        """The rows of these slots at these logical indexes."""
+        return np.take(self._held, slots * self.rows + index % self.rows).view(_ROW)
 
     def _newer(self, slots: Ints, total: Ints, since: Ints) -> Ints:
         """Per slot how many of its rows lie at ``since`` or after: none, for most, as its newest row tells."""
         newer = np.zeros(len(slots), dtype=np.int64)
-        late = np.flatnonzero((total > 0) & (self.ts[slots, (total - 1) % self.rows] >= since))
-        valid = np.arange(self.rows) < total[late, None]  # a ring fills its positions in order before it wraps
-        newer[late] = ((self.ts[slots[late]] >= since[late, None]) & valid).sum(axis=1)
+        late = np.flatnonzero((total > 0) & (self._at(slots, total - 1)["ts"] >= since))
+        index = np.arange(self.rows)
+        ts = self._at(slots[late, None], index)["ts"]
+        # A ring fills its positions in order before it wraps.
+        newer[late] = ((ts >= since[late, None]) & (index < total[late, None])).sum(axis=1)
         return newer
 
 
