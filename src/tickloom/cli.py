@@ -63,9 +63,9 @@ def _root(
 @app.command(epilog="Example: tickloom run --once")
 def run(once: Annotated[bool, typer.Option(help="Drain to the log's end as it is now, then exit.")] = False) -> None:
     """The daemon: reads both topics, keeps the tables exact, until SIGTERM or SIGINT."""
-    from tickloom.runtime import leave, tune_allocator
+    from tickloom.runtime import leave, tune_first
 
-    tune_allocator()
+    tune_first()
     from tickloom import daemon
 
     configured = _configured()

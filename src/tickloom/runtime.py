@@ -16,8 +16,10 @@ _MALLOPT = ((-8, 1), (-3, 1 << 20), (-1, 8 << 20))
 the columns of a batch took is kept there for good: some 80 MB more."""
 
 
-def tune_allocator() -> None:
-    """Before any thread is started, and before the large imports, of which nothing is garbage: nobody need look."""
+def tune_first() -> None:
+    """Before any thread is started, which the allocator must know (nothing is done where the C library is not glibc), and
+    before the large imports, of which nothing is garbage: nobody need look.
+    """
     gc.disable()
     if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
         for parameter, value in _MALLOPT:

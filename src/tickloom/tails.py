@@ -119,10 +119,13 @@ class _Ring:
         """Per slot how many of its rows lie at ``since`` or after: none, for most, as its newest row tells."""
         newer = np.zeros(len(slots), dtype=np.int64)
         late = np.flatnonzero((total > 0) & (self._at(slots, total - 1)["ts"] >= since))
-        index = np.arange(self.rows)
-        ts = self._at(slots[late, None], index)["ts"]
-        # A ring fills its positions in order before it wraps.
-        newer[late] = ((ts >= since[late, None]) & (index < total[late, None])).sum(axis=1)
+        slots, since, high = slots[late], since[late], total[late]
+        low = np.maximum(high - self.rows, 0)
+        for _ in range(self.rows.bit_length()):  # in all rings at once, by halves: where the first such row is
+            middle = (low + high) // 2
+            older = (low < high) & (self._at(slots, middle)["ts"] < since)
+            low, high = np.where(older, middle + 1, low), np.where(older, high, middle)
+        newer[late] = total[late] - low
         return newer
 
 
