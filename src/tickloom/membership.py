@@ -23,6 +23,7 @@ _log = structlog.get_logger(__name__)
 _SESSION_TIMEOUT_MS = 10_000
 """A dead replica's partitions wait this long for their next owner; librdkafka's default is 45 s."""
 _POLL_SECONDS = 0.05
+"""So late a leaving member notices that it is to leave, and a courtesy commit is made."""
 _HEARTBEAT_MS = 500
 """So late a replica learns that another one joins or leaves, and all wait for the last to learn it; by default 3 s."""
 

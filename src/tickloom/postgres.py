@@ -31,7 +31,8 @@ _AS_WE_NEED_IT = """
     SET idle_in_transaction_session_timeout = '60s'; SET tcp_user_timeout = '30s';
     SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3
 """
-"""What is read after a lock was waited for must be the newest, whatever the database's default. And a daemon that vanished,
+"""What is read after a lock was waited for must be the newest, whatever the database's default, or replicas misjudge each
+other. And a daemon that vanished,
 or sleeps, must not hold the ledger's row locks against its successor's take-over. By SET, for poolers refuse these as
 start-up parameters."""
 
@@ -115,15 +116,13 @@ async def close(connection: Connection | None) -> None:
 async def transaction(
     connection: Connection, *, readonly: bool = False, snapshot: bool = False
 ) -> AsyncGenerator[None]:
-    """BEGIN … COMMIT around the block, READ COMMITTED whatever the database's default: what is read after a lock was
-    waited for must be the newest, or replicas misjudge each other. A ``snapshot`` sees the database as it is at its
-    first statement, all the time. ROLLBACK where Postgres can still be asked for it, else the connection ends.
+    """BEGIN … COMMIT around the block, READ COMMITTED as ``connect`` has set it. A ``snapshot`` sees the database as it is
+    at its first statement, all the time. ROLLBACK where Postgres can still be asked for it, else the connection ends.
 
     asyncpg's own asks for the ROLLBACK whatever happened: on a connection that fell silent it waits without a limit,
     and its complaint about a closed one takes the place of the error, even of a cancellation.
     """
-    isolation = "REPEATABLE READ" if snapshot else "READ COMMITTED"
-    await connection.execute(f"BEGIN ISOLATION LEVEL {isolation}{' READ ONLY' * readonly}")
+    await connection.execute(f"BEGIN{' ISOLATION LEVEL REPEATABLE READ' * snapshot}{' READ ONLY' * readonly}")
     async with _undone_by(connection, "ROLLBACK"):
         yield
     await connection.execute("COMMIT")

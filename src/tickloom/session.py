@@ -224,7 +224,7 @@ class Session:
         number = self._joined
         symbols, missing = await self._offload("symbols", lambda: self._who_is_missing(batch))
         if not self.owns_everything:
-            self._check_partitions(batch, symbols.to_list())
+            self._check_partitions(batch, symbols)
         if self._careful:
             joined = join_by_sql(batch, symbols)
         else:
@@ -315,11 +315,11 @@ class Session:
         self._around.metrics.symbols_loaded.inc(len(missing))
         self._around.metrics.stage_seconds.labels("tails").observe(self.now() - started)
 
-    def _check_partitions(self, batch: Batch, symbols: list[str]) -> None:
-        found = partition_of_symbols(batch, pl.Series(symbols)).tolist()
+    def _check_partitions(self, batch: Batch, symbols: pl.Series) -> None:
+        found = partition_of_symbols(batch, symbols).tolist()
         if len(self._partition_of) > self._around.settings.cache_max_symbols:
             self._partition_of.clear()  # memory is bounded: a symbol that is torn apart is met again
-        for symbol, partition in zip(symbols, found, strict=True):
+        for symbol, partition in zip(symbols.to_list(), found, strict=True):
             if partition < 0 or self._partition_of.setdefault(symbol, partition) != partition:
                 raise NotCopartitioned.torn(symbol)
 

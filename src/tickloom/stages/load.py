@@ -252,7 +252,10 @@ class Loader:
 
     async def _introduce(self, connection: Connection, newcomers: pl.DataFrame) -> None:
         """Note the symbols that have rows from now on. A replica claims its halves of them, and looks whether somebody has
-        claimed the other half of one: not in the transaction of the rows, for the claim must stay when that fails.
+        claimed the other half of one.
+
+        Before the transaction of the rows, for the claim must stay when that fails; but where values are refused each
+        by itself, under their savepoint.
         """
         symbol, prices, volumes, first = newcomers.get_columns()
         if self._owns_everything:
