@@ -9,14 +9,16 @@ import polars as pl
 
 from tests import reference
 from tickloom.model import Chunk, Decoded, Side
-from tickloom.stages.decode import EventBounds, decode_at_once, decode_strictly
-from tickloom.timestamps import UNREACHABLE, parse_column, parse_number, parse_text
+from tickloom.stages.decode import EventBounds, decode, decode_strictly
+from tickloom.timestamps import UNREACHABLE, parse_literals, parse_number, parse_text
 
 RECORD_MS = 1_790_000_000_000
 BOUNDS = EventBounds(86_400_000_000, 31 * 86_400_000_000)
 STAMP = b'"2026-09-21T14:13:20.000001Z"'
 VALUE = {Side.PRICES: b"price", Side.VOLUMES: b"volume"}
 
+MANY = 20
+"""So many alike are read at once."""
 JSON_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 Verdict: TypeAlias = str | tuple[object, ...]
@@ -40,7 +42,7 @@ def chunk(side: Side, values: Sequence[bytes | None], times: Sequence[int] | Non
 
 
 def plain(side: Side, index: int = 0) -> bytes:
-    """A message that the fast reader takes."""
+    """A message that the columns take."""
     return b'{"symbol":"S%d","%s":%d.5,"timestamp":%s}' % (index, VALUE[side], index, STAMP)
 
 
@@ -79,10 +81,10 @@ def disagreements(side: Side, values: Sequence[bytes | None], times: Sequence[in
     at = together.timestamps_ms.tolist()
     wanted = [judged(side, value, record_ms) for value, record_ms in zip(values, at, strict=True)]
     found = {
-        "together": verdicts(decode_at_once(together, BOUNDS)),
+        "together": verdicts(decode(together, BOUNDS)),
         "strictly": verdicts(decode_strictly(together, BOUNDS)),
         "alone": [
-            *(verdicts(decode_at_once(chunk(side, [v], [ms]), BOUNDS))[0] for v, ms in zip(values, at, strict=True)),
+            *(verdicts(decode(chunk(side, [v], [ms]), BOUNDS))[0] for v, ms in zip(values, at, strict=True)),
         ],
     }
     return [
@@ -98,17 +100,30 @@ def time_disagreements(texts: Sequence[str]) -> list[str]:
     wanted = [reference._iso(text) for text in texts]
     found = [parse_text(text) for text in texts]
     told = [f"{text!r} is {f}, not {w}" for text, f, w in zip(texts, found, wanted, strict=True) if f != w]
-    column = parse_column(pl.Series(texts, dtype=pl.String))
-    if column is not None and column.tolist() != wanted:
-        told.append(f"as a column {texts!r} is {column.tolist()}, not {wanted}")
-    return told
+    plain = [text for text in texts if not set(text) & {'"', "\\"} and text.isprintable()]
+    return told + [
+        f"among others {literal} is {found}, not {right}"
+        for literal, right in ((f'"{text}"', reference._iso(text)) for text in plain)
+        if (found := among_others(literal)) not in (None, right)
+    ]
+
+
+def among_others(literal: str, *others: str) -> int | None:
+    """What the reader of many literals makes of one that comes often, between ``others``; None where it leaves it."""
+    literals = [text.encode() for text in (literal, *others)] * MANY
+    micros, known = parse_literals(literals)
+    step = 1 + len(others)
+    assert len(set(micros[::step].tolist())) == len(set(known[::step].tolist())) == 1
+    return int(micros[0]) if known[0] else None
 
 
 def number_disagreements(literal: str) -> list[str]:
     """Where an epoch number is not what the judge says."""
     wanted, found = reference._epoch(literal), parse_number(literal)
-    right = found == (wanted if abs(wanted) < 10**18 else UNREACHABLE)
-    return [] if right else [f"{literal[:80]} is {found}, not {wanted}"]
+    right = wanted if abs(wanted) < 10**18 else UNREACHABLE
+    told = [] if found == right else [f"{literal[:80]} is {found}, not {wanted}"]
+    together = among_others(literal)
+    return told if together in (None, right) else [*told, f"among others {literal[:80]} is {together}, not {wanted}"]
 
 
 def shown(value: bytes | None) -> str:

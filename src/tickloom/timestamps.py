@@ -1,16 +1,18 @@
 """Event times: ISO-8601 text or epoch numbers to microseconds since 1970 UTC. Pure, exact, no clock.
 
-Two parsers of one grammar: ``parse_text`` for a single value and ``parse_column`` for a whole column at
-once, which answers only where every row is plainly well formed. Tests hold them equal.
+Two parsers of one grammar: ``parse_text`` and ``parse_number`` for a single value, and ``parse_literals`` for many
+JSON literals at once, which answers for those that are written like many others. Tests hold them equal.
 
     YYYY-MM-DD ("T" | " ") HH:MM [":" SS ["." digits]] ["Z" | ("+"|"-") HH [":"] MM | ("+"|"-") HH]
 """
 
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 MICROSECONDS = 1_000_000
@@ -31,11 +33,15 @@ _NUMBER = re.compile(r"(-)?(\d+)(?:\.(\d+))?(?:[eE]([+-]?)0*(\d+))?", re.ASCII)
 _MAX_POWER_DIGITS = 7
 _MAX_MICROS_DIGITS = 18  # some 31,000 years; all that fits into 64 bits
 _DAYS_IN_MONTH = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], dtype=np.int32)
-# What the column parser looks at: "YYYY-MM-DDTHH:MM:SS", then up to nine digits and "+00:00".
-_DIGIT_PLACES = [place for place, char in enumerate("YYYY-MM-DDThh:mm:ss") if char not in "-T:"]
-_SECONDS_END = 19
-_MAX_PLACES = 9
-_MAX_WIDTH = _SECONDS_END + 1 + _MAX_PLACES + 6
+_MAX_LITERAL_BYTES = 80  # of those that are read at once
+_ALIKE = 16
+"""Fewer literals of one form are faster read one by one."""
+_MOST_FORMS = 8
+"""Of one length; what is written in yet other ways is read one by one."""
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Chars = NDArray[np.uint8]
 
 
 def parse_text(text: str) -> int | None:
@@ -74,71 +80,148 @@ def parse_number(literal: str) -> int:
     # All on the digits as they were written: no float rounds them, and no length or power makes it slow.
     shift = int(f"{power_sign}{power}") if power else 0
     size = len(digits) - len(fraction or "") + shift  # how many digits stand before the point
-    scale = next((scale for limit, scale in ((11, 6), (14, 3), (17, 0)) if size <= limit), -3)
-    kept = size + scale
+    kept = size + _scale(size)
     if kept > _MAX_MICROS_DIGITS:
         return UNREACHABLE
     micros = int(digits[:kept].ljust(kept, "0")) if kept > 0 else 0
     return -micros if sign else micros
 
 
-def parse_column(texts: pl.Series) -> NDArray[np.int64] | None:
-    """The same for a whole column of texts, or None where any row is not plainly well formed.
+def _scale(size: int) -> int:
+    """By which power of ten a number is multiplied that has so many digits before its point: the unit's."""
+    return next((scale for limit, scale in ((11, 6), (14, 3), (17, 0)) if size <= limit), -3)
 
-    Only zones ``Z``, ``+00:00`` and none, and up to nine digits of fraction: all else is left to ``parse_text``.
+
+def parse_literals(literals: Sequence[Any]) -> tuple[Ints, Bools]:
+    """Many JSON literals at once (texts in their quotes, or numbers; any buffers): microseconds, and which are known.
+
+    Literals of one length are held against the form of the first of them: where its digits stand, and what is
+    between. All that share the form are read together, then comes the form of what is left. What is not known is for
+    ``parse_text`` and ``parse_number``: rare forms, escapes, and all that is no time.
     """
-    if not len(texts):
-        return None
-    text = pl.col("text")
-    column = texts.to_frame("text")
-    shortest, width, joined = column.select(
-        shortest=text.str.len_bytes().min(), longest=text.str.len_bytes().max(), joined=text.str.join("")
-    ).row(0)
-    if shortest < _SECONDS_END or width > _MAX_WIDTH:
-        return None
-    lengths = np.full(1, width)
-    if shortest < width:
-        lengths = texts.str.len_bytes().to_numpy()
-        joined = texts.str.pad_end(width, " ").str.join("").item()
-    encoded = joined.encode()
-    if len(encoded) != width * len(texts):  # not all of it is ASCII
-        return None
-    # By character, then by row: what stands at one place of all texts lies together, one byte each.
-    chars = np.ascontiguousarray(np.frombuffer(encoded, dtype=np.uint8).reshape(-1, width).T)
-    seconds = _whole_seconds(chars)
-    if seconds is None:
-        return None
-    micros = seconds * MICROSECONDS
-    for length in np.unique(lengths).tolist():
-        rows = slice(None) if shortest == width else np.flatnonzero(lengths == length)
-        fraction = _fraction(chars[_SECONDS_END:length, rows])
-        if fraction is None:
-            return None
-        micros[rows] += fraction
-    return micros
+    count = len(literals)
+    micros, known = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.bool_)
+    if count < _ALIKE:
+        return micros, known
+    lengths = np.fromiter(map(len, literals), np.int64, count)
+    raw = np.frombuffer(b"".join(literals), dtype=np.uint8)
+    for length, rows in _by_length(lengths):
+        if len(rows) == count:
+            chars = raw.reshape(count, length).T
+        else:
+            starts = (np.cumsum(lengths) - lengths)[rows]
+            chars = raw[starts + np.arange(length)[:, None]]
+        # By character, then by row: what stands at one place of all literals lies together.
+        _read_forms(np.ascontiguousarray(chars), rows, micros, known)
+    return micros, known
 
 
-def _whole_seconds(chars: NDArray[np.uint8]) -> NDArray[np.int64] | None:
-    for place, allowed in ((4, b"-"), (7, b"-"), (10, b"T "), (13, b":"), (16, b":")):
-        present = chars[place]
-        if not np.logical_or.reduce([present == letter for letter in allowed]).all():
+def _by_length(lengths: Ints) -> Iterator[tuple[int, Ints]]:
+    """Each length that many literals have, with their indexes."""
+    counts = np.bincount(np.minimum(lengths, _MAX_LITERAL_BYTES + 1), minlength=_MAX_LITERAL_BYTES + 2)
+    for length in np.flatnonzero(counts[: _MAX_LITERAL_BYTES + 1] >= _ALIKE).tolist():
+        yield length, np.flatnonzero(lengths == length)
+
+
+def _read_forms(chars: Chars, rows: Ints, micros: Ints, known: Bools) -> None:
+    """Fill in what the literals in the columns of ``chars`` say, which are those of ``rows``."""
+    for _ in range(_MOST_FORMS):
+        form = _form_of(chars[:, 0].tobytes())
+        alike = form.matches(chars) if form is not None else np.arange(chars.shape[1]) == 0
+        if form is not None:
+            these = slice(None) if alike.all() else alike
+            found, good = form.read(chars[:, these])
+            micros[rows[these]], known[rows[these]] = found, good
+        chars, rows = chars[:, ~alike], rows[~alike]
+        if len(rows) < _ALIKE:
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How some literals are written: at ``places`` stands any digit, and elsewhere what ``literal`` has there."""
+
+    literal: bytes
+    places: list[int]
+
+    def matches(self, chars: Chars) -> Bools:
+        fixed = [place for place in range(len(self.literal)) if place not in self.places]
+        wanted = np.frombuffer(self.literal, dtype=np.uint8)[fixed, None]
+        return (chars[fixed] == wanted).all(axis=0) & (_digits(chars, self.places) <= 9).all(axis=0)
+
+
+@dataclass(frozen=True, slots=True)
+class _TextForm(_Form):
+    """ISO-8601; the offset is the same in all, ``offset_minutes``. ``fraction``: where its digits stand."""
+
+    has_seconds: bool
+    fraction: list[int]
+    offset_minutes: int
+
+    def read(self, chars: Chars) -> tuple[Ints, Bools]:
+        whole = _digits(chars, self.places[: 14 if self.has_seconds else 12])
+        pairs = (whole[0::2] * np.uint8(10) + whole[1::2]).astype(np.int32)
+        century, year, month, day, hour, minute = pairs[:6]
+        second = pairs[6] if self.has_seconds else np.int32(0)
+        year = century * 100 + year
+        leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
+        last_day = _DAYS_IN_MONTH[np.minimum(month, 12)] + (leap & (month == 2))
+        good = (year >= 1) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= last_day)
+        good &= (hour <= 23) & (minute <= 59) & (second <= 59)
+        of_day = hour * 3_600 + (minute - self.offset_minutes) * 60 + second
+        seconds = _days_from_civil(year, month, day).astype(np.int64) * 86_400 + of_day
+        places = self.fraction[:6]
+        fraction = _number(_digits(chars, places)) * 10 ** (6 - len(places))
+        return seconds * MICROSECONDS + fraction, good
+
+
+@dataclass(frozen=True, slots=True)
+class _NumberForm(_Form):
+    """An epoch number, whose first digit is none of 0. ``kept``: how many digits stand before the point in µs."""
+
+    kept: int
+    negative: bool
+
+    def read(self, chars: Chars) -> tuple[Ints, Bools]:
+        digits = _digits(chars, self.places)
+        good = digits[0] != 0
+        if self.kept > _MAX_MICROS_DIGITS:
+            return np.full(chars.shape[1], UNREACHABLE), good
+        used = max(0, min(self.kept, len(digits)))
+        micros = _number(digits[:used]) * 10 ** (max(0, self.kept) - used)
+        return -micros if self.negative else micros, good
+
+
+def _form_of(literal: bytes) -> _TextForm | _NumberForm | None:
+    try:
+        text = literal.decode("ascii")
+    except UnicodeDecodeError:
+        return None
+    if match := _TEXT.fullmatch(text, 1, len(text) - 1) if text[:1] == text[-1:] == '"' else None:
+        *_, second, fraction, sign, hours, minutes = match.groups()
+        spans = [match.span(group) for group in range(1, 8) if match[group] is not None]
+        offset = (int(hours or 0) * 60 + int(minutes or 0)) * (-1 if sign == "-" else 1)
+        if int(hours or 0) > 23 or int(minutes or 0) > 59:
             return None
-    digits = chars[_DIGIT_PLACES] - np.uint8(48)  # wraps around for what lies below "0"
-    if (digits > 9).any():
-        return None
-    pairs = (digits[0::2] * np.uint8(10) + digits[1::2]).astype(np.int32)
-    century, year, month, day, hour, minute, second = pairs
-    year = century * 100 + year
-    highest = pairs.max(axis=1).tolist()
-    if year.min() < 1 or month.min() < 1 or day.min() < 1 or highest[2] > 12:
-        return None
-    leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
-    if (day > _DAYS_IN_MONTH[month] + (leap & (month == 2))).any():
-        return None
-    if highest[4] > 23 or highest[5] > 59 or highest[6] > 59:
-        return None
-    of_day = hour * 3_600 + minute * 60 + second
-    return _days_from_civil(year, month, day).astype(np.int64) * 86_400 + of_day
+        places = [place for span in spans for place in range(*span)]
+        return _TextForm(literal, places, second is not None, list(range(*match.span(7))) if fraction else [], offset)
+    if (match := _NUMBER.fullmatch(text)) and len(match[5] or "") <= _MAX_POWER_DIGITS:
+        places = [place for group in (2, 3) if match[group] for place in range(*match.span(group))]
+        size = len(match[2]) + int(f"{match[4] or ''}{match[5] or 0}")
+        return _NumberForm(literal, places, size + _scale(size), match[1] is not None)
+    return None
+
+
+def _digits(chars: Chars, places: Sequence[int]) -> Chars:
+    return chars[places] - np.uint8(ord("0"))  # wraps around for what lies below "0"
+
+
+def _number(digits: Chars) -> Ints:
+    """The numbers whose digits these are, the first the highest."""
+    value = np.zeros(digits.shape[1], dtype=np.int64)
+    for digit in digits:
+        value = value * 10 + digit
+    return value
 
 
 def _days_from_civil(year: NDArray[np.int32], month: NDArray[np.int32], day: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -148,23 +231,3 @@ def _days_from_civil(year: NDArray[np.int32], month: NDArray[np.int32], day: NDA
     year_of_era = year - era * 400
     day_of_year = (153 * ((month + 9) % 12) + 2) // 5 + day - 1
     return era * 146_097 + year_of_era * 365 + year_of_era // 4 - year_of_era // 100 + day_of_year - 719_468
-
-
-def _fraction(chars: NDArray[np.uint8]) -> NDArray[np.int32] | int | None:
-    """Microseconds of the part after the seconds; the rows share a length, and must share their shape."""
-    first = chars[:, 0].tobytes()
-    zone = b"Z" if first.endswith(b"Z") else b"+00:00" if first.endswith(b"+00:00") else b""
-    places = len(first) - len(zone) - 1
-    if zone and not (chars[places + 1 :] == np.frombuffer(zone, dtype=np.uint8)[:, None]).all():
-        return None
-    if places < 0:
-        return 0
-    if places == 0 or places > _MAX_PLACES or not (chars[0] == ord(".")).all():
-        return None
-    digits = chars[1 : places + 1] - np.uint8(48)
-    if (digits > 9).any():
-        return None
-    value = np.zeros(chars.shape[1], dtype=np.int32)
-    for digit in digits[:6]:
-        value = value * 10 + digit
-    return value * 10 ** max(0, 6 - places)

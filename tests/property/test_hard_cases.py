@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from tests import hard_cases, readers
 from tests.readers import BOUNDS, STAMP, chunk, disagreements, plain, verdicts
 from tickloom.model import Side
-from tickloom.stages.decode import MAX_FAST_VALUE_BYTES, decode_at_once
+from tickloom.stages.decode import decode
 
 SIDES = pytest.mark.parametrize("side", list(Side))
 BENT = {side: [value for text in hard_cases.TEXTS for value in hard_cases.bent(text, side)] for side in Side}
-SHORT = {side: [value for value in values if len(value) <= MAX_FAST_VALUE_BYTES] for side, values in BENT.items()}
+SHORT_BYTES = 1_024
+SHORT = {side: [value for value in values if len(value) <= SHORT_BYTES] for side, values in BENT.items()}
 LITERALS = [text.decode() for text in hard_cases.TEXTS if readers.JSON_NUMBER.fullmatch(text.decode(errors="replace"))]
 MEGABYTE = 1_000_000
 
@@ -92,7 +93,7 @@ def test_a_megabyte(text: bytes) -> None:
     bent = list(hard_cases.bent(text, Side.PRICES))
     values = [bent[place] for place in (0, 3, 4, 5, 8)]  # alone, symbol, price, timestamp, an unknown field
     begun = time.process_time()
-    found = verdicts(decode_at_once(chunk(Side.PRICES, values), BOUNDS))
+    found = verdicts(decode(chunk(Side.PRICES, values), BOUNDS))
     assert time.process_time() - begun < 20
     assert found == [readers.judged(Side.PRICES, value) for value in values]
 
@@ -104,7 +105,7 @@ def test_depth_is_bounded_alike_wherever_the_caller_stands(depth: int, frames: i
     nested = b'{"symbol":"S","price":1,"timestamp":%s,"x":' % STAMP + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
 
     def descend(frames: int) -> list[readers.Verdict]:
-        return descend(frames - 1) if frames else verdicts(decode_at_once(chunk(Side.PRICES, [nested]), BOUNDS))
+        return descend(frames - 1) if frames else verdicts(decode(chunk(Side.PRICES, [nested]), BOUNDS))
 
     (found,) = descend(frames)
     assert (found == "not_json") == (depth > 512)

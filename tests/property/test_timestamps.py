@@ -3,13 +3,13 @@
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
-import polars as pl
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests import reference
-from tickloom.timestamps import UNREACHABLE, parse_column, parse_number, parse_text
+from tests.readers import MANY, among_others
+from tickloom.timestamps import UNREACHABLE, parse_literals, parse_number, parse_text
 
 EPOCH = datetime(1970, 1, 1)
 
@@ -57,25 +57,43 @@ PLAIN = st.builds(
 )
 
 
-@given(texts=st.lists(st.one_of(PLAIN, TEXTS), min_size=1, max_size=6))
-@example(["2024-01-01T00:00:00.1+00:00", "2024-01-01T00:00:00.12345Z"])  # same length, other shape
-@example(["2024-01-01T00:00:00.12345Z", "2024-01-01T00:00:00.1+00:00"])
-@example(["2024-01-01T00:00:00Z", "2024-01-01T00:00:00 "])
+NUMBERS = st.one_of(
+    st.integers(-(10**19), 10**19).map(str),
+    st.integers(10**9, 2 * 10**9).map(str),
+    st.builds("{}.{}".format, st.integers(10**8, 10**13), st.text("0123456789", min_size=1, max_size=12)),
+    st.builds(
+        "{}.{}{}{}".format, st.integers(0, 9), st.integers(0, 10**9), st.sampled_from("eE"), st.integers(-20, 20)
+    ),
+    st.builds("{}e{}{}".format, st.integers(-99, 99), st.sampled_from(["", "+", "-", "0"]), st.integers(0, 10**8)),
+)
+
+
+def one_by_one(literal: str) -> int | None:
+    return parse_text(literal[1:-1]) if literal.startswith('"') else parse_number(literal)
+
+
+@given(
+    drawn=st.lists(st.one_of(*(some.map('"{}"'.format) for some in (PLAIN, TEXTS)), NUMBERS), min_size=1, max_size=6)
+)
+@example(['"2024-01-01T00:00:00.1+00:00"', '"2024-01-01T00:00:00.12345Z"'])  # same length, other form
+@example(['"2024-01-01T00:00:00.12345Z"', '"2024-01-01T00:00:00.1+00:00"'])
+@example(['"2024-01-01T00:00:00Z"', '"2024-01-01T00:00:00 "'])
+@example(["1790000000", "0000000001", "1.7900e+03"])
 @settings(max_examples=400, deadline=None)
-def test_a_column_says_what_its_texts_say(texts: list[str]) -> None:
+def test_many_literals_say_what_each_says(drawn: list[str]) -> None:
     """Else a time would depend on the messages that happen to travel beside it."""
-    column = parse_column(pl.Series(texts))
-    assert column is None or column.tolist() == [parse_text(text) for text in texts]
+    micros, known = parse_literals([literal.encode() for literal in drawn] * MANY)
+    for at, literal in enumerate(drawn * MANY):
+        assert not known[at] or micros[at] == one_by_one(literal), literal
 
 
-@given(texts=st.lists(PLAIN, min_size=1, max_size=6), longer=st.integers(0, 3))
+@given(text=PLAIN, number=NUMBERS, others=st.lists(st.one_of(PLAIN.map('"{}"'.format), NUMBERS), max_size=3))
 @settings(max_examples=200, deadline=None)
-def test_a_plain_column_is_read_at_once(texts: list[str], longer: int) -> None:
-    """Else the fast reader would decline ordinary streams and decode would cost several times as much."""
-    alike = [texts[0]] * (longer + 1)
-    column = parse_column(pl.Series(alike))
-    assert column is not None
-    assert column.tolist() == [reference._iso(texts[0])] * len(alike)
+def test_what_comes_often_is_read_at_once(text: str, number: str, others: list[str]) -> None:
+    """Else each time of an ordinary stream would be parsed by itself, and decode would cost several times as much."""
+    assert among_others(f'"{text}"', *others) == reference._iso(text)
+    if number[0] in "123456789" and "e" not in number:
+        assert among_others(number, *others) == parse_number(number)
 
 
 @given(text=st.one_of(TEXTS, PLAIN))
@@ -123,9 +141,8 @@ def test_an_offset_names_the_same_instant(moment: datetime, hours: int, minutes:
 )
 def test_the_calendars_edges(text: str, good: bool) -> None:
     """Else a day that does not exist would silently become another one."""
-    column = parse_column(pl.Series([text]))
     assert (parse_text(text) is not None) == good
-    assert (column is not None) == good
+    assert (among_others(f'"{text}"') is not None) == good
     assert parse_text(text) == reference._iso(text)
 
 
@@ -136,11 +153,10 @@ def test_every_months_end_follows_its_last_second() -> None:
             first = datetime(year + month // 12, month % 12 + 1, 1)
             last = first - timedelta(microseconds=1)
             texts = [last.isoformat(), first.isoformat(timespec="microseconds")]
-            column = parse_column(pl.Series(texts))
-            assert column is not None
-            assert column.tolist() == [parse_text(text) for text in texts]
-            assert column[1] - column[0] == 1
-            assert column[1] == (first - EPOCH) // timedelta(microseconds=1)
+            before, after = (among_others(f'"{text}"') for text in texts)
+            assert (before, after) == (parse_text(texts[0]), parse_text(texts[1]))
+            assert before is not None
+            assert before + 1 == after == (first - EPOCH) // timedelta(microseconds=1)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +176,7 @@ def test_every_months_end_follows_its_last_second() -> None:
 )
 def test_texts_by_hand(text: str, micros: int) -> None:
     """Else the parsers and their judge could be wrong together."""
-    assert parse_text(text) == micros == reference._iso(text)
+    assert parse_text(text) == micros == reference._iso(text) == among_others(f'"{text}"')
 
 
 @given(
@@ -210,3 +226,4 @@ def test_an_epoch_number_is_read_as_the_judge_reads_it(number: Decimal, style: s
 def test_epoch_numbers_by_hand(literal: str, micros: int) -> None:
     """Else one number with a mad power would stop the daemon, or the unit change at the wrong magnitude."""
     assert parse_number(literal) == micros
+    assert among_others(literal) in (None, micros)

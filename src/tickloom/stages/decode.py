@@ -1,23 +1,21 @@
 """decode: raw bytes become typed rows or rejects. Pure: no I/O, no clock, and no input raises.
 
-Three readers of one contract, fastest first; each leaves to the next what it cannot prove clean:
+Two readers of one contract:
 
-1. ``decode_at_once``: polars reads the whole chunk in one call, outside the GIL. It is lenient where the
-   contract is not (numbers as text, repeated keys, missing fields), so its answer counts only when the guards
-   prove that no such thing is in the chunk. Its set-up is not worth while for few messages.
-2. ``_decode_typed``: msgspec, message by message, strict.
-3. ``_decode_carefully``: field by field, for what msgspec refused: finds the first reason in the contract's
-   order, or the row, where msgspec was stricter than the contract (a repeated key whose last value is fine).
+1. ``decode``: msgspec reads each message, strictly, and all checks are made on columns of the whole chunk. What
+   msgspec refuses or a check doubts is left to the second reader, message by message: its neighbours stay here.
+2. ``decode_strictly``: field by field. It finds the first reason in the contract's order, or the row, where the first
+   reader was stricter than the contract (a repeated key whose last value is fine) or not strict enough (a -0).
 
-Property tests hold the three equal on any input.
+Property tests hold both equal to a judge on any input.
 """
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import methodcaller
-from typing import TypeAlias, cast
+from operator import attrgetter, methodcaller
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -29,6 +27,7 @@ from tickloom.model import (
     VALUE_COLUMN,
     Chunk,
     Decoded,
+    Ints,
     RawMessage,
     Reason,
     Reject,
@@ -36,27 +35,26 @@ from tickloom.model import (
     TopicPartition,
     rows_schema,
 )
-from tickloom.timestamps import EARLIEST, LATEST, parse_column, parse_number, parse_text
+from tickloom.timestamps import EARLIEST, LATEST, parse_literals, parse_number, parse_text
 
 MAX_SYMBOL_CHARACTERS = 64
 MAX_MAGNITUDE = 1e15
 MAX_DEPTH = 512
 """JSON nested deeper is ``not_json``. Without a bound of our own the interpreter's would decide, which depends on
 its version and on how deep the caller stands."""
-MAX_FAST_VALUE_BYTES = 2 * MAX_DEPTH
-"""Larger values go to the strict readers: in what is not larger, no JSON is nested deeper than ``MAX_DEPTH``."""
-
-_FEW = 150
-"""So many messages take as long one by one as the fast reader's set-up alone."""
+_SURELY_SHALLOW_BYTES = 2 * MAX_DEPTH
+"""In a value that is no longer, no JSON is nested deeper than ``MAX_DEPTH``."""
 
 _FURTHEST_RECORD_MS = 1 << 51
 _FURTHEST_MICROS = 1 << 62  # with a record's time still in 64 bits; no event is that far from such a record
 
-_CONTROL = r"[\x00-\x1f\x7f-\x9f]"
-_LOOKS_LIKE_ANOTHER_TYPE = r"^[-0-9\[{]|^true$|^false$"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _GET_HEADERS = methodcaller("headers")
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # possessive: linear, also where no end is found
 _MINUS_ZERO = re.compile(rb"-0[ \t\r\n,}]")
+
+Bools: TypeAlias = NDArray[np.bool_]
+Floats: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +67,8 @@ class EventBounds:
 
 class _Price(msgspec.Struct, gc=False):
     symbol: str
-    price: float
     timestamp: msgspec.Raw
+    value: float = msgspec.field(name="price")
     open_price: float | None = None
     high_price: float | None = None
     low_price: float | None = None
@@ -78,11 +76,11 @@ class _Price(msgspec.Struct, gc=False):
 
 class _Volume(msgspec.Struct, gc=False):
     symbol: str
-    volume: float
     timestamp: msgspec.Raw
+    value: float = msgspec.field(name="volume")
 
 
-_TYPED = {Side.PRICES: msgspec.json.Decoder(_Price), Side.VOLUMES: msgspec.json.Decoder(_Volume)}
+_READ = {Side.PRICES: msgspec.json.Decoder(_Price).decode, Side.VOLUMES: msgspec.json.Decoder(_Volume).decode}
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 _Row: TypeAlias = tuple[str, int, float, float | None, float | None, float | None]
@@ -96,32 +94,21 @@ class _Bad(Exception):  # never leaves this module: it carries a reason out of t
 
 def decode(chunk: Chunk, bounds: EventBounds) -> Decoded:
     """Rows (columns of ``rows_schema``) and rejects of a chunk, both in the chunk's order. Never raises."""
-    return (decode_strictly if len(chunk.values) <= _FEW else decode_at_once)(chunk, bounds)
-
-
-def decode_at_once(chunk: Chunk, bounds: EventBounds) -> Decoded:
-    """As ``decode``, by the fast reader wherever that can prove the chunk clean."""
-    rows = _rows_at_once(chunk, bounds)
-    if rows is not None:
+    rows, sure = _read_columns(chunk, bounds)
+    if len(sure) == len(chunk.values):
         return Decoded(chunk, rows, [])
-    return decode_strictly(chunk, bounds)
+    doubtful = np.ones(len(chunk.values), dtype=np.bool_)
+    doubtful[sure] = False
+    more, kept, rejects = _read_each(chunk, np.flatnonzero(doubtful).tolist(), bounds)
+    if kept:
+        rows = pl.concat([rows, more])[np.argsort(np.concatenate([sure, kept]))]
+    return Decoded(chunk, rows, rejects)
 
 
 def decode_strictly(chunk: Chunk, bounds: EventBounds) -> Decoded:
-    """As ``decode``, message by message: the contract itself, which the fast reader must equal."""
-    good: list[_Row] = []
-    kept: list[int] = []
-    rejects: list[Reject] = []
-    for index, (value, record_ms) in enumerate(zip(chunk.values, chunk.timestamps_ms.tolist(), strict=True)):
-        try:
-            row = _decode_one(chunk.side, value)
-            _check(chunk.side, row, record_ms * 1_000, bounds)
-        except _Bad as bad:
-            rejects.append(reject(chunk, index, bad.reason, bad.detail))
-        else:
-            good.append(row)
-            kept.append(index)
-    return Decoded(chunk, _frame(chunk, good, kept), rejects)
+    """As ``decode``, message by message: the contract itself, which the columns must equal."""
+    rows, _, rejects = _read_each(chunk, range(len(chunk.values)), bounds)
+    return Decoded(chunk, rows, rejects)
 
 
 def reject(chunk: Chunk, index: int, reason: Reason, detail: str) -> Reject:
@@ -154,56 +141,42 @@ def _headers(message: RawMessage) -> tuple[tuple[tuple[str, bytes | None], ...],
         return (), "; its headers are lost, since one of their names is not UTF-8"
 
 
-def _frame(chunk: Chunk, rows: Sequence[_Row], kept: Sequence[int]) -> pl.DataFrame:
-    columns = list(zip(*rows, strict=True)) or [()] * 6
-    named: dict[str, tuple[object, ...]] = dict(
-        zip(("symbol", "ts", "value", "open_price", "high_price", "low_price"), columns, strict=True)
-    )
-    named["partition"], named["offset"] = tuple(chunk.partitions[kept].tolist()), tuple(chunk.offsets[kept].tolist())
-    schema = rows_schema(chunk.side)
-    return pl.DataFrame([pl.Series(name, list(named[name]), dtype) for name, dtype in schema.items()])
-
-
 # --- one at a time ---------------------------------------------------------------------------------------------
 
 
-def _decode_one(side: Side, value: bytes | None) -> _Row:
+def _read_each(
+    chunk: Chunk, indexes: Sequence[int], bounds: EventBounds
+) -> tuple[pl.DataFrame, list[int], list[Reject]]:
+    """The chunk's messages at ``indexes``: rows, the indexes that these have, and rejects."""
+    good: list[_Row] = []
+    kept: list[int] = []
+    rejects: list[Reject] = []
+    for index in indexes:
+        try:
+            row = _read_fields(chunk.side, chunk.values[index])
+            _check(chunk.side, row, int(chunk.timestamps_ms[index]) * 1_000, bounds)
+        except _Bad as bad:
+            rejects.append(reject(chunk, index, bad.reason, bad.detail))
+        else:
+            good.append(row)
+            kept.append(index)
+    names = ("symbol", "ts", "value", "open_price", "high_price", "low_price")
+    columns: dict[str, Sequence[Any]] = dict(zip(names, zip(*good, strict=True) if good else [()] * 6, strict=True))
+    columns |= {"partition": chunk.partitions[kept].tolist(), "offset": chunk.offsets[kept].tolist()}
+    schema = rows_schema(chunk.side)
+    return pl.DataFrame({name: columns[name] for name in schema}, schema=schema), kept, rejects
+
+
+def _read_fields(side: Side, value: bytes | None) -> _Row:
+    """Fields in the contract's order of reasons: types of all, then symbol, numbers, time."""
     if not value:
         raise _Bad(Reason.EMPTY, "the message has no value")
     try:
         value.decode()  # msgspec does not look at the encoding of what it skips
     except UnicodeDecodeError as error:
         raise _Bad(Reason.NOT_JSON, f"not UTF-8: {error.reason} at byte {error.start}") from None
-    if len(value) > MAX_FAST_VALUE_BYTES and _depth(value) > MAX_DEPTH:
+    if len(value) > _SURELY_SHALLOW_BYTES and _brackets(value) > MAX_DEPTH and _depth(value) > MAX_DEPTH:
         raise _Bad(Reason.NOT_JSON, f"nested deeper than {MAX_DEPTH}")
-    try:
-        return _decode_typed(side, value)
-    except (msgspec.MsgspecError, _Bad, RecursionError):
-        return _decode_carefully(side, value)
-
-
-def _depth(value: bytes) -> int:
-    """How deep a JSON value is nested; of bytes that are no JSON, any number."""
-    if value.count(b"[") + value.count(b"{") <= MAX_DEPTH:
-        return 0  # not worth a closer look
-    raw = np.frombuffer(_STRING.sub(b"", value), dtype=np.uint8) | 0x20  # "[" and "]" become "{" and "}"
-    return int(np.cumsum((raw == ord("{")).astype(np.int32) - (raw == ord("}"))).max(initial=0))
-
-
-def _decode_typed(side: Side, value: bytes) -> _Row:
-    typed = _TYPED[side].decode(value)
-    micros = _event_time(bytes(typed.timestamp))
-    if isinstance(typed, _Price):
-        row = (typed.symbol, micros, typed.price, typed.open_price, typed.high_price, typed.low_price)
-    else:
-        row = (typed.symbol, micros, typed.volume, None, None, None)
-    if 0 in row[2:] and _MINUS_ZERO.search(value):
-        raise _Bad(Reason.BAD_NUMBER, "perhaps a -0, which msgspec reads as 0")  # the careful reader will tell
-    return row
-
-
-def _decode_carefully(side: Side, value: bytes) -> _Row:
-    """Fields in the contract's order of reasons: types of all, then symbol, numbers, time."""
     try:
         fields = _FIELDS.decode(value)
     except RecursionError:
@@ -229,6 +202,17 @@ def _decode_carefully(side: Side, value: bytes) -> _Row:
         _check_number(name, number)
     low = [parsed.get(name) for name in ("open_price", "high_price", "low_price")]
     return (symbol, _event_time(raw["timestamp"]), parsed[value_name], low[0], low[1], low[2])
+
+
+def _brackets(value: bytes) -> int:
+    """How many are opened. Faster than ``count``, which looks at each byte by itself."""
+    return len(value) - len(value.replace(b"[", b"").replace(b"{", b""))
+
+
+def _depth(value: bytes) -> int:
+    """How deep a JSON value is nested; of bytes that are no JSON, any number."""
+    raw = np.frombuffer(_STRING.sub(b"", value), dtype=np.uint8) | 0x20  # "[" and "]" become "{" and "}"
+    return int(np.cumsum((raw == ord("{")).astype(np.int32) - (raw == ord("}"))).max(initial=0))
 
 
 def _expect(holds: bool, detail: str) -> None:
@@ -297,116 +281,98 @@ def _check_number(name: str, number: float) -> None:
 # --- a whole chunk at once -------------------------------------------------------------------------------------
 
 
-def _rows_at_once(chunk: Chunk, bounds: EventBounds) -> pl.DataFrame | None:
-    """The chunk's rows where every message is provably a clean row, else None."""
-    columns = _read_clean_json(chunk)
-    if columns is None:
-        return None
-    micros = parse_column(columns["timestamp"])
-    if micros is None:
-        return None
-    if not -_FURTHEST_RECORD_MS < chunk.timestamps_ms.min() <= chunk.timestamps_ms.max() < _FURTHEST_RECORD_MS:
-        return None  # in microseconds they could leave 64 bits
-    record = chunk.timestamps_ms * 1_000
-    max_age, max_ahead = min(bounds.max_age, _FURTHEST_MICROS), min(bounds.max_ahead, _FURTHEST_MICROS)
-    if micros.max() >= LATEST or ((micros < record - max_age) | (micros > record + max_ahead)).any():
-        return None
-    if not _symbols_clean(columns["symbol"]) or not _numbers_clean(chunk.side, columns):
-        return None
-    value, optional = columns[VALUE_COLUMN[chunk.side]], OPTIONAL_COLUMNS[chunk.side]
-    return pl.DataFrame(
+def _read_columns(chunk: Chunk, bounds: EventBounds) -> tuple[pl.DataFrame, Ints]:
+    """The rows of the messages that are certainly good, and their indexes in the chunk."""
+    index, read = _read_typed(chunk)
+    values = chunk.values if len(index) == len(chunk.values) else [chunk.values[i] for i in index]
+    micros, doubtful = _event_times([row.timestamp for row in read])
+    doubtful |= _out_of_bounds(micros, chunk.timestamps_ms[index], bounds)
+    symbols = [row.symbol for row in read]
+    names = ("value", *OPTIONAL_COLUMNS[chunk.side])
+    numbers = {name: np.array(list(map(attrgetter(name), read)), np.float64) for name in names}  # NaN: there is none
+    doubtful |= _symbols_doubtful(symbols) | _numbers_doubtful(chunk.side, numbers) | _bytes_doubtful(values, numbers)
+    rows = pl.DataFrame(
         [
-            columns["symbol"],
+            pl.Series("symbol", symbols, pl.String),
             pl.Series("ts", micros),
-            value.alias("value"),
-            *(columns[name] for name in optional),
-            pl.Series("partition", chunk.partitions, pl.Int32),
-            pl.Series("offset", chunk.offsets, pl.Int64),
+            *(pl.Series(name, column, nan_to_null=True) for name, column in numbers.items()),
+            pl.Series("partition", chunk.partitions[index].astype(np.int32)),
+            pl.Series("offset", chunk.offsets[index]),
         ]
     )
+    if doubtful.any():
+        return rows.filter(~doubtful), index[~doubtful]
+    return rows, index
 
 
-def _read_clean_json(chunk: Chunk) -> pl.DataFrame | None:
-    """The chunk's fields, if each line is one object that has each known field once, and nothing else.
+def _read_typed(chunk: Chunk) -> tuple[Ints, list[Any]]:
+    """What msgspec makes of the messages that it takes, and the indexes of these."""
+    read: list[Any] = []
+    refused: list[int] = []
+    left: Any = iter(chunk.values)
+    while True:
+        try:
+            read.extend(map(_READ[chunk.side], left))
+            break
+        except (ValueError, TypeError, RecursionError):  # not UTF-8, no JSON or other types; no value; nested too deep
+            refused.append(len(read) + len(refused))
+    return np.delete(np.arange(len(chunk.values)), refused), read
 
-    Proof, with no backslash and no line break inside a value: each line is one value; every key has two quotes,
-    and so has each text. Rows × required fields not null plus the optional ones not null, times two, plus two
-    texts a row, is the least number of quotes that such rows can have: one more key anywhere exceeds it.
-    A number or boolean that polars turned into a text would hide two quotes: `_symbols_clean` and the time's
-    grammar refuse these. What polars itself takes for something else is kept from it or refused after it: a chunk
-    that begins like a compressed file, a `-0` (read as 0), an exponent past 32 bits (read modulo 2**32).
-    """
-    size = len(chunk.values)
+
+def _event_times(literals: Sequence[Any]) -> tuple[Ints, Bools]:
+    """Microseconds, and which of them are in doubt."""
+    micros, known = parse_literals(literals)
+    doubtful = np.zeros(len(literals), dtype=np.bool_)
+    for row in np.flatnonzero(~known).tolist():
+        try:
+            micros[row] = _event_time(bytes(literals[row]))
+        except (_Bad, UnicodeDecodeError):
+            doubtful[row] = True
+    return micros, doubtful
+
+
+def _out_of_bounds(micros: Ints, records_ms: Ints, bounds: EventBounds) -> Bools:
+    far = (records_ms <= -_FURTHEST_RECORD_MS) | (records_ms >= _FURTHEST_RECORD_MS)
+    record = np.where(far, 0, records_ms) * 1_000  # else in microseconds they could leave 64 bits
+    max_age, max_ahead = min(bounds.max_age, _FURTHEST_MICROS), min(bounds.max_ahead, _FURTHEST_MICROS)
+    away = (micros < record - max_age) | (micros > record + max_ahead)
+    return far | away | (micros < EARLIEST) | (micros >= LATEST)
+
+
+def _symbols_doubtful(symbols: Sequence[str]) -> Bools:
+    sizes = np.fromiter(map(len, symbols), np.int64, len(symbols))
+    doubtful = (sizes == 0) | (sizes > MAX_SYMBOL_CHARACTERS)
+    if not "".join(symbols).isprintable():  # control characters are not; of all in one go, since they are rare
+        for row in np.flatnonzero([not symbol.isprintable() for symbol in symbols]).tolist():
+            doubtful[row] |= _CONTROL.search(symbols[row]) is not None
+    return doubtful
+
+
+def _numbers_doubtful(side: Side, numbers: Mapping[str, Floats]) -> Bools:
+    doubtful = np.logical_or.reduce([np.abs(column) > MAX_MAGNITUDE for column in numbers.values()])
+    if side is Side.VOLUMES:
+        return doubtful | (numbers["value"] < 0)
+    return doubtful | (numbers["high_price"] < numbers["low_price"])
+
+
+def _bytes_doubtful(values: Sequence[Any], numbers: Mapping[str, Floats]) -> Bools:
+    """What msgspec does not tell: bytes that are not UTF-8 in what it skips, a -0 (it reads 0), mad nesting."""
+    doubtful = np.zeros(len(values), dtype=np.bool_)
+    for row, value in enumerate(values):
+        if not value.isascii():
+            doubtful[row] = not _is_utf8(value)
+    zero = np.logical_or.reduce([column == 0 for column in numbers.values()])
+    for row in np.flatnonzero(zero).tolist():
+        doubtful[row] |= b"-0" in values[row] and _MINUS_ZERO.search(values[row]) is not None
+    for row, value in enumerate(values):
+        if len(value) > _SURELY_SHALLOW_BYTES and _brackets(value) > MAX_DEPTH:
+            doubtful[row] |= _depth(value) > MAX_DEPTH
+    return doubtful
+
+
+def _is_utf8(value: bytes) -> bool:
     try:
-        joined = b"\n".join(cast("Sequence[bytes]", chunk.values))
-    except TypeError:  # a message without a value
-        return None
-    raw = np.frombuffer(joined, dtype=np.uint8)
-    breaks = np.flatnonzero(raw == 0x0A)
-    if len(breaks) != size - 1 or b"\\" in joined or not joined.startswith(b"{"):
-        return None
-    lengths = np.diff(breaks, prepend=-1, append=len(raw)) - 1
-    if not 0 < lengths.min() <= lengths.max() <= MAX_FAST_VALUE_BYTES or _may_hold_long_exponent(raw):
-        return None
-    required = {"symbol": pl.String(), VALUE_COLUMN[chunk.side]: pl.Float64(), "timestamp": pl.String()}
-    optional = {name: pl.Float64() for name in OPTIONAL_COLUMNS[chunk.side]}
-    try:
-        columns = pl.read_ndjson(joined, schema=required | optional)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
-        return None  # not an error here: the strict reader will name each bad message
-    if columns.height != size or any(columns[name].null_count() for name in required):
-        return None
-    present = sum(size - columns[name].null_count() for name in columns.columns)
-    if np.count_nonzero(raw == 0x22) != 2 * present + 4 * size:
-        return None
-    zeros = any((columns[name] == 0).any() for name in columns.columns if name not in ("symbol", "timestamp"))
-    return None if zeros and _may_hold_minus_zero(raw) else columns
-
-
-def _may_hold_long_exponent(raw: NDArray[np.uint8]) -> bool:
-    """Never False where an exponent has ten digits or more, the least to pass 32 bits; nearly always else."""
-    for letter in b"eE":  # few bytes are: to look at those alone costs a fifth of looking at all
-        at = np.flatnonzero(raw[:-10] == letter)
-        for ahead in (2, 6, 10):  # the next byte may be a sign
-            at = at[raw[at + ahead] - np.uint8(ord("0")) < 10]  # wraps around for what lies below "0"
-        if len(at):
-            return True
-    return False
-
-
-def _may_hold_minus_zero(raw: NDArray[np.uint8]) -> bool:
-    """Never False where a number is written `-0`."""
-    at = np.flatnonzero(raw[:-2] == ord("-"))
-    after = raw[at[raw[at + 1] == ord("0")] + 2]
-    return bool(((after <= ord(" ")) | (after == ord(",")) | (after == ord("}"))).any())
-
-
-def _symbols_clean(symbols: pl.Series) -> bool:
-    symbol = pl.col("symbol")
-    shortest, longest, suspicious = (
-        symbols.unique()
-        .to_frame("symbol")
-        .select(
-            shortest=symbol.str.len_chars().min(),
-            longest=symbol.str.len_chars().max(),
-            suspicious=symbol.str.contains(f"{_LOOKS_LIKE_ANOTHER_TYPE}|{_CONTROL}").any(),
-        )
-        .row(0)
-    )
-    return not suspicious and 0 < shortest <= longest <= MAX_SYMBOL_CHARACTERS
-
-
-def _numbers_clean(side: Side, columns: pl.DataFrame) -> bool:
-    for name in (VALUE_COLUMN[side], *OPTIONAL_COLUMNS[side]):
-        least, most = columns[name].min(), columns[name].max()
-        if (
-            isinstance(least, float)
-            and isinstance(most, float)
-            and not (least >= -MAX_MAGNITUDE and most <= MAX_MAGNITUDE)
-        ):
-            return False
-        if name == "volume" and isinstance(least, float) and least < 0:
-            return False
-    if side is Side.PRICES:
-        return not (columns["high_price"] < columns["low_price"]).any()
+        value.decode()
+    except UnicodeDecodeError:
+        return False
     return True
