@@ -17,15 +17,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 import polars as pl
 
-from tickloom.model import Chunk, Decoded, Side, TopicPartition
+from tickloom.model import TABLES, Chunk, Decoded, Side, TopicPartition
+from tickloom.settings import Partitioning
 from tickloom.stages.decode import EventBounds, decode
 from tickloom.stages.gather import BatchLimits, Gatherer
-from tickloom.stages.join import join, symbols_of
+from tickloom.stages.join import begin, finish, symbols_of
 from tickloom.stages.load import prepare
 from tickloom.synthetic import Tick, TickSettings, live
-from tickloom.tails import Tails
+from tickloom.tails import NO_FLOOR, Loaded, Tails
 
 CHUNK_MESSAGES = 10_000
 PARTITIONS = 4
@@ -33,6 +35,7 @@ WINDOW, TAIL, CACHE, ROOM = 5, 64, 100_000, 96 * 2**20
 WARM_MESSAGES = 200_000
 STEPS = ("decode", "gather", "symbols", "join", "encode")
 DAY = 86_400 * 10**6
+_WIDTHS = dict.fromkeys((table.name for table in TABLES), Partitioning.HOURLY)
 _NO_ROWS = pl.DataFrame(
     schema={"code": pl.UInt32, "ts": pl.Int64, "value": pl.Float64, "partition": pl.Int32, "offset": pl.Int64}
 )
@@ -105,11 +108,12 @@ def run(log: Sequence[Sequence[Chunk]]) -> Clock:
             symbols = symbols_of(batch)
             missing = tails.missing(symbols.to_list())
         if missing:
-            tails.insert(missing, dict.fromkeys(Side, _NO_ROWS), tails.reserve(len(missing)))
+            tails.reserve(len(missing))
+            tails.insert(missing, dict.fromkeys(Side, Loaded(_NO_ROWS, np.full(len(missing), NO_FLOOR))))
         with counting.step("join"):
-            joined = join(batch, symbols, tails, number)
+            joined = finish(begin(batch, symbols, tails, number), tails)
         with counting.step("encode"):
-            prepare(joined, 1_790_000_000_000_000)
+            prepare(joined, 1_790_000_000_000_000, _WIDTHS)
     return clock
 
 

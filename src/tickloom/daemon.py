@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from random import Random
@@ -22,7 +23,16 @@ from typing import Any, TypeVar, assert_never
 import structlog
 
 from tickloom import __version__, ledger, schema
-from tickloom.errors import Fenced, Mistake, NotCopartitioned, SourceUnavailable, StateSpoilt, StoreUnavailable
+from tickloom.errors import (
+    Fenced,
+    Mistake,
+    NotCopartitioned,
+    RowsRefused,
+    SourceUnavailable,
+    StateSpoilt,
+    StoreUnavailable,
+    TooWide,
+)
 from tickloom.health import Health
 from tickloom.kafka import Cluster, describe_cluster
 from tickloom.membership import Assigned, Member, MemberEvent, MemberFailed, Revoked
@@ -34,7 +44,7 @@ from tickloom.postgres import Connection, connected
 from tickloom.retry import RetryPolicy
 from tickloom.runtime import tune_interpreter
 from tickloom.server import application, serving
-from tickloom.session import Session, Store, Surroundings, open_session
+from tickloom.session import Manner, Session, Store, Surroundings, open_session
 from tickloom.settings import Settings
 from tickloom.stages.consume import Reader
 
@@ -161,7 +171,7 @@ class Daemon:
     async def _run_sessions(self, around: Surroundings, cluster: Cluster) -> None:
         settings = self._settings
         waits = None
-        careful = False
+        manner = Manner()
         ends: Mapping[TopicPartition, int] | None = None
         while not self._stop.is_set():
             assignment = await self._await_assignment()
@@ -170,16 +180,21 @@ class Daemon:
             if self._once and ends is None:
                 ends = await self._interruptible(self._patiently(partial(_ends, settings, cluster)))
             try:
-                await self._run_session(around, cluster, assignment, ends, careful)
-                careful, waits = False, None
+                await self._run_session(around, cluster, assignment, ends, manner)
+                manner, waits = Manner(), None
                 if ends is not None and await self._interruptible(self._drained(around, ends)):
                     return
             except Fenced as error:
                 self.metrics.fenced.inc()
                 _log.warning("fenced", error=str(error))
                 await self._pause(settings.retry_initial_seconds)
+            except TooWide as error:
+                manner = replace(manner, max_messages=max(1, error.messages // 2))
+                _log.info("smaller batches", max_messages=manner.max_messages, reason=str(error))
+            except RowsRefused:
+                manner = replace(manner, careful=True)
             except StateSpoilt:
-                careful = not careful
+                manner = Manner(max_messages=manner.max_messages if manner.careful else None)
             except NotCopartitioned:
                 if not self._worked_alone:
                     raise
@@ -225,13 +240,13 @@ class Daemon:
         cluster: Cluster,
         assignment: frozenset[TopicPartition],
         ends: Mapping[TopicPartition, int] | None,
-        careful: bool,
+        manner: Manner,
     ) -> None:
         """A session, until its assignment has changed; the batch in flight then has the time of a revocation."""
         mine = None if ends is None else {at: end for at, end in ends.items() if at in assignment}
 
         async def session_in_full() -> None:
-            async with open_session(around, assignment, cluster.partitions, mine, careful) as session:
+            async with open_session(around, assignment, cluster.partitions, mine, manner) as session:
                 self._session = session
                 self.health.assigned = True
                 self.health.beat(time.monotonic())

@@ -6,7 +6,7 @@ error                 who acts                               exit code
 ``Mistake``           a person (settings, rights, schema)    2
 ``SourceUnavailable`` the retry loop (Kafka is away)         never leaves run
 ``StoreUnavailable``  the retry loop (Postgres is away)      never leaves run
-``DataRefused``       the loader (bisects the batch)         never leaves run
+``DataRefused``       the sieve (finds the offenders)        never leaves run
 ``Fenced``            the daemon (drops its state, rejoins)  never leaves run
 ====================  =====================================  =================
 """
@@ -70,6 +70,10 @@ class LockHeld(StoreUnavailable):
     """Somebody else holds a lock for longer than we wait."""
 
 
+class LocksExhausted(StoreUnavailable):
+    """The server's table of locks is full. Waiting helps only where somebody else's locks fill it."""
+
+
 class DataRefused(TickloomError):
     """Postgres refuses a value (SQLSTATE class 22 or 23); nothing of the transaction is left."""
 
@@ -80,3 +84,15 @@ class Fenced(TickloomError):
 
 class StateSpoilt(TickloomError):
     """What is held in memory no longer mirrors the tables; the session starts over from the ledger."""
+
+
+class RowsRefused(StateSpoilt):
+    """Postgres refuses a value of a batch; who it is must be found out."""
+
+
+class TooWide(StateSpoilt):
+    """A batch of ``messages`` touches more partitions than a transaction may lock: half as many may do."""
+
+    def __init__(self, messages: int) -> None:
+        super().__init__(f"a batch of {messages} messages touches too many partitions")
+        self.messages = messages

@@ -127,16 +127,6 @@ async def compare_and_set(
         raise Fenced("another replica has taken over; this batch was not written and the group is joined anew")
 
 
-async def add_counts(connection: Connection, counts: Mapping[TopicPartition, Counts]) -> None:
-    """Add what only SQL could tell to ledger rows that this transaction has already moved."""
-    rows = [(count.stored, count.superseded, source.topic, source.partition) for source, count in counts.items()]
-    await connection.executemany(
-        "UPDATE tickloom.offsets SET stored = stored + $1, superseded = superseded + $2 "
-        "WHERE topic = $3 AND partition = $4",
-        rows,
-    )
-
-
 async def already_done(
     connection: Connection, progress: Mapping[TopicPartition, Progress], epochs: Mapping[TopicPartition, int]
 ) -> bool:

@@ -32,6 +32,10 @@ class Metrics:
         self.messages = counter("messages_total", "Messages committed, by topic.", "topic")
         self.rows_stored = counter("rows_stored_total", "Messages that brought a new key.")
         self.rows_superseded = counter("rows_superseded_total", "Messages that met an existing key.")
+        self.rows_collapsed = counter(
+            "rows_collapsed_total",
+            "Of the messages that met an existing key those whose value differs from its next one.",
+        )
         self.rejects = counter("rejects_total", "Dead letters written, by reason.", "reason")
         self.batches = counter("batches_total", "Batches committed.")
         self.batch_messages = histogram("batch_messages", "Messages in a committed batch.", _SIZES)

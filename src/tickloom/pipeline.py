@@ -40,7 +40,10 @@ async def _make_batches(session: Session, queue: Queue) -> None:
         event = await session.next_event()
         match event:
             case Chunk():
-                gatherer.add(await session.decode(event), session.now())
+                for part in session.parts(await session.decode(event)):
+                    if gatherer.full():
+                        await queue.put(await session.join(gatherer.close()))
+                    gatherer.add(part, session.now())
             case EndOfPartition() | Gap():
                 gatherer.add(event, session.now())
             case ReadFailed(error):

@@ -16,6 +16,7 @@ import asyncpg
 from tickloom.errors import (
     DataRefused,
     LockHeld,
+    LocksExhausted,
     Mistake,
     SchemaMismatch,
     SettingsError,
@@ -27,14 +28,17 @@ from tickloom.settings import Settings
 _BAD_DATA = ("22", "23")
 _BAD_DAY = ("08", "25", "40", "53", "55", "57", "58", "XX")
 _AS_WE_NEED_IT = """
-    SET default_transaction_isolation = 'read committed';
+    SET default_transaction_isolation = 'read committed'; SET plan_cache_mode = force_custom_plan;
     SET idle_in_transaction_session_timeout = '60s'; SET tcp_user_timeout = '30s';
     SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3
 """
 """What is read after a lock was waited for must be the newest, whatever the database's default, or replicas misjudge each
-other. And a daemon that vanished,
-or sleeps, must not hold the ledger's row locks against its successor's take-over. By SET, for poolers refuse these as
-start-up parameters."""
+other. A plan that knows the parameters plans for, and locks, no partition outside of their range. And a daemon that
+vanished, or sleeps, must not hold the ledger's row locks against its successor's take-over. By SET, for poolers refuse
+these as start-up parameters."""
+LOOKUPS_ONLY = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off; SET LOCAL jit = off"
+"""For a transaction that looks rows up by key, from lists or staging tables without statistics: one look-up a row is
+always right, and what the planner must take."""
 
 
 class Connection(Protocol):
@@ -114,10 +118,11 @@ async def close(connection: Connection | None) -> None:
 
 @asynccontextmanager
 async def transaction(
-    connection: Connection, *, readonly: bool = False, snapshot: bool = False
+    connection: Connection, *, readonly: bool = False, snapshot: bool = False, rehearsal: bool = False
 ) -> AsyncGenerator[None]:
     """BEGIN … COMMIT around the block, READ COMMITTED as ``connect`` has set it. A ``snapshot`` sees the database as it is
-    at its first statement, all the time. ROLLBACK where Postgres can still be asked for it, else the connection ends.
+    at its first statement, all the time. A ``rehearsal`` is undone at its end. ROLLBACK where Postgres can still be asked
+    for it, else the connection ends.
 
     asyncpg's own asks for the ROLLBACK whatever happened: on a connection that fell silent it waits without a limit,
     and its complaint about a closed one takes the place of the error, even of a cancellation.
@@ -125,7 +130,9 @@ async def transaction(
     await connection.execute(f"BEGIN{' ISOLATION LEVEL REPEATABLE READ' * snapshot}{' READ ONLY' * readonly}")
     async with _undone_by(connection, "ROLLBACK"):
         yield
-    await connection.execute("COMMIT")
+        if rehearsal:
+            await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")  # what would be checked at the COMMIT
+    await connection.execute("ROLLBACK" if rehearsal else "COMMIT")
 
 
 async def send(connection: Connection, copying: Coroutine[Any, Any, str], seconds: float) -> None:
@@ -145,15 +152,6 @@ async def send(connection: Connection, copying: Coroutine[Any, Any, str], second
         task.cancel()
         raise
     task.result()
-
-
-@asynccontextmanager
-async def savepoint(connection: Connection) -> AsyncGenerator[None]:
-    """A part of a transaction that may fail by itself; as ``transaction``."""
-    await connection.execute("SAVEPOINT part")
-    async with _undone_by(connection, "ROLLBACK TO SAVEPOINT part"):
-        yield
-    await connection.execute("RELEASE SAVEPOINT part")
 
 
 @asynccontextmanager
@@ -193,6 +191,11 @@ def classify(error: Any) -> TickloomError:
         return StoreUnavailable(f"{message}; somebody dropped the partition, it is made anew")
     if state == "55P03":
         return LockHeld(message)
+    if state == "53200" and "max_locks_per_transaction" in str(getattr(error, "hint", "")):
+        return LocksExhausted(
+            f"{message}: the server's table of locks is full; raise max_locks_per_transaction in postgresql.conf and restart "
+            f"the server, or keep fewer partitions: `tickloom check` says how many there is room for"
+        )
     if state.startswith(_BAD_DATA):
         return DataRefused(message)
     if state.startswith(_BAD_DAY):

@@ -19,22 +19,34 @@ import polars as pl
 import structlog
 
 from tickloom import ledger
-from tickloom.errors import DataRefused, NotCopartitioned, StateSpoilt, StoreUnavailable
+from tickloom.errors import (
+    DataRefused,
+    LocksExhausted,
+    Mistake,
+    NotCopartitioned,
+    RowsRefused,
+    StateSpoilt,
+    StoreUnavailable,
+    TooWide,
+)
 from tickloom.health import Health
+from tickloom.history import History
 from tickloom.kafka import side_of
 from tickloom.membership import Member
 from tickloom.metrics import CpuClock, Metrics
-from tickloom.model import Batch, Chunk, Decoded, Gap, ReadEvent, Side, TopicPartition
-from tickloom.partitions import Partitioner
+from tickloom.model import TABLES, Batch, Chunk, Decoded, Gap, ReadEvent, Side, TopicPartition
+from tickloom.partitions import Partitioner, lock_budget
 from tickloom.postgres import Connection, close, connect
 from tickloom.retry import RetryPolicy
-from tickloom.settings import Settings
+from tickloom.settings import Partitioning, Settings
+from tickloom.sieve import Sieve
 from tickloom.stages.consume import Reader, find_gap
 from tickloom.stages.decode import EventBounds, decode
-from tickloom.stages.gather import BatchLimits, Gatherer, RejectLimits, RejectWatch
-from tickloom.stages.join import join, join_by_sql, partition_of_symbols, symbols_of
-from tickloom.stages.load import Encoded, Loaded, Loader, Work, load_tails, prepare, stage
+from tickloom.stages.gather import BatchLimits, Gatherer, RejectLimits, RejectWatch, parts_of
+from tickloom.stages.join import Begun, Joined, begin, finish, partition_of_symbols, symbols_of
+from tickloom.stages.load import Encoded, Loaded, Loader, Work, prepare, stage
 from tickloom.stages.settle import settle
+from tickloom.tails import Loaded as LoadedTail
 from tickloom.tails import Tails
 
 _log = structlog.get_logger(__name__)
@@ -42,7 +54,22 @@ _BUSY_WAIT_SECONDS = 0.005
 _ROWS_LOADED_AT_ONCE = 1 << 18
 """Of tails, by one query a side: what comes takes a hundred bytes a row until it is in its ring."""
 _MICROSECONDS = 1_000_000
+_HOUR_MICROSECONDS = 3_600 * _MICROSECONDS
+_NARROW_BATCHES = 100
+"""So many batches are made small after one touched too many partitions."""
+_LOCKS_PATIENCE_SECONDS = 60.0
+"""Somebody else's locks may fill the server's table for a while; where it stays full, a person must act."""
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a session works. ``careful``: one batch, of which those are singled out whom Postgres refuses. ``max_messages``
+    of a batch, where larger ones touched too many partitions.
+    """
+
+    careful: bool = False
+    max_messages: int | None = None
 
 
 @dataclass(slots=True)
@@ -75,8 +102,9 @@ class Store:
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """``work`` done, whatever the outages: tried again, with backoff, for as long as it takes.
 
-        Raises everything that is no ``StoreUnavailable``.
+        Raises everything that is no ``StoreUnavailable``; ``Mistake`` where the server's table of locks stays full.
         """
+        started = time.monotonic()
         around = self._around
         settings = around.settings
         waits = RetryPolicy(settings.retry_initial_seconds, settings.retry_max_seconds).waits(around.random)
@@ -87,6 +115,8 @@ class Store:
                 await self.close()
                 if cast("asyncio.Task[Any]", asyncio.current_task()).cancelling():
                     raise asyncio.CancelledError from error  # no library may turn a cancellation into an outage
+                if isinstance(error, LocksExhausted) and time.monotonic() - started > _LOCKS_PATIENCE_SECONDS:
+                    raise Mistake(str(error)) from error
                 around.health.database_reachable = False
                 around.health.beat(time.monotonic())
                 around.metrics.retries.labels("postgres").inc()
@@ -128,33 +158,34 @@ class Session:
         claims: Mapping[TopicPartition, ledger.Claim],
         ends: Mapping[TopicPartition, int] | None,
         owns_everything: bool,
-        careful: bool,
+        manner: Manner,
+        budget: int,
     ) -> None:
         settings = around.settings
         positions = {at: claim.next_offset for at, claim in claims.items()}
         limits = RejectLimits(settings.reject_limit_ratio, settings.reject_limit_min_messages)
         self.stopping = False
-        self.gatherer = Gatherer(_batch_limits(settings), positions, keep_raw=careful)
+        self._limits = _batch_limits(settings, manner, budget)
+        self.gatherer = Gatherer(self._limits, positions, keep_raw=manner.careful)
         self._around = around
         self._reader = reader
         self._ends = ends
         self.owns_everything = owns_everything
-        self._careful = careful
+        self._manner = manner
+        self._budget = budget
+        self._history = History(around.partitioner, settings.window_rows, budget)
+        self._reject_limits = limits
         self._watch = RejectWatch(limits)
         self._bounds = EventBounds(
             round(settings.event_max_ahead_seconds * _MICROSECONDS),
             round(settings.event_max_age_seconds * _MICROSECONDS),
         )
-        self._tails = Tails(
-            settings.window_rows, settings.tail_rows, settings.cache_max_symbols, settings.cache_max_bytes
-        )
+        self._tails = self._new_tails()
         topics = {side: topic for topic, side in side_of(settings).items()}
         epochs = {at: claim.epoch for at, claim in claims.items()}
         self._loader = Loader(
             topics,
             epochs,
-            settings.window_rows,
-            limits,
             settings.database_command_timeout_seconds,
             owns_everything,
         )
@@ -215,25 +246,32 @@ class Session:
         self._watch.see(decoded)
         return decoded
 
+    def parts(self, decoded: Decoded) -> list[Decoded]:
+        """What was decoded, in parts that a batch can hold: mostly as it is."""
+        return parts_of(decoded, self._limits)
+
     async def join(self, batch: Batch) -> Work:
         """The batch joined and encoded, off the loop; symbols that are not cached are loaded first.
 
-        Its partitions are made at once, while the batch before it is still being loaded.
+        Its partitions are made at once, while the batch before it is still being loaded. Raises ``TooWide``.
         """
         self._joined += 1
         number = self._joined
+        if self._manner.careful:
+            return Work(batch, None)
         symbols, missing = await self._offload("symbols", lambda: self._who_is_missing(batch))
         if not self.owns_everything:
             self._check_partitions(batch, symbols)
-        if self._careful:
-            joined = join_by_sql(batch, symbols)
-        else:
-            await self._load_missing(await self._make_room(symbols, missing))
-            joined = await self._offload("join", lambda: join(batch, symbols, self._tails, number))
-        encoded = await self._offload("encode", lambda: prepare(joined, int(time.time() * _MICROSECONDS)))
+        await self._load_missing(await self._make_room(symbols, missing))
+        joined = await self._offload("join", lambda: self._join(batch, symbols, number))
+        if isinstance(joined, Begun):
+            joined = await self._join_deep(joined, number)
+        encoded = await self._offload("encode", partial(self._prepare, joined))
+        if encoded.table_partitions > self._budget and batch.messages > 1:
+            raise TooWide(batch.messages)
         await self._reads.run(partial(self._make_partitions, encoded=encoded))
         # Three batches may be in memory at once: what is encoded is not kept as rows too.
-        return Work(batch if self._careful else replace(batch, rows={}), encoded)
+        return Work(replace(batch, rows={}), encoded)
 
     async def load(self, work: Work) -> None:
         """The batch committed, whatever the outages. Raises ``Fenced``, ``StateSpoilt``, ``Mistake``."""
@@ -242,15 +280,17 @@ class Session:
         try:
             loaded = await self._writes.run(lambda connection: self._load_once(connection, work))
         except DataRefused as error:
-            _log.warning("Postgres refuses a value; the batch is bisected", error=str(error))
-            raise StateSpoilt("refused") from error
+            _log.warning("Postgres refuses a value; its message is looked for", error=str(error))
+            raise RowsRefused(str(error)) from error
         finally:
             self._loading = False
         self._tails.committed += 1
         self._committed.set()
         self._count(work.batch, loaded, self.now() - started)
-        if self._careful:
-            raise StateSpoilt("bisected")
+        if self._manner.careful:
+            raise StateSpoilt("what Postgres refused is dead")
+        if self._manner.max_messages is not None and self._tails.committed == _NARROW_BATCHES:
+            raise StateSpoilt("perhaps batches need no longer be small")
 
     def settle(self, batch: Batch) -> None:
         """Tell the group how far the tables are."""
@@ -267,9 +307,10 @@ class Session:
         around = self._around
         now = datetime.now(UTC)
         try:
-            await self._make_partitions(connection, work.encoded)  # again: they may have been dropped meanwhile
-            if self._careful:
-                return await self._loader.load_carefully(connection, work.batch, now)
+            if work.encoded is None:
+                work = await self._sieve(work.batch).sift(connection, _micros(now))
+            else:
+                await self._make_partitions(connection, work.encoded)  # again: they may have been dropped meanwhile
             return await self._loader.load(connection, work, now)
         except StoreUnavailable:
             around.partitioner.forget()  # dropped by a person, or lost in a failover: look again
@@ -282,7 +323,41 @@ class Session:
     def _who_is_missing(self, batch: Batch) -> tuple[pl.Series, list[str]]:
         """The batch's symbols, and those of them that are not cached."""
         symbols = symbols_of(batch)
-        return symbols, [] if self._careful else self._tails.missing(symbols.to_list())
+        return symbols, self._tails.missing(symbols.to_list())
+
+    def _new_tails(self) -> Tails:
+        settings = self._around.settings
+        return Tails(settings.window_rows, settings.tail_rows, settings.cache_max_symbols, settings.cache_max_bytes)
+
+    def _sieve(self, batch: Batch) -> Sieve:
+        return Sieve(
+            batch,
+            self._loader,
+            self._history,
+            self._around.partitioner,
+            self._new_tails,
+            self._reject_limits,
+            partial(self._offload, "sift"),
+        )
+
+    def _join(self, batch: Batch, symbols: pl.Series, number: int) -> Joined | Begun:
+        """Joined; or only begun, where the tables must be asked."""
+        begun = begin(batch, symbols, self._tails, number)
+        return begun if begun.needs_tables else finish(begun, self._tails)
+
+    async def _join_deep(self, begun: Begun, number: int) -> Joined:
+        """With what the tables tell, which must be all that was before this batch."""
+        while self._tails.committed < number - 1:
+            self._committed.clear()
+            await self._committed.wait()
+        started = self.now()
+        names: list[str] = begun.symbols.to_list()
+        around = await self._reads.run(lambda connection: self._history.around(connection, names, begun.deep))
+        self._around.metrics.stage_seconds.labels("around").observe(self.now() - started)
+        return await self._offload("join", lambda: finish(begun, self._tails, around))
+
+    def _prepare(self, joined: Joined) -> Encoded:
+        return prepare(joined, int(time.time() * _MICROSECONDS), self._around.partitioner.widths)
 
     async def _make_room(self, symbols: pl.Series, missing: list[str]) -> list[str]:
         """Those of ``symbols`` that are not cached, once there is room for them; ``missing`` is who they were before.
@@ -308,20 +383,22 @@ class Session:
         rows = self._tails.reserve(len(missing))
         step = max(1, _ROWS_LOADED_AT_ONCE // rows)
         for some in (missing[at : at + step] for at in range(0, len(missing), step)):
-            tails = await self._reads.run(partial(load_tails, symbols=some, rows=rows))
+            tails = await self._reads.run(partial(self._history.newest, symbols=some, most=rows))
             if not self.owns_everything and (torn := symbol_apart(some, tails)) is not None:
                 raise NotCopartitioned.torn(torn)
-            self._tails.insert(some, tails, rows)
+            self._tails.insert(some, tails)
         self._around.metrics.symbols_loaded.inc(len(missing))
         self._around.metrics.stage_seconds.labels("tails").observe(self.now() - started)
 
     def _check_partitions(self, batch: Batch, symbols: pl.Series) -> None:
-        found = partition_of_symbols(batch, symbols).tolist()
+        found = dict(zip(symbols.to_list(), partition_of_symbols(batch, symbols).tolist(), strict=True))
         if len(self._partition_of) > self._around.settings.cache_max_symbols:
             self._partition_of.clear()  # memory is bounded: a symbol that is torn apart is met again
-        for symbol, partition in zip(symbols.to_list(), found, strict=True):
-            if partition < 0 or self._partition_of.setdefault(symbol, partition) != partition:
-                raise NotCopartitioned.torn(symbol)
+        if -1 in found.values() or self._partition_of | found != found | self._partition_of:
+            raise NotCopartitioned.torn(
+                next(symbol for symbol, at in found.items() if at < 0 or self._partition_of.get(symbol, at) != at)
+            )
+        self._partition_of |= found
 
     async def _offload(self, stage_name: str, work: Callable[[], T]) -> T:
         started = self.now()
@@ -337,6 +414,7 @@ class Session:
         metrics.stage_seconds.labels("load").observe(seconds)
         metrics.rows_stored.inc(loaded.stored)
         metrics.rows_superseded.inc(loaded.superseded)
+        metrics.rows_collapsed.inc(loaded.collapsed)
         for reason, count in loaded.rejects.items():
             metrics.rejects.labels(reason.value).inc(count)
         for at, step in batch.progress.items():
@@ -365,18 +443,30 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
     return work(), time.thread_time() - started
 
 
-def symbol_apart(symbols: Sequence[str], tails: Mapping[Side, pl.DataFrame]) -> str | None:
+def symbol_apart(symbols: Sequence[str], tails: Mapping[Side, LoadedTail]) -> str | None:
     """A symbol whose newest price and newest volume came from different partition numbers. Pure.
 
     A replica that has but one partition number never meets such a symbol's other half: only the tables tell.
     """
-    prices, volumes = (tails[side].group_by("code").agg(pl.col("partition").last()) for side in Side)
+    prices, volumes = (tails[side].rows.group_by("code").agg(pl.col("partition").last()) for side in Side)
     apart = prices.join(volumes, on="code").filter(pl.col("partition") != pl.col("partition_right"))
     return symbols[int(apart["code"].to_numpy()[0])] if len(apart) else None
 
 
-def _batch_limits(settings: Settings) -> BatchLimits:
-    return BatchLimits(settings.batch_max_messages, settings.batch_max_bytes, settings.batch_max_age_seconds)
+def _batch_limits(settings: Settings, manner: Manner, budget: int) -> BatchLimits:
+    """A batch's own rows take half of the budget, in three tables; the other half is for rows that it revises."""
+    messages = min(settings.batch_max_messages, manner.max_messages or settings.batch_max_messages)
+    widths = {settings.prices_partitioning, settings.volumes_partitioning, settings.analytics_partitioning}
+    span = _HOUR_MICROSECONDS if Partitioning.HOURLY in widths else 24 * _HOUR_MICROSECONDS
+    if widths == {Partitioning.NONE}:
+        span = 1 << 62
+    return BatchLimits(
+        messages, settings.batch_max_bytes, settings.batch_max_age_seconds, max(1, budget // 2 // len(TABLES)), span
+    )
+
+
+def _micros(moment: datetime) -> int:
+    return int(moment.timestamp() * _MICROSECONDS)
 
 
 @asynccontextmanager
@@ -385,7 +475,7 @@ async def open_session(
     assigned: frozenset[TopicPartition],
     counts: Mapping[str, int],
     ends: Mapping[TopicPartition, int] | None,
-    careful: bool,
+    manner: Manner,
 ) -> AsyncGenerator[Session]:
     """Take the partitions over, open the readers at the ledger's offsets; all of it is closed at the end.
 
@@ -402,7 +492,9 @@ async def open_session(
         if owns_everything:
             await store.run(ledger.drop_claims)
         gaps = _gaps(claims, marks, around.settings)
-        session = Session(around, reader, store, claims, ends, owns_everything, careful)
+        around.partitioner.forget()  # what others have made, and filled, since
+        budget = await store.run(lock_budget)
+        session = Session(around, reader, store, claims, ends, owns_everything, manner, budget)
         for gap in gaps:
             session.gatherer.add(gap, session.now())
         reader.start(session.gatherer.positions)

@@ -1,9 +1,9 @@
 """The newest rows of each cached symbol: an exact image of the tables, as they will be after the batches in flight.
 
 Per side and symbol a ring of the newest C rows by event time. A row's *logical index* counts the symbol's rows
-since its ring began; it stands at ``index % C``. A ring that was not cut off when it was loaded, and has never held C
-rows, holds the whole history of its symbol, so nothing is older than it; any other answers for its oldest row (the
-*floor*) and what is newer.
+since its ring began; it stands at ``index % C``. A ring answers for the event times from its *floor* on: its oldest
+row, once it has held C rows; before that, how far back the tables were read when it was loaded, which may be the whole
+history.
 As symbols grow in number C gets smaller, for good, so that all rings together stay within a number of bytes: of few
 symbols a batch holds many rows each, and one side may be as many rows ahead of the other.
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tickloom.model import Side
 
 Ints = NDArray[np.int64]
-NO_FLOOR = np.iinfo(np.int64).min
+NO_FLOOR, FOREVER = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 _FIRST_SLOTS = 16
 _LOADED_ROWS = 64
 """More are seldom asked for, and each may have to come from a table partition of its own; tails get longer by themselves."""
@@ -49,14 +49,52 @@ class Context:
 
     ``rows``: ordered by code, then ts.
     ``base``: per code the logical index of its first row in ``rows`` (or of the next row, where it has none).
-    ``floor``: per code the oldest ts that the tail answers for; ``NO_FLOOR`` where it holds the whole history.
-    ``empty``: per code whether that history has no row yet.
+    ``floor``: per code the oldest ts that the tail answers for; ``NO_FLOOR`` where it holds the whole history, and where
+    all of the batch is newer than the tail.
+    ``murky``: per code the last ts at which a window may reach below the floor; ``NO_FLOOR`` where none of the batch can.
+    ``empty``: per code whether the tail has no row.
     """
 
     rows: Events
     base: Ints
     floor: Ints
+    murky: Ints
     empty: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Event times of symbols, once each: code (index into the symbols at hand), ts; ordered by both."""
+
+    code: Ints
+    ts: Ints
+
+    @classmethod
+    def of(cls, code: Ints, ts: Ints) -> "Points":
+        """These, in order, and each once."""
+        first = distinct(code, ts)
+        return cls(code[first], ts[first])
+
+
+def distinct(code: Ints, ts: Ints) -> Ints:
+    """The indexes of the first of each (code, ts), in their order."""
+    order = np.lexsort((ts, code))  # stable: the first stays first
+    code, ts = code[order], ts[order]
+    new = np.ones(len(order), dtype=np.bool_)
+    new[1:] = (code[1:] != code[:-1]) | (ts[1:] != ts[:-1])
+    return order[new]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One side's newest rows of some symbols, as read from the tables.
+
+    ``rows``: code (index into the symbols), ts, value, partition, offset, ordered by code and ts.
+    ``floor``: per symbol the ts from which on ``rows`` holds all rows; ``NO_FLOOR`` where it has no older ones.
+    """
+
+    rows: pl.DataFrame
+    floor: Ints
 
 
 class _Ring:
@@ -67,7 +105,9 @@ class _Ring:
     def __init__(self, rows: int) -> None:
         self.rows = rows
         self.total = np.zeros(0, dtype=np.int64)  # rows ever appended, so the next logical index
-        self.cut = np.zeros(0, dtype=np.bool_)  # whether the symbol has rows that are older than the ring's first one
+        self.loaded_from = np.zeros(
+            0, dtype=np.int64
+        )  # the floor as long as the ring has not held its full number of rows
         self._held = np.zeros(0, dtype=_WHOLE)  # slot by slot, each with room for ``rows``
 
     def resize(self, slots: int, rows: int) -> None:
@@ -82,19 +122,28 @@ class _Ring:
             self._held[slot * rows + index % rows] = old[slot * self.rows + index % self.rows]
         more = slots - len(self.total)
         self.total = np.concatenate([self.total, np.zeros(more, dtype=np.int64)])
-        self.cut = np.concatenate([self.cut, np.zeros(more, dtype=np.bool_)])
+        self.loaded_from = np.concatenate([self.loaded_from, np.zeros(more, dtype=np.int64)])
         self.rows = rows
 
     def context(self, slots: Ints, since: Ints, before: int) -> Context:
         total = self.total[slots]
         first = np.maximum(total - self.rows, 0)
-        base = np.maximum(total - self._newer(slots, total, since) - before, first)
+        empty = total == 0
+        newer = self._newer(slots, total, since)
+        base = np.maximum(total - newer - before, first)
         counts = total - base
         codes = np.repeat(np.arange(len(slots)), counts)
         held = self._at(slots[codes], _numbers(base, counts))
         rows = Events(codes, *(np.ascontiguousarray(held[name]) for name in ("ts", "value", "partition", "offset")))
-        floor = np.where((total >= self.rows) | self.cut[slots], self._at(slots, first)["ts"], NO_FLOOR)
-        return Context(rows, base, floor, total == 0)
+        floor, murky = np.full(len(slots), NO_FLOOR), np.full(len(slots), NO_FLOOR)
+        # Of the others all that comes is newer than what they hold, and they hold enough: to look would cost far memory.
+        near = np.flatnonzero((newer > 0) | (total - first < max(before, 1)))
+        slots, total, first = slots[near], total[near], first[near]
+        floor[near] = lowest = np.where(total >= self.rows, self._at(slots, first)["ts"], self.loaded_from[slots])
+        # What has ``before`` rows of the ring before it comes after the last of these.
+        last_before = self._at(slots, first + before - 1)["ts"] if before else lowest - 1
+        murky[near] = np.where(lowest == NO_FLOOR, NO_FLOOR, np.where(total - first < before, FOREVER, last_before))
+        return Context(rows, base, floor, murky, empty)
 
     def absorb(self, slots: Ints, base: Ints, rows: Events, moved: NDArray[np.bool_]) -> None:
         """``rows`` (ordered by code, ts) replace each code's rows from its logical index ``base`` on.
@@ -179,17 +228,14 @@ class Tails:
             self._grow(len(self._slots) + coming)
         return min(self.tail_rows, max(self._least_rows, _LOADED_ROWS))
 
-    def insert(self, symbols: Sequence[str], rows: Mapping[Side, pl.DataFrame], most: int) -> None:
-        """Cache new symbols with their newest rows.
-
-        ``rows``: per side a frame of code (index into ``symbols``), ts, value, partition, offset, ordered by code
-        and ts: for each symbol its newest ``most`` rows in the tables, or all it has. ``most`` is what ``reserve`` gave.
-        """
+    def insert(self, symbols: Sequence[str], loaded: Mapping[Side, "Loaded"]) -> None:
+        """Cache new symbols with their newest rows: of each no more than ``reserve`` said."""
         slots = np.array([self._take(symbol) for symbol in symbols], dtype=np.int64)
         nothing = np.zeros(len(slots), dtype=np.int64)
         for side, ring in self._rings.items():
-            ring.absorb(slots, nothing, events(rows[side]), np.ones(len(rows[side]), dtype=np.bool_))
-            ring.cut[slots] = ring.total[slots] == most
+            rows = loaded[side].rows
+            ring.absorb(slots, nothing, events(rows), np.ones(len(rows), dtype=np.bool_))
+            ring.loaded_from[slots] = loaded[side].floor
 
     def slots(self, symbols: Sequence[str], batch: int) -> Ints:
         """The slots of cached ``symbols``, which batch number ``batch`` (counted from 1) now touches."""

@@ -9,7 +9,7 @@ JSON literals at once, which answers for those that are written like many others
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ DAY_MICROSECONDS = 86_400 * MICROSECONDS
 UNREACHABLE = 2**63 - 1
 """Stands for an epoch number that no 64-bit count of microseconds can hold: always out of bounds."""
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 EARLIEST = (date(2, 1, 1).toordinal() - _EPOCH_DAY) * DAY_MICROSECONDS
 LATEST = (date(9999, 1, 1).toordinal() - _EPOCH_DAY) * DAY_MICROSECONDS
@@ -42,6 +43,11 @@ _MOST_FORMS = 8
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Chars = NDArray[np.uint8]
+
+
+def moment(micros: int) -> datetime:
+    """The instant, in UTC. Raises ``OverflowError`` outside of the years 1 to 9999."""
+    return _EPOCH + timedelta(microseconds=micros)
 
 
 def parse_text(text: str) -> int | None:

@@ -5,9 +5,10 @@ The judge here is plain SQL over all valid rows and shares nothing with the proj
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import Any
 
 import polars as pl
@@ -16,12 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tickloom import ledger, postgres, schema
-from tickloom.model import Chunk, Decoded, Side, TopicPartition, rows_schema
+from tickloom.history import History
+from tickloom.model import TABLES, Batch, Chunk, Decoded, Side, TopicPartition, rows_schema
 from tickloom.partitions import Partitioner
+from tickloom.postgres import connect
 from tickloom.settings import Partitioning, Settings
-from tickloom.stages.gather import BatchLimits, Gatherer, RejectLimits
-from tickloom.stages.join import join, join_by_sql, symbols_of
-from tickloom.stages.load import Loader, Work, load_tails, prepare, stage
+from tickloom.stages.gather import BatchLimits, Gatherer
+from tickloom.stages.join import begin, finish, symbols_of
+from tickloom.stages.load import Encoded, Loader, Work, prepare, stage
 from tickloom.tails import ROW_BYTES, Tails
 
 TOPICS = {Side.PRICES: "p", Side.VOLUMES: "v"}
@@ -55,7 +58,23 @@ TICKS = st.builds(
 
 @st.composite
 def logs(draw: st.DrawFn) -> tuple[list[Tick], list[int]]:
-    ticks = draw(st.lists(TICKS, min_size=1, max_size=120))
+    """A log and how it is cut. Drawn tick by tick, or by a seed: that gives long logs of few symbols, full of late rows."""
+    if draw(st.booleans()):
+        ticks = draw(st.lists(TICKS, min_size=1, max_size=120))
+    else:
+        random = Random(draw(st.integers(0, 2**32)))
+        symbols = ["A", "B", "Ünï", "a"][: random.randint(1, 3)]
+        late = random.choice([3, 10, 60])
+        ticks = [
+            Tick(
+                random.choice(tuple(Side)),
+                random.choice(symbols),
+                START + max(0, number // 2 - int(late * random.random() ** 3)) * STEP,
+                random.choice([round(random.uniform(0, 1000), 3), 0.0, 1e15, 0.1]),
+                random.randint(0, 1),
+            )
+            for number in range(random.randint(30, 160))
+        ]
     cuts = draw(st.one_of(st.just([1] * len(ticks)), st.just([len(ticks)]), st.lists(st.integers(1, 30), min_size=1)))
     return ticks, cuts
 
@@ -77,15 +96,29 @@ def chunk_of(side: Side, ticks: list[tuple[Tick, int]]) -> Decoded:
     return Decoded(chunk, frame, [])
 
 
+async def join_alone(
+    connection: postgres.Connection, batch: Batch, tails: Tails, number: int, history: History, width: Partitioning
+) -> Encoded:
+    """A batch joined and encoded, with what is cold or deep read from the tables, which hold all that was before."""
+    symbols = symbols_of(batch)
+    names = symbols.to_list()
+    tails.evict(len(tails.missing(names)))
+    if missing := tails.missing(names):
+        tails.insert(missing, await history.newest(connection, missing, tails.reserve(len(missing))))
+    begun = begin(batch, symbols, tails, number)
+    around = await history.around(connection, names, begun.deep) if begun.needs_tables else None
+    return prepare(finish(begun, tails, around), START, dict.fromkeys((table.name for table in TABLES), width))
+
+
 async def run_log(
     connection: postgres.Connection,
     ticks: list[Tick],
     cuts: list[int],
     window: int,
-    mode: str,
-    cache: int,
-    tail: int,
-    room: int,
+    restarts: bool,
+    new_tails: Callable[[], Tails],
+    width: Partitioning,
+    budget: int,
 ) -> None:
     await connection.execute(
         "TRUNCATE stock_prices, stock_volumes, stock_analytics_data, tickloom.offsets, tickloom.symbols"
@@ -94,11 +127,10 @@ async def run_log(
     claims = await ledger.take_over(connection, sources, "test")
     epochs = {at: claim.epoch for at, claim in claims.items()}
     gatherer = Gatherer(BatchLimits(10**9, 10**9, 1), dict.fromkeys(sources, 0))
-    loader = Loader(TOPICS, epochs, window, RejectLimits(1, 10**9))
-    partitioner = Partitioner(
-        dict.fromkeys(("stock_prices", "stock_volumes", "stock_analytics_data"), Partitioning.NONE), 0
-    )
-    tails = Tails(window, tail, cache, room)
+    loader = Loader(TOPICS, epochs)
+    partitioner = Partitioner(dict.fromkeys((table.name for table in TABLES), width), 0)
+    history = History(partitioner, window, budget)
+    tails = new_tails()
     next_offset = dict.fromkeys(sources, 0)
     at, number = 0, 0
     for cut in cuts * len(ticks):
@@ -115,20 +147,9 @@ async def run_log(
                 gatherer.add(chunk_of(side, part), 0.0)
         batch = gatherer.close()
         number += 1
-        symbols = symbols_of(batch)
-        if mode == "restart":
-            tails = Tails(window, tail, cache, room)
-            number = 1
-        if mode == "sql":
-            joined = join_by_sql(batch, symbols)
-        else:
-            tails.evict(len(tails.missing(symbols.to_list())))
-            missing = tails.missing(symbols.to_list())
-            if missing:
-                most = tails.reserve(len(missing))
-                tails.insert(missing, await load_tails(connection, missing, most), most)
-            joined = join(batch, symbols, tails, number)
-        encoded = prepare(joined, START)
+        if restarts:
+            tails, number = new_tails(), 1
+        encoded = await join_alone(connection, batch, tails, number, history, width)
         await partitioner.ensure_for(connection, dict(encoded.needed))
         await loader.load(connection, Work(batch, encoded), datetime.now(UTC))
         tails.committed = number
@@ -206,48 +227,57 @@ async def judge(connection: postgres.Connection, ticks: list[Tick], window: int)
     assert stored == {"p": len(prices), "v": len(volumes)}
 
 
-@pytest.fixture(scope="module")
-def database(postgres: Any) -> Iterator[tuple[asyncio.Runner, Any]]:
-    """A loop and a connection with unpartitioned tables, for all examples of the module."""
+@pytest.fixture(scope="module", params=[Partitioning.NONE, Partitioning.HOURLY], ids=str)
+def database(postgres: Any, request: pytest.FixtureRequest) -> Iterator[tuple[asyncio.Runner, Any, Partitioning]]:
+    """A loop and a connection with tables of that partitioning, for all examples of the module."""
     from tests.services import new_database
 
     with asyncio.Runner() as runner:
-        url = new_database(postgres)
-        none = {f"{name}_partitioning": Partitioning.NONE for name in ("prices", "volumes", "analytics")}
-        configured = Settings(database_url=url, **none)  # type: ignore[arg-type]
+        widths = {f"{name}_partitioning": request.param for name in ("prices", "volumes", "analytics")}
+        configured = Settings(database_url=new_database(postgres), **widths)  # type: ignore[arg-type]
 
         async def open_() -> Any:
-            connection = await connect_(configured)
+            connection = await connect(configured)
             await schema.migrate(connection, configured)
             await stage(connection)
             return connection
 
-        connect_ = __import__("tickloom.postgres", fromlist=["connect"]).connect
         connection = runner.run(open_())
-        yield runner, connection
+        yield runner, connection, request.param
         runner.run(connection.close())
 
 
-@pytest.mark.parametrize("mode", ["tails", "sql", "restart"])
-@given(log=logs(), window=st.integers(1, 6), cache=st.integers(1, 4), spare=st.integers(0, 12), cramped=st.booleans())
+@pytest.mark.parametrize("restarts", [False, True], ids=["one session", "restarts"])
+@given(
+    log=logs(),
+    window=st.integers(1, 6),
+    cache=st.integers(1, 4),
+    spare=st.one_of(st.just(0), st.integers(0, 12)),
+    cramped=st.booleans(),
+    budget=st.integers(1, 5),
+)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_split_gives_the_reference(
-    database: tuple[asyncio.Runner, Any],
+    database: tuple[asyncio.Runner, Any, Partitioning],
     monkeypatch: pytest.MonkeyPatch,
-    mode: str,
+    restarts: bool,
     log: tuple[list[Tick], list[int]],
     window: int,
     cache: int,
     spare: int,
     cramped: bool,
+    budget: int,
 ) -> None:
     """Otherwise a user's averages would depend on how fast the messages happened to come."""
-    runner, connection = database
+    runner, connection, width = database
     ticks, cuts = log
     monkeypatch.setattr("tickloom.tails._FIRST_SLOTS", 1)  # so that four symbols make the cache grow
     monkeypatch.setattr("tickloom.tails._LOADED_ROWS", 1)  # and that less is loaded than there is room for
+    monkeypatch.setattr("tickloom.history._GENEROUS_PARTITIONS", budget)  # and that it is not looked for far back
     # A cramped cache has room for the least rows of two symbols: its tails shrink as more come.
     tail = 2 * window + 6 + spare if cramped else max(1, window + spare)
     room = 2 * len(Side) * ROW_BYTES * (2 * window + 6) if cramped else 2**30
-    runner.run(run_log(connection, ticks, cuts, window, mode, cache, tail, room))
+    runner.run(
+        run_log(connection, ticks, cuts, window, restarts, lambda: Tails(window, tail, cache, room), width, budget)
+    )
     runner.run(judge(connection, ticks, window))

@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
+import polars as pl
 import pytest
 
 from tests.acceptance.proxy import Proxy
@@ -14,14 +16,15 @@ from tickloom import ledger, schema
 from tickloom.errors import Fenced, LockHeld, NotCopartitioned, SchemaMismatch, StoreUnavailable, WrongSource
 from tickloom.health import Health
 from tickloom.metrics import Metrics
-from tickloom.model import TABLES, Side, TopicPartition
-from tickloom.partitions import Partitioner, attached, partition_at
+from tickloom.model import TABLES, Batch, Side, TopicPartition
+from tickloom.partitions import Partitioner, partition_at
 from tickloom.postgres import Connection, connect, send, told, transaction
 from tickloom.session import Store, Surroundings
 from tickloom.settings import Partitioning, Settings
-from tickloom.stages.gather import BatchLimits, Gatherer, RejectLimits
-from tickloom.stages.join import join_by_sql, symbols_of
-from tickloom.stages.load import Loader, Work, prepare, stage
+from tickloom.stages.gather import BatchLimits, Gatherer
+from tickloom.stages.join import begin, finish, symbols_of
+from tickloom.stages.load import Encoded, Loader, Work, prepare, stage
+from tickloom.tails import NO_FLOOR, Loaded, Tails
 
 SOURCES = {TopicPartition("p", 0): 0, TopicPartition("v", 0): 0}
 HOURLY = dict.fromkeys((table.name for table in TABLES), Partitioning.HOURLY)
@@ -47,17 +50,29 @@ async def connection(settings: Settings) -> AsyncGenerator[Connection]:
     await connection.close()
 
 
+def encoded_alone(batch: Batch) -> Encoded:
+    """A batch joined as the first of all."""
+    symbols = symbols_of(batch)
+    tails = Tails(5, 16, 10, 1 << 20)
+    tails.reserve(len(symbols))
+    nothing = pl.DataFrame(
+        schema={"code": pl.UInt32, "ts": pl.Int64, "value": pl.Float64, "partition": pl.Int32, "offset": pl.Int64}
+    )
+    tails.insert(symbols.to_list(), dict.fromkeys(Side, Loaded(nothing, np.full(len(symbols), NO_FLOOR))))
+    return prepare(finish(begin(batch, symbols, tails, 1), tails), START, HOURLY)
+
+
 def work_of(values: list[float]) -> Work:
     gatherer = Gatherer(BatchLimits(10**9, 10**9, 1), dict(SOURCES))
     ticks = [(Tick(Side.PRICES, "A", START + n, value, 0), n) for n, value in enumerate(values)]
     gatherer.add(chunk_of(Side.PRICES, ticks), 0)
     batch = gatherer.close()
-    return Work(batch, prepare(join_by_sql(batch, symbols_of(batch)), START))
+    return Work(batch, encoded_alone(batch))
 
 
 async def owner(connection: Connection, name: str) -> Loader:
     claims = await ledger.take_over(connection, SOURCES, name)
-    return Loader(TOPICS, {at: claim.epoch for at, claim in claims.items()}, 5, RejectLimits(1, 10**9))
+    return Loader(TOPICS, {at: claim.epoch for at, claim in claims.items()})
 
 
 async def test_a_zombie_writes_nothing(connection: Connection) -> None:
@@ -130,7 +145,7 @@ def work_of_one(side: Side, partition: int) -> Work:
     gatherer = Gatherer(BatchLimits(10**9, 10**9, 1), {TopicPartition(topic, n): 0 for topic in "pv" for n in (0, 1)})
     gatherer.add(chunk_of(side, [(Tick(side, "A", START, 1.0, partition), 0)]), 0)
     batch = gatherer.close()
-    return Work(batch, prepare(join_by_sql(batch, symbols_of(batch)), START))
+    return Work(batch, encoded_alone(batch))
 
 
 @pytest.mark.parametrize("at_the_same_time", [False, True])
@@ -143,7 +158,7 @@ async def test_a_symbol_belongs_to_one_replica(
         await Partitioner(HOURLY, 0).ensure_for(connection, dict(work.encoded.needed))
     claims = await ledger.take_over(connection, dict.fromkeys((*price.batch.progress, *volume.batch.progress), 0), "us")
     epochs = {at: claim.epoch for at, claim in claims.items()}
-    replica = Loader(TOPICS, epochs, 5, RejectLimits(1, 10**9), owns_everything=False)
+    replica = Loader(TOPICS, epochs, owns_everything=False)
     other = await connect(settings)
     await stage(other)
     try:
@@ -159,7 +174,7 @@ async def test_a_symbol_belongs_to_one_replica(
         with pytest.raises(NotCopartitioned, match="'A' comes in two partitions"):
             await waiting
         assert await connection.fetchval("SELECT count(*) FROM stock_volumes") == 0
-        await Loader(TOPICS, epochs, 5, RejectLimits(1, 10**9), owns_everything=True).load(connection, volume, NOW)
+        await Loader(TOPICS, epochs, owns_everything=True).load(connection, volume, NOW)
         assert await connection.fetchval("SELECT count(*) FROM stock_volumes") == 1
     finally:
         await other.close()
@@ -258,7 +273,7 @@ async def test_replicas_make_the_same_partitions_at_once(settings: Settings, iso
             *(maker.ensure_ahead(connection, NOW) for maker, connection in zip(makers, connections, strict=True))
         )
         assert sum(made) == 6 * len(TABLES)
-        assert len(await attached(connections[0], "stock_prices")) == 6
+        assert len(await Partitioner(HOURLY, 0).ranges(connections[0], "stock_prices")) == 6
     finally:
         for connection in (changed, *connections):
             await connection.close()

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tickloom.model import Batch, Side, rows_schema
-from tickloom.stages.join import Joined, _keys, join, symbols_of
-from tickloom.tails import Events, Tails
+from tickloom.stages.join import Joined, _keys, begin, finish, symbols_of
+from tickloom.tails import NO_FLOOR, Events, Loaded, Tails
 
 NOTHING = pl.DataFrame(
     schema={"code": pl.UInt32, "ts": pl.Int64, "value": pl.Float64, "partition": pl.Int32, "offset": pl.Int64}
@@ -28,8 +28,9 @@ def join_alone(prices: list[float], volumes: list[float]) -> Joined:
         rows[side] = pl.DataFrame({name: columns.get(name, [None] * len(values)) for name in schema}, schema=schema)
     batch = Batch(rows, [], [], [], {}, len(prices) + len(volumes), 0.0)
     tails = Tails(5, 16, 10, 1 << 20)
-    tails.insert(["A"], dict.fromkeys(Side, NOTHING), tails.reserve(1))
-    return join(batch, symbols_of(batch), tails, 1)
+    tails.reserve(1)
+    tails.insert(["A"], dict.fromkeys(Side, Loaded(NOTHING, np.array([NO_FLOOR]))))
+    return finish(begin(batch, symbols_of(batch), tails, 1), tails)
 
 
 @given(st.lists(KEYS, min_size=1, max_size=4))

@@ -58,27 +58,49 @@ CREATE TABLE IF NOT EXISTS tickloom.symbols (
 );
 CREATE INDEX IF NOT EXISTS torn ON tickloom.symbols (symbol) WHERE prices_partition <> volumes_partition;
 
--- Makes a partition of ``parent`` and attaches it: 'made', 'present' where another replica was faster, or 'foreign' where a
--- table of that name is something else. One statement, for a replica that falls asleep between two would keep the lock.
-CREATE OR REPLACE FUNCTION tickloom.make_partition(parent text, partition text, start timestamptz, stop timestamptz)
-RETURNS text LANGUAGE plpgsql SET lock_timeout = '5s' AS $$
+-- Makes partitions of ``parent`` and attaches them: for each 'made', 'present' where another replica was faster, or
+-- 'foreign' where a table of that name is something else. One statement, for a replica that falls asleep between two
+-- would keep the lock. Many at once are made by CREATE … PARTITION OF, twice as fast, where nobody is at the table: it
+-- takes ACCESS EXCLUSIVE on the parent, so the lock is not waited for (and nobody waits behind a wait).
+CREATE OR REPLACE FUNCTION tickloom.make_partitions(
+    parent text, partitions text[], starts timestamptz[], stops timestamptz[]
+) RETURNS text[] LANGUAGE plpgsql SET lock_timeout = '5s' SET timezone = 'UTC' SET datestyle = 'ISO' AS $$
+DECLARE
+    found   text[] := '{}';
+    alone   boolean := false;
+    name    text;
+    bounds  text;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtext('tickloom.partitions'), hashtext(parent));
-    IF EXISTS (
-        SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-        WHERE i.inhparent = to_regclass(parent) AND c.relname = partition
-    ) THEN
-        RETURN 'present';
-    ELSIF to_regclass(partition) IS NOT NULL THEN
-        RETURN 'foreign';
+    IF cardinality(partitions) > 4 THEN
+        BEGIN
+            EXECUTE format('LOCK TABLE ONLY %I IN ACCESS EXCLUSIVE MODE NOWAIT', parent);
+            alone := true;
+        EXCEPTION WHEN lock_not_available THEN
+            NULL;
+        END;
     END IF;
-    EXECUTE format(
-        'CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING INDEXES, '
-        'CONSTRAINT bounds CHECK ("timestamp" >= %L AND "timestamp" < %L))', partition, parent, start, stop
-    );
-    EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', parent, partition, start, stop);
-    EXECUTE format('ALTER TABLE %I DROP CONSTRAINT bounds', partition);
-    RETURN 'made';
+    FOR i IN 1 .. cardinality(partitions) LOOP
+        name := partitions[i];
+        bounds := format('FOR VALUES FROM (%L) TO (%L)', starts[i], stops[i]);
+        IF to_regclass(quote_ident(name)) IS NOT NULL THEN
+            found := found || CASE
+                WHEN pg_partition_root(to_regclass(quote_ident(name))) = to_regclass(quote_ident(parent)) THEN 'present'
+                ELSE 'foreign'
+            END;
+        ELSIF alone THEN
+            EXECUTE format('CREATE TABLE %I PARTITION OF %I %s', name, parent, bounds);
+            found := found || 'made'::text;
+        ELSE
+            EXECUTE format(
+                'CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING INDEXES)',
+                name, parent
+            );
+            EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I %s', parent, name, bounds);
+            found := found || 'made'::text;
+        END IF;
+    END LOOP;
+    RETURN found;
 END
 $$;
 

@@ -1,4 +1,4 @@
--- Analytics rows that are there and change.
+-- $1, $2 a run of partitions [from, to). Analytics rows that are there and change.
 UPDATE stock_analytics_data a SET
     price = r.price,
     volume = r.volume,
@@ -8,3 +8,4 @@ UPDATE stock_analytics_data a SET
     processed_at = r.processed_at
 FROM pg_temp.remet r
 WHERE a.symbol = r.symbol AND a."timestamp" = r."timestamp"
+    AND a."timestamp" >= $1 AND a."timestamp" < $2 AND r."timestamp" >= $1 AND r."timestamp" < $2

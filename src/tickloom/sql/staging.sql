@@ -1,11 +1,5 @@
--- Temporary tables of one connection, per side: rows older than the tails, corrections, averages to revise, and
--- seeds of recomputation. They empty themselves at every COMMIT.
-CREATE TEMP TABLE IF NOT EXISTS late_{side}      (LIKE {table}) ON COMMIT DELETE ROWS;
+-- Temporary tables of one connection, per side: corrections, and averages to revise. They empty themselves at every COMMIT.
 CREATE TEMP TABLE IF NOT EXISTS corrected_{side} (LIKE {table}) ON COMMIT DELETE ROWS;
 CREATE TEMP TABLE IF NOT EXISTS revised_{side}
     (symbol text COLLATE "C", "timestamp" timestamptz, average float8) ON COMMIT DELETE ROWS;
-CREATE TEMP TABLE IF NOT EXISTS seeds_{side}
-    (symbol text COLLATE "C", "timestamp" timestamptz) ON COMMIT DELETE ROWS;
 CREATE TEMP TABLE IF NOT EXISTS remet (LIKE stock_analytics_data) ON COMMIT DELETE ROWS;
-CREATE TEMP TABLE IF NOT EXISTS keys
-    (symbol text COLLATE "C", "timestamp" timestamptz) ON COMMIT DELETE ROWS;

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import assert_never
 
+import numpy as np
 import polars as pl
 
 from tickloom.errors import TooManyRejects
@@ -23,11 +24,53 @@ from tickloom.model import (
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """When a batch closes."""
+    """When a batch closes. ``max_spans``: so many spans of event time, each of ``span_micros``, may its rows lie in."""
 
     max_messages: int
     max_bytes: int
     max_age_seconds: float
+    max_spans: int = 1 << 62
+    span_micros: int = 1 << 62
+
+
+def parts_of(decoded: Decoded, limits: BatchLimits) -> list[Decoded]:
+    """What was decoded, cut where its rows would lie in more spans of event time than one batch may; mostly whole."""
+    spans = decoded.rows["ts"].to_numpy() // limits.span_micros
+    if not len(spans) or int(spans.max()) - int(spans.min()) < limits.max_spans:
+        return [decoded]
+    cuts: list[int] = []
+    seen: set[int] = set()
+    for row, span in enumerate(spans.tolist()):
+        if span not in seen and len(seen) == limits.max_spans:
+            cuts.append(row)
+            seen.clear()
+        seen.add(span)
+    return _cut(decoded, cuts) if cuts else [decoded]
+
+
+def _cut(decoded: Decoded, rows: list[int]) -> list[Decoded]:
+    """Parts that begin at these rows, and at the first message."""
+    chunk = decoded.chunk
+    places = {at: index for index, at in enumerate(zip(chunk.partitions.tolist(), chunk.offsets.tolist(), strict=True))}
+    first = [places[at] for at in decoded.rows[rows].select("partition", "offset").iter_rows()]
+    dead = [places[reject.source.partition, reject.offset] for reject in decoded.rejects]
+    parts: list[Decoded] = []
+    for start, end, row, last in zip(
+        [0, *first], [*first, len(chunk.values)], [0, *rows], [*rows, len(decoded.rows)], strict=True
+    ):
+        of = slice(start, end)
+        part = Chunk(
+            side=chunk.side,
+            topic=chunk.topic,
+            messages=chunk.messages[of],
+            values=chunk.values[of],
+            partitions=chunk.partitions[of],
+            offsets=chunk.offsets[of],
+            timestamps_ms=chunk.timestamps_ms[of],
+        )
+        rejects = [reject for place, reject in zip(dead, decoded.rejects, strict=True) if start <= place < end]
+        parts.append(Decoded(part, decoded.rows[row:last], rejects))
+    return parts
 
 
 class Gatherer:
@@ -69,7 +112,12 @@ class Gatherer:
 
     def full(self) -> bool:
         """Whether the batch has reached its size."""
-        return self._messages >= self._limits.max_messages or self._bytes >= self._limits.max_bytes
+        limits = self._limits
+        return (
+            self._messages >= limits.max_messages
+            or self._bytes >= limits.max_bytes
+            or len(self._spans) >= limits.max_spans
+        )
 
     def seconds_left(self, now: float) -> float:
         """Seconds until the open batch is of age: 0 or less when it is."""
@@ -101,6 +149,7 @@ class Gatherer:
         self._oldest_ms: int | None = None
         self._messages = 0
         self._bytes = 0
+        self._spans: set[int] = set()
         self._opened_at = 0.0
 
     def _frame(self, side: Side) -> pl.DataFrame:
@@ -121,6 +170,7 @@ class Gatherer:
         oldest = int(chunk.timestamps_ms.min())
         self._oldest_ms = oldest if self._oldest_ms is None else min(self._oldest_ms, oldest)
         self._frames[chunk.side].append(decoded.rows)
+        self._spans.update(np.unique(decoded.rows["ts"].to_numpy() // self._limits.span_micros).tolist())
         self._rejects.extend(decoded.rejects)
         self._messages += len(chunk.values)
         self._bytes += chunk.value_bytes

@@ -2,9 +2,12 @@
 
 A batch meets the tails. For every symbol it touches, the rows of both sides from the batch's earliest event time
 on, and the W-1 before them, are merged with the batch's own. In that merged frame everything is known exactly:
-which keys are new, which rows a batch revises, their averages, and the other half of each key. What lies older
-than a full tail is not known here; such rows, and the keys whose answer depends on them, are named for the
-set-based SQL that ``load`` runs in the same transaction.
+which keys are new, which rows a batch revises, their averages, and the other half of each key.
+
+A late row whose window, or whose other half, may lie below what a tail holds is *deep*. For these ``begin`` names the
+points of which the tables must tell what is around them (``History.around``); with that, ``finish`` merges as before.
+The merged rows of a symbol may then have holes, but no window that changes has one: around each deep row its own
+side is known W-1 rows back and W-1 rows on.
 
 The mean is the sum of the window, oldest row first, divided by its count: bit for bit what Postgres's
 ``avg() OVER`` gives, and without the residue that an incremental sum keeps after a spike.
@@ -20,17 +23,15 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tickloom.model import Batch, Side
-from tickloom.tails import NO_FLOOR, Context, Events, Ints, Tails, events
+from tickloom.tails import FOREVER, Context, Events, Ints, Points, Tails, distinct, events
 
 Bools: TypeAlias = NDArray[np.bool_]
 Floats: TypeAlias = NDArray[np.float64]
+Around: TypeAlias = Mapping[Side, pl.DataFrame]
+"""Per side rows of the tables: code, ts, value, partition, offset, average; each key once, ordered by it."""
 
-_KEY = ["code", "ts"]
 _KEY_BITS = 63
-_FOREVER = np.iinfo(np.int64).max
 _MET_NUMBERS = ("price", "volume", "price_average", "volume_average", "ratio")
-_NO_KEYS = pl.DataFrame(schema={"code": pl.UInt32, "ts": pl.Int64})
-_NONE_MET = _NO_KEYS.with_columns(pl.lit(None, pl.Float64).alias(name) for name in _MET_NUMBERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +41,18 @@ class SideRows:
     ``new``: keys that the table does not have (all columns and ``average``).
     ``corrected``: keys that it has, whose values a later offset replaces (the same columns).
     ``revised``: rows that stay, but whose window changed (code, ts, average).
-    ``unknown``: rows older than the tail (all columns; the averages are left to SQL).
-    ``seeds``: keys whose own average and followers' averages SQL must compute (code, ts).
     ``newcomers``: symbols that this table may not have yet (code; partition of a row; ``first``: the other may not either).
-    ``stored``, ``superseded``: counts by partition; those of ``unknown`` are for SQL to tell.
+    ``stored``, ``superseded``: counts by partition. ``collapsed``: of the superseded those whose value differs from what
+    came after them under the same key.
     """
 
     new: pl.DataFrame
     corrected: pl.DataFrame
     revised: pl.DataFrame
-    unknown: pl.DataFrame
-    seeds: pl.DataFrame
     newcomers: pl.DataFrame
     stored: Mapping[int, int]
     superseded: Mapping[int, int]
+    collapsed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +60,30 @@ class Joined:
     """All that ``load`` writes for a batch; ``code`` in the frames is the index into ``symbols`` (ordered).
 
     ``met``: analytics rows whose key the table does not have; ``remet``: those to replace. Both: code, ts, price,
-    volume, price_average, volume_average, ratio. ``unanswered``: keys whose other half only SQL can find.
+    volume, price_average, volume_average, ratio.
     """
 
     symbols: pl.Series
     sides: Mapping[Side, SideRows]
     met: pl.DataFrame
     remet: pl.DataFrame
-    unanswered: pl.DataFrame
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A batch beside its tails. ``deep``: per side the points around which the tables must be read for ``finish``."""
+
+    symbols: pl.Series
+    rows: Mapping[Side, pl.DataFrame]
+    read: Mapping[Side, Events]
+    slots: Ints
+    contexts: Mapping[Side, Context]
+    deep: Mapping[Side, Points]
+
+    @property
+    def needs_tables(self) -> bool:
+        """Whether there are any deep rows."""
+        return any(len(points.code) for points in self.deep.values())
 
 
 def symbols_of(batch: Batch) -> pl.Series:
@@ -76,55 +91,47 @@ def symbols_of(batch: Batch) -> pl.Series:
     return pl.concat([batch.rows[side]["symbol"] for side in Side]).unique().sort()
 
 
-def join(batch: Batch, symbols: pl.Series, tails: Tails, number: int) -> Joined:
-    """Join batch ``number`` against ``tails``, which must hold all ``symbols`` and hold the batch's rows after."""
+def begin(batch: Batch, symbols: pl.Series, tails: Tails, number: int) -> Begun:
+    """Batch ``number`` beside ``tails``, which must hold all ``symbols``."""
     rows = {side: with_codes(batch.rows[side], symbols) for side in Side}
     read = {side: events(rows[side]) for side in Side}
     slots = tails.slots(symbols.to_list(), number)
-    since = np.full(len(symbols), _FOREVER, dtype=np.int64)
+    since = np.full(len(symbols), FOREVER, dtype=np.int64)
     for side in Side:
         np.minimum.at(since, read[side].code, read[side].ts)
     contexts = {side: tails.context(side, slots, since) for side in Side}
-    keys = iter(_keys([part for side in Side for part in (contexts[side].rows, read[side])]))
+    murky = np.maximum(*(contexts[side].murky for side in Side))
+    deep: dict[Side, Points] = {}
+    for side in Side:
+        which = read[side].ts <= murky[read[side].code]
+        deep[side] = Points.of(read[side].code[which], read[side].ts[which])
+    return Begun(symbols, rows, read, slots, contexts, deep)
+
+
+def finish(begun: Begun, tails: Tails, around: Around | None = None) -> Joined:
+    """Join what was begun; ``tails`` hold the batch's rows after. ``around``: what the tables told of the deep points."""
+    read, contexts = begun.read, begun.contexts
+    known = {side: _known(contexts[side], None if around is None else around[side]) for side in Side}
+    keys = iter(_keys([part for side in Side for part in (known[side].rows, read[side])]))
     merged: dict[Side, _Merged] = {}
     for side in Side:
-        merged[side] = one = _merge(contexts[side], next(keys), read[side], next(keys), tails.window_rows)
-        tails.absorb(side, slots, contexts[side].base, one.rows, one.moved)
-    met, remet, unsure = _meet(merged[Side.PRICES], merged[Side.VOLUMES])
-    below = [_below_floor(merged[side], contexts[side.other].floor) for side in Side]
+        merged[side] = one = _merge(known[side], next(keys), read[side], next(keys), tails.window_rows)
+        held = slice(None) if around is None else one.rows.ts >= contexts[side].floor[one.rows.code]
+        tails.absorb(side, begun.slots, contexts[side].base, _take(one.rows, held), one.moved[held])
+    met, remet = _meet(merged[Side.PRICES], merged[Side.VOLUMES])
     return Joined(
-        symbols=symbols,
+        symbols=begun.symbols,
         sides={
             side: _side_rows(
-                rows[side], merged[side], _newcomers(read[side], contexts[side].empty, contexts[side.other].empty)
+                begun.rows[side],
+                merged[side],
+                _newcomers(read[side], contexts[side].empty, contexts[side.other].empty),
             )
             for side in Side
         },
         met=met,
         remet=remet,
-        unanswered=_distinct([unsure, *below]),
     )
-
-
-def join_by_sql(batch: Batch, symbols: pl.Series) -> Joined:
-    """The definition: nothing is known, so SQL does it all. The fast path must leave the same tables."""
-    sides: dict[Side, SideRows] = {}
-    unsure = np.ones(len(symbols), dtype=np.bool_)
-    for side in Side:
-        rows = with_codes(batch.rows[side], symbols)
-        winners, superseded = _winners(rows)
-        nothing = winners.clear().with_columns(average=pl.lit(None, pl.Float64))
-        sides[side] = SideRows(
-            new=nothing,
-            corrected=nothing,
-            revised=nothing.select(*_KEY, "average"),
-            unknown=winners,
-            seeds=winners.select(_KEY),
-            newcomers=_newcomers(events(rows), unsure, unsure),
-            stored={},
-            superseded=superseded,
-        )
-    return Joined(symbols, sides, met=_NONE_MET, remet=_NONE_MET, unanswered=_NO_KEYS)
 
 
 def with_codes(rows: pl.DataFrame, symbols: pl.Series) -> pl.DataFrame:
@@ -138,14 +145,6 @@ def partition_of_symbols(batch: Batch, symbols: pl.Series) -> NDArray[np.int64]:
     both = pl.concat([with_codes(batch.rows[side], symbols).select("code", "partition") for side in Side])
     found = both.group_by("code").agg(low=pl.col("partition").min(), high=pl.col("partition").max()).sort("code")
     return np.where(found["low"].to_numpy() == found["high"].to_numpy(), found["low"].to_numpy(), -1)
-
-
-def _winners(rows: pl.DataFrame) -> tuple[pl.DataFrame, dict[int, int]]:
-    """One row a key, the one with the highest (offset, partition), ordered; and who lost, by partition."""
-    ordered = rows.sort([*_KEY, "offset", "partition"])
-    last = (ordered["code"] != ordered["code"].shift(-1)) | (ordered["ts"] != ordered["ts"].shift(-1))
-    last = last.fill_null(True)
-    return ordered.filter(last), _count(ordered.filter(~last)["partition"].to_numpy())
 
 
 def _count(partitions: NDArray[np.int32]) -> dict[int, int]:
@@ -166,13 +165,21 @@ class _Keys:
 
 
 @dataclass(frozen=True, slots=True)
-class _Merged:
-    """Context and batch, one row a key, ordered by it.
+class _Known:
+    """Rows that are there before the batch, each once, in any order; ``average`` is NaN where it is not known."""
 
-    ``source``: the row's index in the batch's frame; -1 where it is the context's.
-    ``fresh``: its key was not in the tail. ``changed``: the row is the batch's. ``moved``: such a one is among the
-    symbol's rows up to this; ``affected``: among the last W of them. ``complete``: the window is known whole.
-    ``unknown``, ``lost``: of the batch's rows older than the tail the winners (indexes, ordered), and their keys.
+    rows: Events
+    average: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class _Merged:
+    """What was known and batch, one row a key, ordered by it.
+
+    ``source``: the row's index in the batch's frame; -1 where it was known.
+    ``fresh``: its key was not known. ``changed``: the row is the batch's. ``moved``: such a one is among the symbol's
+    rows up to this; ``affected``: among the last W of them, so that the average is another.
+    ``collapsed``: how many rows of a key differ from the next one of it.
     """
 
     key: Ints
@@ -183,12 +190,23 @@ class _Merged:
     changed: Bools
     moved: Bools
     affected: Bools
-    complete: Bools
-    unknown: Ints
-    lost: _Keys
+    collapsed: int
 
     def keys(self, which: Bools) -> _Keys:
         return _Keys(self.key[which], self.rows.code[which], self.rows.ts[which])
+
+
+def _known(context: Context, around: pl.DataFrame | None) -> _Known:
+    """The tail's rows and the tables' as one; the tail may hold some of the latter, too."""
+    rows = context.rows
+    unknown = np.full(len(rows.ts), np.nan)
+    if around is None or not len(around):
+        return _Known(rows, unknown)
+    read = events(around)
+    # Of a tail's row that is read, too, only the read one counts: it has its average.
+    first = distinct(np.concatenate([read.code, rows.code]), np.concatenate([read.ts, rows.ts]))
+    average = np.concatenate([around["average"].to_numpy(), unknown])
+    return _Known(_take(_concat(read, rows), first), average[first])
 
 
 def _keys(parts: Sequence[Events]) -> list[Ints]:
@@ -206,13 +224,11 @@ def _keys(parts: Sequence[Events]) -> list[Ints]:
     return np.split((codes << bits) | times, ends[:-1])
 
 
-def _merge(context: Context, known: Ints, read: Events, keys: Ints, window: int) -> _Merged:
-    """``known`` are the keys of the context's rows, ``keys`` those of the rows that were read."""
-    old = read.ts < context.floor[read.code]
-    young, unknown = np.flatnonzero(~old), np.flatnonzero(old)
-    both = _concat(context.rows, _take(read, young))
-    held = np.arange(len(both.ts)) < len(known)
-    key = np.concatenate([known, keys[young]])
+def _merge(known: _Known, known_keys: Ints, read: Events, keys: Ints, window: int) -> _Merged:
+    """``known_keys`` are the keys of the rows that are known, ``keys`` those of the rows that were read."""
+    both = _concat(known.rows, read)
+    held = np.arange(len(both.ts)) < len(known_keys)
+    key = np.concatenate([known_keys, keys])
     order = _ordered(key, both.offset, both.partition, held)
     last = _last_of_each(key[order])
     won = order[last]
@@ -221,26 +237,26 @@ def _merge(context: Context, known: Ints, read: Events, keys: Ints, window: int)
     index = np.arange(len(won))
     since_change = index - np.maximum.accumulate(np.where(changed, index, -1 - len(won)))
     moved = since_change <= place
-    begins = (context.base == 0) & (context.floor == NO_FLOOR)
-    unknown = unknown[_ordered(keys[unknown], read.offset[unknown], read.partition[unknown])]
-    unknown = unknown[_last_of_each(keys[unknown])]
+    affected = moved & (since_change < window)
+    average = _mean(rows.value, place, window)
+    if len(known.average) and not np.isnan(known.average).all():
+        stored = np.concatenate([known.average, np.full(len(keys), np.nan)])[won]
+        average = np.where(affected | np.isnan(stored), average, stored)  # there may be a hole in its window
+    earlier = np.flatnonzero(~last)
     return _Merged(
         key=key[won],
         rows=rows,
-        source=np.concatenate([np.full(len(known), -1), young])[won],
-        average=_mean(rows.value, place, window),
-        fresh=np.diff(np.cumsum(held[order])[last], prepend=0) == 0,  # no row of the key is from the tail
+        source=np.where(changed, won - len(known_keys), -1),
+        average=average,
+        fresh=np.diff(np.cumsum(held[order])[last], prepend=0) == 0,  # no row of the key was known
         changed=changed,
         moved=moved,
-        affected=moved & (since_change < window),
-        # With fewer than W-1 rows before it, a window is whole only where the symbol's history begins here.
-        complete=(place >= window - 1) | begins[rows.code],
-        unknown=unknown,
-        lost=_Keys(keys[unknown], read.code[unknown], read.ts[unknown]),
+        affected=affected,
+        collapsed=int(np.count_nonzero(both.value[order[earlier]] != both.value[order[earlier + 1]])),
     )
 
 
-def _take(rows: Events, which: Ints) -> Events:
+def _take(rows: Events, which: Any) -> Events:
     return Events(rows.code[which], rows.ts[which], rows.value[which], rows.partition[which], rows.offset[which])
 
 
@@ -291,22 +307,19 @@ def _mean(value: Floats, place: Ints, window: int) -> Floats:
 
 def _side_rows(rows: pl.DataFrame, merged: _Merged, newcomers: pl.DataFrame) -> SideRows:
     """``rows``: the batch's own, with codes."""
-    unknown = rows[merged.unknown]
     new = merged.changed & merged.fresh
     revised = merged.affected & ~merged.changed
     stored = _count(merged.rows.partition[new])
     superseded = Counter(_count(rows["partition"].to_numpy()))
     superseded.subtract(stored)
-    superseded.subtract(_count(unknown["partition"].to_numpy()))
     return SideRows(
         new=_with_averages(rows, merged, new),
         corrected=_with_averages(rows, merged, merged.changed & ~merged.fresh),
         revised=_key_frame(merged.keys(revised), pl.Series("average", merged.average[revised])),
-        unknown=unknown,
-        seeds=_distinct([merged.lost, merged.keys(merged.affected & ~merged.complete)]),
         newcomers=newcomers,
         stored=stored,
         superseded={partition: count for partition, count in superseded.items() if count},
+        collapsed=merged.collapsed,
     )
 
 
@@ -325,26 +338,16 @@ def _key_frame(keys: _Keys, *more: pl.Series) -> pl.DataFrame:
     return pl.DataFrame([pl.Series("code", keys.code.astype(np.uint32)), pl.Series("ts", keys.ts), *more])
 
 
-def _distinct(some: Sequence[_Keys]) -> pl.DataFrame:
-    """All these keys once each, ordered."""
-    _, first = np.unique(np.concatenate([keys.key for keys in some]), return_index=True)
-    code, ts = np.concatenate([keys.code for keys in some]), np.concatenate([keys.ts for keys in some])
-    return _key_frame(_Keys(first, code[first], ts[first]))
-
-
-def _meet(prices: _Merged, volumes: _Merged) -> tuple[pl.DataFrame, pl.DataFrame, _Keys]:
-    """Rows of stock_analytics_data that are new and that change, and the keys that SQL must answer."""
+def _meet(prices: _Merged, volumes: _Merged) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Rows of stock_analytics_data that are new, and those that change."""
     key = np.concatenate([prices.key, volumes.key])
     order = np.argsort(key, kind="stable")  # two ordered runs: this merges them
     first = np.flatnonzero(~_last_of_each(key[order]))
     p, v = order[first], order[first + 1] - len(prices.key)
     touched = prices.affected[p] | volumes.affected[v]
     p, v = p[touched], v[touched]
-    sure = prices.complete[p] & volumes.complete[v]
     new = (prices.changed & prices.fresh)[p] | (volumes.changed & volumes.fresh)[v]
-    met = [_met(prices, p[which], volumes, v[which]) for which in (sure & new, sure & ~new)]
-    unsure = p[~sure]
-    return met[0], met[1], _Keys(prices.key[unsure], prices.rows.code[unsure], prices.rows.ts[unsure])
+    return _met(prices, p[new], volumes, v[new]), _met(prices, p[~new], volumes, v[~new])
 
 
 def _met(prices: _Merged, p: Ints, volumes: _Merged, v: Ints) -> pl.DataFrame:
@@ -358,8 +361,3 @@ def _met(prices: _Merged, p: Ints, volumes: _Merged, v: Ints) -> pl.DataFrame:
         *(pl.Series(name, column) for name, column in zip(_MET_NUMBERS, numbers, strict=False)),
         pl.Series(_MET_NUMBERS[-1], ratio, nan_to_null=True),
     )
-
-
-def _below_floor(merged: _Merged, other_floor: Ints) -> _Keys:
-    """Keys that changed here and that lie before all that the other side's tail answers for."""
-    return merged.keys(merged.affected & (merged.rows.ts < other_floor[merged.rows.code]))

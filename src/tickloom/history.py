@@ -1,0 +1,221 @@
+"""Reads rows back from the tables: the newest of a symbol for its tails, and those around an event time for late rows.
+
+The tables may have thousands of partitions, and a statement locks all that it may look into. So each statement here has
+a range of a few partitions, in a transaction of its own: the sweep goes on, to older or newer ones, only for symbols
+that need more, and passes over partitions that are empty. What it sees over several transactions is one state, since
+nobody but the partitions' owner writes rows of its symbols.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from tickloom.copy_binary import POSTGRES_EPOCH_MICROSECONDS
+from tickloom.model import AVERAGE_COLUMN, RAW_TABLE, VALUE_COLUMN, Side
+from tickloom.partitions import Partitioner, Range
+from tickloom.postgres import LOOKUPS_ONLY, Connection, sql, told, transaction
+from tickloom.tails import NO_FLOOR, Ints, Loaded, Points
+from tickloom.timestamps import EARLIEST, LATEST, moment
+
+_FIRST_GROUP = 4
+"""Most symbols have what is wanted in the newest partitions, and each partition takes time to plan."""
+_GENEROUS_PARTITIONS = 64
+"""Further back only as many rows are looked for as a window needs."""
+_NUMBERS = {"code": ">i4", "ts": ">i8", "value": ">f8", "partition": ">i4", "offset": ">i8", "average": ">f8"}
+_ROW = np.dtype(
+    [
+        ("columns", ">i2"),
+        *(part for name, wire in _NUMBERS.items() for part in ((f"{name} length", ">i4"), (name, wire))),
+    ]
+)
+_TYPES: Mapping[str, Any] = {
+    "code": np.uint32,
+    "ts": np.int64,
+    "value": np.float64,
+    "partition": np.int32,
+    "offset": np.int64,
+    "average": np.float64,
+}
+_KNOWN = (
+    "SELECT (s.number - 1)::int AS code FROM unnest($1::text[]) WITH ORDINALITY AS s (symbol, number) "
+    "JOIN tickloom.symbols USING (symbol) ORDER BY s.number"
+)
+_STATEMENTS = {
+    (name, side): sql(name).format(table=RAW_TABLE[side].name, value=VALUE_COLUMN[side], average=AVERAGE_COLUMN[side])
+    for name in ("rows_before", "rows_from", "rows_at")
+    for side in Side
+}
+
+
+class History:
+    """Reads through one connection at a time. ``budget``: how many partitions one statement may lock."""
+
+    def __init__(self, partitioner: Partitioner, window_rows: int, budget: int) -> None:
+        self._partitioner = partitioner
+        self._window = window_rows
+        self._budget = budget
+
+    async def newest(self, connection: Connection, symbols: list[str], most: int) -> dict[Side, Loaded]:
+        """The newest rows of each symbol, per side: ``most``, or fewer where they lie far apart.
+
+        Sees committed rows only. Raises ``StoreUnavailable``, ``Mistake``.
+        """
+        with told():
+            known = [row["code"] for row in await connection.fetch(_KNOWN, list(symbols))]
+        return {side: await self._newest(connection, side, symbols, np.array(known, np.int64), most) for side in Side}
+
+    async def around(
+        self, connection: Connection, symbols: list[str], points: Mapping[Side, Points]
+    ) -> dict[Side, pl.DataFrame]:
+        """What decides about rows at ``points``, per side: code, ts, value, partition, offset, average, in order.
+
+        Of a point's own side its row, where there is one, the W-1 before it and the W-1 after it; of the other side the
+        rows of the same keys as the point and those after it. Raises ``StoreUnavailable``, ``Mistake``.
+        """
+        found: dict[Side, list[pl.DataFrame]] = {side: [] for side in Side}
+        for side in Side:
+            mine = points[side]
+            if not len(mine.code):
+                continue
+            before = await self._sweep(connection, side, "rows_before", symbols, mine, self._window - 1)
+            after = await self._sweep(connection, side, "rows_from", symbols, mine, self._window)
+            keys = Points.of(
+                np.concatenate([mine.code, after["code"].to_numpy()]), np.concatenate([mine.ts, after["ts"].to_numpy()])
+            )
+            found[side] += [before, after]
+            found[side.other].append(await self._sweep(connection, side.other, "rows_at", symbols, keys, 1))
+        return {
+            side: pl.concat([_frame([]), *frames]).unique(["code", "ts"]).sort("code", "ts")
+            for side, frames in found.items()
+        }
+
+    async def _newest(self, connection: Connection, side: Side, symbols: list[str], known: Ints, most: int) -> Loaded:
+        ranges = await self._partitioner.ranges(connection, RAW_TABLE[side].name)
+        got = np.zeros(len(symbols), dtype=np.int64)
+        floor, cut = np.full(len(symbols), NO_FLOOR), np.zeros(len(symbols), dtype=np.bool_)
+        frames = [_frame([])]
+        looked = 0
+        for group in _groups(ranges, self._budget, newest_first=True):
+            wanted = most if looked < _GENEROUS_PARTITIONS else min(most, max(self._window - 1, 1))
+            active = known[got[known] < wanted]
+            if not len(active):
+                break
+            times = np.full(len(active), LATEST)
+            rows = await self._read(
+                connection,
+                _STATEMENTS["rows_before", side],
+                [symbols[code] for code in active.tolist()],
+                active,
+                times,
+                wanted - got[active],
+                group.range,
+            )
+            frames.append(rows)
+            got += np.bincount(rows["code"].to_numpy(), minlength=len(got))
+            floor[active] = NO_FLOOR if group.last else group.range.start
+            cut[active] = got[active] == wanted  # there may be more in this very group
+            looked += group.partitions
+        rows = pl.concat(frames).drop("average").sort("code", "ts")
+        starts = np.cumsum(got) - got
+        floor[cut] = rows["ts"].to_numpy()[starts[cut]]
+        return Loaded(rows, floor)
+
+    async def _sweep(
+        self, connection: Connection, side: Side, name: str, symbols: list[str], points: Points, need: int
+    ) -> pl.DataFrame:
+        """Up to ``need`` rows for each point, as the statement has it."""
+        ranges = await self._partitioner.ranges(connection, RAW_TABLE[side].name)
+        got = np.zeros(len(points.code), dtype=np.int64)
+        frames = [_frame([])]
+        for group in _groups(ranges, self._budget, newest_first=name == "rows_before"):
+            match name:
+                case "rows_before":
+                    reached = points.ts > group.range.start
+                case "rows_from":
+                    reached = points.ts < group.range.stop
+                case _:
+                    reached = (points.ts >= group.range.start) & (points.ts < group.range.stop)
+            active = np.flatnonzero(reached & (got < need))
+            if not len(active):
+                if (got >= need).all():
+                    break
+                continue
+            # The statement's codes are the points' numbers: two points of one symbol may have one row in common.
+            names = [symbols[code] for code in points.code[active].tolist()]
+            rows = await self._read(
+                connection,
+                _STATEMENTS[name, side],
+                names,
+                np.arange(len(active)),
+                points.ts[active],
+                need - got[active],
+                group.range,
+            )
+            numbers = active[rows["code"].to_numpy()]
+            got += np.bincount(numbers, minlength=len(got))
+            frames.append(rows.with_columns(code=pl.Series(points.code[numbers].astype(np.uint32))))
+        return pl.concat(frames)
+
+    async def _read(
+        self,
+        connection: Connection,
+        statement: str,
+        names: list[str],
+        codes: Ints,
+        times: Ints,
+        wanted: Ints,
+        span: Range,
+    ) -> pl.DataFrame:
+        parts: list[bytes] = []
+
+        async def collect(data: bytes) -> None:
+            parts.append(data)
+
+        with told():
+            async with transaction(connection, readonly=True):
+                await connection.execute(LOOKUPS_ONLY)
+                await connection.copy_from_query(
+                    statement,
+                    *(names, codes.tolist(), _moments(times), wanted.tolist(), moment(span.start), moment(span.stop)),
+                    output=collect,
+                    format="binary",
+                )
+        return _frame(parts)
+
+
+def _moments(micros: Ints) -> list[datetime]:
+    return [moment(one) for one in np.clip(micros, EARLIEST, LATEST).tolist()]
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Neighbouring partitions that one statement looks into; ``last``: there are no further ones."""
+
+    range: Range
+    partitions: int
+    last: bool
+
+
+def _groups(ranges: Sequence[tuple[Range, bool]], most: int, newest_first: bool) -> Iterator[_Group]:
+    """Groups of up to ``most`` partitions, small ones first, that begin and end with a partition that is not empty."""
+    order = range(len(ranges) - 1, -1, -1) if newest_first else range(len(ranges))
+    filled = [at for at in order if ranges[at][1]]
+    size, start = min(_FIRST_GROUP, most), 0
+    while start < len(filled):
+        end = start + 1
+        while end < len(filled) and abs(filled[end] - filled[start]) < size:
+            end += 1
+        first, last = sorted((filled[start], filled[end - 1]))
+        yield _Group(Range(ranges[first][0].start, ranges[last][0].stop), last - first + 1, end == len(filled))
+        size, start = min(size * 4, most), end
+
+
+def _frame(parts: Sequence[bytes]) -> pl.DataFrame:
+    found = np.frombuffer(b"".join(parts)[19:-2], dtype=_ROW)
+    columns = {name: found[name].astype(kind) for name, kind in _TYPES.items()}
+    columns["ts"] += POSTGRES_EPOCH_MICROSECONDS
+    return pl.DataFrame(columns)
