@@ -1,6 +1,11 @@
 # Everything runs in .venv, which `make setup` makes from requirements.lock (pinned, with hashes).
 PYTHON ?= python3
 BIN := .venv/bin
+# The Python that was asked for; where none was, that of the .venv which is there.
+ASKED := $(if $(filter file,$(origin PYTHON)),$(firstword $(wildcard $(BIN)/python) $(PYTHON)),$(PYTHON))
+TELL := -c 'import sys; print("%d.%d" % sys.version_info[:2])'
+VERSION := $(or $(shell $(ASKED) $(TELL) 2>/dev/null),$(shell $(PYTHON) $(TELL)))
+STAMP := .venv/stamp-$(VERSION)
 DEMO_ARGS ?=
 MINUTES ?= 20
 SOAK_ARGS ?=
@@ -10,14 +15,16 @@ PEERS_ARGS ?=
 
 .PHONY: setup lock format check test fuzz bounds soak demo bench peers clean
 
-setup: .venv/stamp
+setup: $(STAMP)
 
-.venv/stamp: requirements.lock pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+# A .venv of another Python, or one that was left half made, is made anew.
+$(STAMP): requirements.lock pyproject.toml
+	@$(BIN)/python$(VERSION) -m pip --version >/dev/null 2>&1 || \
+		{ echo "making .venv with Python $(VERSION)" && $(PYTHON) -m venv --clear .venv; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	$(BIN)/python -m compileall -q src
-	touch .venv/stamp
+	touch $(STAMP)
 
 # Pin the newest versions that pyproject.toml allows.
 lock:
