@@ -8,7 +8,7 @@ from typing import Any
 
 from tickloom import schema
 from tickloom.errors import TickloomError
-from tickloom.kafka import Cluster, describe_cluster, peek_keys
+from tickloom.kafka import Cluster, check_options, describe_cluster, peek_keys
 from tickloom.model import TABLES
 from tickloom.partitions import Partitioner
 from tickloom.postgres import connected, told, transaction
@@ -47,7 +47,11 @@ async def check(settings: Settings) -> list[Finding]:
         counts = ", ".join(f"{topic} {count}" for topic, count in cluster[0].partitions.items())
         return f"cluster {cluster[0].cluster_id}; partitions: {counts}"
 
-    findings = [Finding("settings", True, "read"), await _find("broker", broker)]
+    async def options() -> str:
+        check_options(settings)
+        return "read"
+
+    findings = [await _find("settings", options), await _find("broker", broker)]
     if cluster:
         findings.append(_replicas(cluster[0]))
         findings.append(await _find("keys", lambda: loop.run_in_executor(None, peek_keys, settings)))

@@ -115,6 +115,25 @@ def test_wrong_settings(world: World, name: str, value: str) -> None:
     refuses(world, name, **{name: value})
 
 
+def test_options_of_the_group_are_no_mistake(world: World) -> None:
+    """Timeouts that librdkafka takes would end the daemon, after it has joined and made the others wait."""
+    options = '{"session.timeout.ms": 6000, "heartbeat.interval.ms": 1000, "max.poll.interval.ms": 10000}'
+    done = world.tickloom("run", "--once", TICKLOOM_KAFKA_OPTIONS=options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert world.differences() == []
+    checked = world.tickloom("check", TICKLOOM_KAFKA_OPTIONS=options)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_options_that_only_a_reader_minds(world: World) -> None:
+    """A daemon that joins, fails and is started again would make the other replicas wait each time."""
+    options = '{"receive.message.max.bytes": 2000000}'
+    refuses(world, "receive.message.max.bytes", "TICKLOOM_KAFKA_OPTIONS", TICKLOOM_KAFKA_OPTIONS=options)
+    checked = world.tickloom("check", TICKLOOM_KAFKA_OPTIONS=options)
+    assert checked.returncode == 3
+    assert "receive.message.max.bytes" in checked.stdout
+
+
 def test_flood_of_bad_messages(world: World) -> None:
     """A wrong topic would be copied into the dead letters, message by message."""
     world.produce([Thing("prices", b"x", b"<xml/>", 1_790_000_000_000)] * 3_000)
