@@ -17,6 +17,13 @@ from tickloom.errors import SettingsError
 
 PREFIX = "TICKLOOM_"
 DAY_SECONDS = 86_400
+_OWNED_OPTIONS = {
+    *("group.id", "bootstrap.servers", "metadata.broker.list"),
+    *("enable.auto.commit", "auto.commit.enable", "enable.auto.offset.store"),
+    *("isolation.level", "auto.offset.reset", "enable.partition.eof", "default.topic.config"),
+}
+"""librdkafka's properties, with their other names, that decide which messages are read: a reset, for one, would jump over
+offsets that are gone from the topic where the daemon has to halt."""
 
 
 class Partitioning(StrEnum):
@@ -122,8 +129,7 @@ class Settings(BaseSettings):
     @field_validator("kafka_options")
     @classmethod
     def _no_owned_options(cls, options: dict[str, Any]) -> dict[str, Any]:
-        owned = {"group.id", "bootstrap.servers", "enable.auto.commit", "enable.auto.offset.store", "isolation.level"}
-        if taken := sorted(owned & options.keys()):
+        if taken := sorted(_OWNED_OPTIONS & options.keys()):
             raise ValueError(f"{', '.join(taken)} cannot be overridden: exactness rests on it; remove it")
         return options
 

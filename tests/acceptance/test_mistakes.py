@@ -105,6 +105,7 @@ def test_wrong_password(world: World) -> None:
         ("TICKLOOM_WINDOW_ROWS", "0"),
         ("TICKLOOM_PRICES_PARTITIONING", "weekly"),
         ("TICKLOOM_KAFKA_OPTIONS", '{"group.id": "mine"}'),
+        ("TICKLOOM_KAFKA_OPTIONS", '{"auto.offset.reset": "latest"}'),
         ("TICKLOOM_KAFKA_OPTIONS", '{"no.such.option": "1"}'),
         ("TICKLOOM_GAP_POLICY", "ignore"),
         ("TICKLOOM_DATABASE_URL", "mysql://tickloom@localhost/db"),

@@ -5,6 +5,7 @@ from typing import Any
 
 import confluent_kafka as kafka
 import pytest
+from pydantic import ValidationError
 
 from tickloom.errors import SettingsError
 from tickloom.kafka import check_options, member_config, reader_config
@@ -128,3 +129,20 @@ def test_what_it_refuses_is_a_mistake(options: dict[str, Any], told: str, monkey
     with pytest.raises(SettingsError, match=told) as raised:
         check_options(given(options, monkeypatch))
     assert str(raised.value).endswith("mend TICKLOOM_KAFKA_OPTIONS")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "group.id",
+        "metadata.broker.list",
+        "auto.commit.enable",
+        "auto.offset.reset",
+        "enable.partition.eof",
+        "default.topic.config",
+    ],
+)
+def test_what_exactness_rests_on_is_ours(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a reset to the latest message, offsets that retention took would be jumped over without a word."""
+    with pytest.raises(ValidationError, match=rf"{name} cannot be overridden"):
+        given({name: "x"}, monkeypatch)
