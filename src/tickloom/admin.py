@@ -59,7 +59,7 @@ async def check(settings: Settings) -> list[Finding]:
     if findings[-1].good:
         findings.append(await _find("schema", lambda: _schema(settings)))
         findings.append(await _find("pooler", lambda: _pooler(settings)))
-        findings.append(await _clock(settings))
+        findings.append(await _find("clock", lambda: _clock(settings)))
     return findings
 
 
@@ -103,11 +103,11 @@ async def _pooler(settings: Settings) -> str:
     return "one server holds a whole transaction"
 
 
-async def _clock(settings: Settings) -> Finding:
+async def _clock(settings: Settings) -> str:
     async with connected(settings) as connection:
-        theirs: datetime = await connection.fetchval("SELECT clock_timestamp()")
+        with told():
+            theirs: datetime = await connection.fetchval("SELECT clock_timestamp()")
     apart = abs((theirs - datetime.now(UTC)).total_seconds())
-    good = apart <= _CLOCK_LIMIT_SECONDS
-    return Finding(
-        "clock", good, f"{apart:.1f} s from the database's" + ("" if good else "; run a time service on both")
-    )
+    if apart > _CLOCK_LIMIT_SECONDS:
+        raise TickloomError(f"{apart:.1f} s from the database's; run a time service on both")
+    return f"{apart:.1f} s from the database's"
