@@ -28,17 +28,17 @@ debian_packages() {
     mvn) echo maven ;;
     broker) echo default-jre-headless maven ;;
     compose) echo docker-compose ;;
-    promtool) echo prometheus ;;
+    promtool) if apt-cache show promtool >/dev/null 2>&1; then echo promtool; else echo prometheus; fi ;; # since Debian 13
     systemd-analyze) echo systemd ;;
   esac
 }
 
-# Only the checker out of the package: installing all of it would start a Prometheus server. Needs no root.
+# Only the checker out of its package: installing all of Debian 12's would start a Prometheus server.
 fetch_promtool() {
   local folder
   mkdir -p "$cache"
   folder=$(mktemp -d)
-  (cd "$folder" && apt-get download -qq -o APT::Sandbox::User=root prometheus) >/dev/null 2>&1 &&
+  (cd "$folder" && apt-get download -qq -o APT::Sandbox::User=root "$(debian_packages promtool)") >/dev/null 2>&1 &&
     dpkg-deb --fsys-tarfile "$folder"/*.deb | tar -x -C "$cache" ./usr/bin/promtool
   rm -rf "$folder"
 }
