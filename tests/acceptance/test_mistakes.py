@@ -163,7 +163,8 @@ def test_check_tells_all(world: World) -> None:
     good = world.tickloom("check")
     assert good.returncode == 0, good.stdout + good.stderr
     world.query("DROP TABLE stock_volumes CASCADE")
-    bad = world.tickloom("check", "--json", TICKLOOM_PRICES_TOPIC="no-such-topic")
+    bad = world.tickloom("check", "--json", TICKLOOM_PRICES_TOPIC="no-such-topic", TICKLOOM_WINDOW_ROW="7")
     assert bad.returncode == 3
+    assert "TICKLOOM_WINDOW_ROWS" in bad.stdout
     assert "no-such-topic" in bad.stdout
     assert "tickloom migrate" in bad.stdout
