@@ -66,7 +66,10 @@ class Settings(BaseSettings):
     database_password: SecretStr | None = Field(None, description="Password, where it is not in the URL.")
     database_connect_timeout_seconds: float = Field(10, gt=0, description="Limit of one connection attempt.")
     database_command_timeout_seconds: float = Field(
-        300, gt=0, description="Limit of one statement; past it the connection is dropped and the batch tried again."
+        300,
+        ge=0.001,
+        le=2**31 // 1000,
+        description="Limit of one statement; past it the connection is dropped and the batch tried again.",
     )
 
     prices_partitioning: Partitioning = Field(Partitioning.HOURLY, description="Partition width of stock_prices.")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tickloom.settings import Settings, ignored, unknown_variables
+from tickloom.errors import SettingsError
+from tickloom.settings import Settings, ignored, load, unknown_variables
 
 KUBERNETES = (
     *("TICKLOOM_SERVICE_HOST", "TICKLOOM_SERVICE_PORT", "TICKLOOM_SERVICE_PORT_HTTP", "TICKLOOM_PORT"),
@@ -50,6 +51,14 @@ def test_what_is_read_is_known() -> None:
 def test_what_kubernetes_sets_is_not_meant_for_us() -> None:
     """With a service called tickloom in the namespace, `check` would find fault with every pod."""
     assert unknown_variables(KUBERNETES) == {}
+
+
+@pytest.mark.parametrize("seconds", ["0.0001", "3000000", "inf", "nan"])
+def test_a_time_limit_that_postgres_cannot_have(seconds: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be refused as bad data at every start, or be no limit at all."""
+    monkeypatch.setenv("TICKLOOM_DATABASE_COMMAND_TIMEOUT_SECONDS", seconds)
+    with pytest.raises(SettingsError, match="TICKLOOM_DATABASE_COMMAND_TIMEOUT_SECONDS"):
+        load()
 
 
 def test_a_folder_of_secrets_that_is_not_there(tmp_path: Path) -> None:
