@@ -17,7 +17,7 @@ METADATA_TIMEOUT_SECONDS = 10.0
 _SESSION_TIMEOUT_MS = 10_000
 """A dead replica's partitions wait this long for their next owner; librdkafka's default is 45 s."""
 _HEARTBEAT_MS = 500
-"""So late a replica learns that another one joins or leaves, and all wait for the last to learn it; by default 3 s."""
+"""Upper bound on how long a replica takes to learn that another one joins or leaves, while all others wait; by default 3 s."""
 _QUEUE_MAX_KBYTES = 2**21 - 1  # librdkafka takes no more
 _FETCH_MAX_PARTITION_BYTES = 2**19
 """Of one answer: as long a run of one partition comes before the next has its turn, while the other side may be somewhere
@@ -56,7 +56,7 @@ def side_of(settings: Settings) -> dict[str, Side]:
 def member_config(settings: Settings) -> dict[str, Any]:
     """The librdkafka properties of the group's member, which reads nothing."""
     config = _config(settings, {"auto.offset.reset": "earliest", "queued.max.messages.kbytes": 1024})
-    if of_new_protocol(config):
+    if uses_consumer_protocol(config):
         return {"group.remote.assignor": "range"} | config
     ours = {
         "partition.assignment.strategy": "range",
@@ -93,8 +93,8 @@ def check_options(settings: Settings) -> None:
         make_consumer(config).close()
 
 
-def of_new_protocol(config: Mapping[str, Any]) -> bool:
-    """Whether the member takes part in KIP-848's protocol, which has no timeouts and no assignors on our side."""
+def uses_consumer_protocol(config: Mapping[str, Any]) -> bool:
+    """Whether the member speaks KIP-848's protocol, where the brokers hold the timeouts and the assignors."""
     return str(config.get("group.protocol")).lower() == "consumer"
 
 

@@ -15,7 +15,7 @@ import confluent_kafka as kafka
 import structlog
 
 from tickloom.errors import Mistake, SourceUnavailable
-from tickloom.kafka import make_consumer, member_config, of_new_protocol, side_of, translate
+from tickloom.kafka import make_consumer, member_config, side_of, translate, uses_consumer_protocol
 from tickloom.model import TopicPartition
 from tickloom.settings import Settings
 
@@ -60,7 +60,7 @@ class Member:
         self._told: dict[TopicPartition, int] = {}  # by the loop and this thread, under the lock
         config = member_config(settings)
         strategy = str(config.get("partition.assignment.strategy"))
-        self._incremental = of_new_protocol(config) or "cooperative" in strategy
+        self._incremental = uses_consumer_protocol(config) or "cooperative" in strategy
         self._consumer = make_consumer(config)
         self._thread = threading.Thread(target=self._run, name="tickloom-member", daemon=True)
 
