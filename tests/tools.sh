@@ -43,8 +43,8 @@ fetch_promtool() {
   rm -rf "$folder"
 }
 
-if ! command -v "$python" >/dev/null; then
-  echo "There is no $python: install Python 3.11 or newer, or name yours: make PYTHON=/path/to/python …" >&2
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+  echo "$python is not there, or older than 3.11. Name a newer one: PYTHON=/path/to/python make …" >&2
   exit 1
 fi
 
