@@ -1,6 +1,11 @@
 # Everything runs in .venv, which `make setup` makes from requirements.lock (pinned, with hashes).
 PYTHON ?= python3
 BIN := .venv/bin
+# The Python that was asked for; where none was, that of the .venv which is there.
+ASKED := $(if $(filter file,$(origin PYTHON)),$(firstword $(wildcard $(BIN)/python) $(PYTHON)),$(PYTHON))
+TELL := -c 'import sys; print("%d.%d" % sys.version_info[:2])'
+VERSION := $(or $(shell $(ASKED) $(TELL) 2>/dev/null),$(shell $(PYTHON) $(TELL)))
+STAMP := .venv/stamp-$(VERSION)
 DEMO_ARGS ?=
 MINUTES ?= 20
 SOAK_ARGS ?=
@@ -8,16 +13,25 @@ SECONDS ?= 60
 BENCH_ARGS ?=
 PEERS_ARGS ?=
 
-.PHONY: setup lock format check test fuzz bounds soak demo bench peers clean
+# What tests/tools.sh has fetched without installing it.
+export PATH := $(CURDIR)/.cache/tools/usr/bin:$(PATH)
 
-setup: .venv/stamp
+.PHONY: setup tools lock format check test fuzz bounds soak demo bench peers clean
 
-.venv/stamp: requirements.lock pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+setup: $(STAMP)
+
+# A .venv of another Python, or one that was left half made, is made anew.
+$(STAMP): requirements.lock pyproject.toml
+	@$(BIN)/python$(VERSION) -m pip --version >/dev/null 2>&1 || \
+		{ PYTHON=$(PYTHON) tests/tools.sh venv && echo "making .venv with Python $(VERSION)" && $(PYTHON) -m venv --clear .venv; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	$(BIN)/python -m compileall -q src
-	touch .venv/stamp
+	touch $(STAMP)
+
+# All that the tests call beside Python packages: installed where that needs no password, else told.
+tools:
+	@PYTHON=$(PYTHON) tests/tools.sh $(if $(wildcard $(STAMP)),,venv) java mvn compose promtool systemd-analyze
 
 # Pin the newest versions that pyproject.toml allows.
 lock:
@@ -35,8 +49,10 @@ check: setup
 	$(BIN)/pyright
 	$(BIN)/pytest -q tests/unit tests/property
 
-# Everything, against a real Kafka and a real Postgres.
-test: check
+# Everything, against a real Kafka and a real Postgres. Here no test is skipped for want of a tool.
+test: export TICKLOOM_TEST_TOOLS := all
+test: tools
+	$(MAKE) --no-print-directory check
 	$(BIN)/pytest -n 2 --dist loadfile --durations=15 tests/integration tests/contract tests/acceptance tests/fuzz
 
 # Look for bytes on which the readers and their judge differ, or that end the process; SECONDS=60.
@@ -45,10 +61,12 @@ fuzz: setup
 
 # Replicas at work while everything around them breaks, for so many minutes; then the judge.
 soak: setup
+	@tests/tools.sh java mvn
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m tests.acceptance.chaos --minutes $(MINUTES) $(SOAK_ARGS)
 
 # The long forms of tests/acceptance/test_bounds.py: a million symbols, a minute's stall, millions of messages.
 bounds: setup
+	@tests/tools.sh java mvn
 	TICKLOOM_TEST_BOUNDS=long $(BIN)/pytest -s tests/acceptance/test_bounds.py
 
 demo: setup
@@ -56,10 +74,12 @@ demo: setup
 
 # What this machine does. The services are started for it as for the tests.
 bench: setup
+	@tests/tools.sh broker
 	$(BIN)/python -m tests.services $(BIN)/tickloom bench $(BENCH_ARGS)
 
 # Tickloom, and what people use today for the same work, on one log; prints README's table.
 peers: setup
+	@tests/tools.sh java mvn
 	$(BIN)/python -m benchmarks $(PEERS_ARGS)
 
 clean:

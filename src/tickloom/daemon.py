@@ -34,7 +34,7 @@ from tickloom.errors import (
     TooWide,
 )
 from tickloom.health import Health
-from tickloom.kafka import Cluster, describe_cluster
+from tickloom.kafka import Cluster, check_options, describe_cluster
 from tickloom.membership import Assigned, Member, MemberEvent, MemberFailed, Revoked
 from tickloom.metrics import CpuClock, Metrics
 from tickloom.model import TABLES, TopicPartition
@@ -93,6 +93,7 @@ class Daemon:
         self.metrics.info.labels(__version__).set(1)
         widths = {table.name: schema.partitioning(settings, table) for table in TABLES}
         loop = asyncio.get_running_loop()
+        check_options(settings)  # a reader is made only after the group was joined
         member = Member(settings, lambda event: _post(loop, self._events, event))
         with ThreadPoolExecutor(1, "tickloom-cpu") as executor:
             partitioner = Partitioner(widths, settings.partitions_ahead)

@@ -14,6 +14,20 @@ from tickloom.settings import Settings
 METADATA_TIMEOUT_SECONDS = 10.0
 """Of one question to the brokers."""
 
+_SESSION_TIMEOUT_MS = 10_000
+"""A dead replica's partitions wait this long for their next owner; librdkafka's default is 45 s."""
+_HEARTBEAT_MS = 500
+"""Upper bound on how long a replica takes to learn that another one joins or leaves, while all others wait; by default 3 s."""
+_QUEUE_MAX_KBYTES = 2**21 - 1  # librdkafka takes no more
+_FETCH_MAX_PARTITION_BYTES = 2**19
+"""Of one answer: as long a run of one partition comes before the next has its turn, while the other side may be somewhere
+else. librdkafka doubles it where a batch of the producer's is larger."""
+_MEMBERSHIP_OPTIONS = (
+    *("group.protocol", "group.protocol.type", "group.remote.assignor", "group.instance.id"),
+    *("partition.assignment.strategy", "session.timeout.ms", "heartbeat.interval.ms", "max.poll.interval.ms"),
+)
+"""What makes a member of a group: some are valid only together, so all of them go to the member, and to nobody else."""
+
 _log = structlog.get_logger(__name__)
 _E = kafka.KafkaError
 _HOPELESS = {
@@ -39,7 +53,52 @@ def side_of(settings: Settings) -> dict[str, Side]:
     return {settings.prices_topic: Side.PRICES, settings.volumes_topic: Side.VOLUMES}
 
 
-def client_config(settings: Settings, **ours: Any) -> dict[str, Any]:
+def member_config(settings: Settings) -> dict[str, Any]:
+    """The librdkafka properties of the group's member, which reads nothing."""
+    config = _config(settings, {"auto.offset.reset": "earliest", "queued.max.messages.kbytes": 1024})
+    if uses_consumer_protocol(config):
+        return {"group.remote.assignor": "range"} | config
+    ours = {
+        "partition.assignment.strategy": "range",
+        "session.timeout.ms": _session_timeout_ms(config),
+        "heartbeat.interval.ms": _HEARTBEAT_MS,
+    }
+    return ours | config
+
+
+def reader_config(settings: Settings) -> dict[str, Any]:
+    """The librdkafka properties of all consumers but the member: they belong to no group, whatever ``group.id`` says.
+
+    An answer of a broker is as large as ``queued.max.messages.kbytes`` at most: librdkafka sees to that while
+    ``fetch.max.bytes`` is not set, and keeps it in line with the user's ``message.max.bytes``.
+    """
+    ours = {
+        "auto.offset.reset": "error",
+        "enable.partition.eof": True,
+        "queued.max.messages.kbytes": min(settings.fetch_max_bytes // 1024, _QUEUE_MAX_KBYTES),
+        "max.partition.fetch.bytes": _FETCH_MAX_PARTITION_BYTES,
+        "fetch.queue.backoff.ms": 5,
+        "fetch.wait.max.ms": 50,
+        "fetch.error.backoff.ms": 100,
+    }
+    return {name: value for name, value in _config(settings, ours).items() if name not in _MEMBERSHIP_OPTIONS}
+
+
+def check_options(settings: Settings) -> None:
+    """Have librdkafka read the properties of each kind of consumer. Takes milliseconds, needs no broker.
+
+    Raises ``SettingsError``.
+    """
+    for config in (member_config(settings), reader_config(settings)):
+        make_consumer(config).close()
+
+
+def uses_consumer_protocol(config: Mapping[str, Any]) -> bool:
+    """Whether the member speaks KIP-848's protocol, where the brokers hold the timeouts and the assignors."""
+    return str(config.get("group.protocol")).lower() == "consumer"
+
+
+def _config(settings: Settings, ours: Mapping[str, Any]) -> dict[str, Any]:
     plain = {
         "bootstrap.servers": settings.kafka_bootstrap_servers,
         "group.id": settings.kafka_group_id,
@@ -50,14 +109,26 @@ def client_config(settings: Settings, **ours: Any) -> dict[str, Any]:
         "allow.auto.create.topics": False,
         "log_level": 3,
     }
-    return plain | ours | settings.kafka_options
+    return {**plain, **ours, **settings.kafka_options}
+
+
+def _session_timeout_ms(config: Mapping[str, Any]) -> int:
+    """Ours, but no longer than the user's ``max.poll.interval.ms``: librdkafka would refuse the two together."""
+    try:
+        return min(_SESSION_TIMEOUT_MS, int(config.get("max.poll.interval.ms", _SESSION_TIMEOUT_MS)))
+    except (TypeError, ValueError):  # librdkafka says what is wrong with it
+        return _SESSION_TIMEOUT_MS
 
 
 def make_consumer(config: dict[str, Any]) -> Any:
+    """A consumer, whose own threads connect in the background. Raises ``SettingsError``."""
     try:
         return kafka.Consumer(config, logger=_LibrdkafkaLog())
-    except (kafka.KafkaException, ValueError, TypeError) as error:
-        raise SettingsError(f"librdkafka refuses the settings: {error}; mend TICKLOOM_KAFKA_OPTIONS") from None
+    except kafka.KafkaException as error:
+        why = error.args[0].str().strip().removeprefix("Failed to create consumer: ")
+    except (ValueError, TypeError) as error:
+        why = str(error)
+    raise SettingsError(f"librdkafka refuses the settings: {why}; mend TICKLOOM_KAFKA_OPTIONS")
 
 
 class _LibrdkafkaLog:
@@ -79,7 +150,7 @@ def describe_cluster(settings: Settings) -> Cluster:
 
     Raises ``SourceUnavailable``; ``Mistake`` where a topic does not exist or may not be seen.
     """
-    consumer = make_consumer(client_config(settings, **{"allow.auto.create.topics": True} if _mock(settings) else {}))
+    consumer = make_consumer(reader_config(settings) | ({"allow.auto.create.topics": True} if _mock(settings) else {}))
     try:
         counts: dict[str, int] = {}
         cluster_id = ""
@@ -108,7 +179,7 @@ def _mock(settings: Settings) -> bool:
 def peek_keys(settings: Settings) -> str:
     """Whether the newest messages have keys, for ``check``. Blocks some seconds. Raises as ``describe_cluster``."""
     cluster = describe_cluster(settings)
-    consumer = make_consumer(client_config(settings, **{"auto.offset.reset": "latest"}))
+    consumer = make_consumer(reader_config(settings))
     try:
         seen, keyless = 0, 0
         for topic, count in cluster.partitions.items():

@@ -15,17 +15,13 @@ import confluent_kafka as kafka
 import structlog
 
 from tickloom.errors import Mistake, SourceUnavailable
-from tickloom.kafka import client_config, make_consumer, side_of, translate
+from tickloom.kafka import make_consumer, member_config, side_of, translate, uses_consumer_protocol
 from tickloom.model import TopicPartition
 from tickloom.settings import Settings
 
 _log = structlog.get_logger(__name__)
-_SESSION_TIMEOUT_MS = 10_000
-"""A dead replica's partitions wait this long for their next owner; librdkafka's default is 45 s."""
 _POLL_SECONDS = 0.05
 """So late a leaving member notices that it is to leave, and a courtesy commit is made."""
-_HEARTBEAT_MS = 500
-"""So late a replica learns that another one joins or leaves, and all wait for the last to learn it; by default 3 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +58,9 @@ class Member:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._told: dict[TopicPartition, int] = {}  # by the loop and this thread, under the lock
-        config = client_config(settings, **{"auto.offset.reset": "earliest", "queued.max.messages.kbytes": 1024})
-        if config.get("group.protocol", "classic") == "classic":
-            config.setdefault("partition.assignment.strategy", "range")
-            config.setdefault("session.timeout.ms", _SESSION_TIMEOUT_MS)
-            config.setdefault("heartbeat.interval.ms", _HEARTBEAT_MS)
-        else:
-            config.setdefault("group.remote.assignor", "range")
-        self._incremental = config.get("group.protocol") == "consumer" or "cooperative" in str(
-            config.get("partition.assignment.strategy")
-        )
+        config = member_config(settings)
+        strategy = str(config.get("partition.assignment.strategy"))
+        self._incremental = uses_consumer_protocol(config) or "cooperative" in strategy
         self._consumer = make_consumer(config)
         self._thread = threading.Thread(target=self._run, name="tickloom-member", daemon=True)
 

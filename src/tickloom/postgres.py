@@ -40,6 +40,12 @@ LOOKUPS_ONLY = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = of
 """For a transaction that looks rows up by key, from lists or staging tables without statistics: one look-up a row is
 always right, and what the planner must take."""
 
+_NOT_AMONG_OUR_BOOKS = """
+    SELECT set_config('search_path', 'public', false)
+    WHERE current_user = 'tickloom' AND current_setting('search_path') ~ '[$]user'
+"""
+"""A role named like our bookkeeping schema would have it first in "$user", public: the tables are not for there."""
+
 
 class Connection(Protocol):
     """What the project uses of an asyncpg connection."""
@@ -76,14 +82,24 @@ async def connect(settings: Settings, name: str = "tickloom") -> Connection:
             )
         except (ValueError, asyncpg.exceptions.ClientConfigurationError) as error:
             raise SettingsError(f"TICKLOOM_DATABASE_URL cannot be used: {type(error).__name__}; mend the URL") from None
-        _notice_a_dead_network(connection)
-        await connection.execute(_AS_WE_NEED_IT)
-        await connection.execute("SELECT set_config('application_name', $1, false)", name)
-        await connection.execute(f"SET statement_timeout = {round(settings.database_command_timeout_seconds * 1000)}")
-        # A role named like our bookkeeping schema would have it first in "$user", public: the tables are not for there.
-        if await connection.fetchval("SELECT current_user = 'tickloom' AND current_setting('search_path') ~ '[$]user'"):
-            await connection.execute("SET search_path = public")
+        try:
+            _notice_a_dead_network(connection)
+            await connection.execute(_set_up(settings, name), timeout=settings.database_connect_timeout_seconds)
+        except BaseException:
+            connection.terminate()  # the caller has nothing to close yet
+            raise
     return cast(Connection, connection)
+
+
+def _set_up(settings: Settings, name: str) -> str:
+    """All that a new session is told, in one round trip: so without parameters."""
+    application_name = name.replace("\\", "\\\\").replace("'", "''")
+    return f"""
+        {_AS_WE_NEED_IT};
+        SET statement_timeout = {round(settings.database_command_timeout_seconds * 1000)};
+        SET application_name = E'{application_name}';
+        {_NOT_AMONG_OUR_BOOKS}
+    """
 
 
 def _notice_a_dead_network(connection: Any) -> None:

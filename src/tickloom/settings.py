@@ -4,7 +4,9 @@ Secrets may also come from a file: ``TICKLOOM_DATABASE_PASSWORD_FILE=/run/secret
 has such a ``_FILE`` twin), or from a directory of files named like the settings in ``TICKLOOM_SECRETS_DIR``.
 """
 
+import difflib
 import os
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -17,6 +19,15 @@ from tickloom.errors import SettingsError
 
 PREFIX = "TICKLOOM_"
 DAY_SECONDS = 86_400
+_TEST_PREFIX = f"{PREFIX}TEST_"  # read by the project's own tests and tools
+_SECRETS_DIR = f"{PREFIX}SECRETS_DIR"
+_OWNED_OPTIONS = {
+    *("group.id", "bootstrap.servers", "metadata.broker.list"),
+    *("enable.auto.commit", "auto.commit.enable", "enable.auto.offset.store"),
+    *("isolation.level", "auto.offset.reset", "enable.partition.eof", "default.topic.config"),
+}
+"""librdkafka's properties, with their other names, that decide which messages are read: a reset, for one, would jump over
+offsets that are gone from the topic where the daemon has to halt."""
 
 
 class Partitioning(StrEnum):
@@ -55,7 +66,10 @@ class Settings(BaseSettings):
     database_password: SecretStr | None = Field(None, description="Password, where it is not in the URL.")
     database_connect_timeout_seconds: float = Field(10, gt=0, description="Limit of one connection attempt.")
     database_command_timeout_seconds: float = Field(
-        300, gt=0, description="Limit of one statement; past it the connection is dropped and the batch tried again."
+        300,
+        ge=0.001,
+        le=2**31 // 1000,
+        description="Limit of one statement; past it the connection is dropped and the batch tried again.",
     )
 
     prices_partitioning: Partitioning = Field(Partitioning.HOURLY, description="Partition width of stock_prices.")
@@ -122,8 +136,7 @@ class Settings(BaseSettings):
     @field_validator("kafka_options")
     @classmethod
     def _no_owned_options(cls, options: dict[str, Any]) -> dict[str, Any]:
-        owned = {"group.id", "bootstrap.servers", "enable.auto.commit", "enable.auto.offset.store", "isolation.level"}
-        if taken := sorted(owned & options.keys()):
+        if taken := sorted(_OWNED_OPTIONS & options.keys()):
             raise ValueError(f"{', '.join(taken)} cannot be overridden: exactness rests on it; remove it")
         return options
 
@@ -161,9 +174,51 @@ def load(**overrides: Any) -> Settings:
     """
     values = _from_files() | overrides
     try:
-        return Settings(_secrets_dir=os.environ.get(f"{PREFIX}SECRETS_DIR"), **values)  # pyright: ignore[reportCallIssue]
+        return Settings(_secrets_dir=os.environ.get(_SECRETS_DIR), **values)  # pyright: ignore[reportCallIssue]
     except (ValidationError, ValueError) as error:
         raise SettingsError(_explain(error)) from None
+
+
+def ignored(environment: Mapping[str, str]) -> list[str]:
+    """What of ``environment`` is meant for us and would be ignored in silence: a line each, with the mend.
+
+    Looks whether the folder of secrets exists; blocks on nothing else.
+    """
+    lines: list[str] = []
+    for name, nearest in unknown_variables(environment).items():
+        guess = f"; did you mean {nearest}? Rename it, or remove it" if nearest else "; remove it"
+        lines.append(f"{name} is no setting{guess}")
+    folder = environment.get(_SECRETS_DIR)
+    if folder and not Path(folder).is_dir():
+        lines.append(f"{_SECRETS_DIR}: there is no folder {folder}; make it, or remove the variable")
+    return lines
+
+
+def unknown_variables(names: Iterable[str]) -> dict[str, str | None]:
+    """The names with our prefix that no setting has, each with the known one that is most like it, if any is. Pure."""
+    fields = {PREFIX + name.upper() for name in Settings.model_fields}
+    exact = {f"{name}_FILE" for name in fields} | {_SECRETS_DIR}
+    known = {
+        name.removeprefix(PREFIX): name for name in fields | exact
+    }  # the prefix, which all share, would make all alike
+    names = list(names)
+    nearest: dict[str, str | None] = {}
+    for name in sorted(names):
+        upper = name.upper()
+        ours = upper.startswith(PREFIX) and not upper.startswith(_TEST_PREFIX)
+        if ours and upper not in fields and name not in exact and not _of_a_service(name, names):
+            alike = difflib.get_close_matches(upper.removeprefix(PREFIX), known, n=1)
+            nearest[name] = known[alike[0]] if alike else None
+    return nearest
+
+
+def _of_a_service(name: str, names: Iterable[str]) -> bool:
+    """Whether Kubernetes has set it, for a service called tickloom or tickloom-…: these come as a family."""
+    services = {one.removesuffix("_SERVICE_HOST") for one in names if one.endswith("_SERVICE_HOST")}
+    return any(
+        name == f"{service}_PORT" or name.startswith((f"{service}_SERVICE_", f"{service}_PORT_"))
+        for service in services
+    )
 
 
 def _from_files() -> dict[str, str]:

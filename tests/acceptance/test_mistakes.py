@@ -105,6 +105,7 @@ def test_wrong_password(world: World) -> None:
         ("TICKLOOM_WINDOW_ROWS", "0"),
         ("TICKLOOM_PRICES_PARTITIONING", "weekly"),
         ("TICKLOOM_KAFKA_OPTIONS", '{"group.id": "mine"}'),
+        ("TICKLOOM_KAFKA_OPTIONS", '{"auto.offset.reset": "latest"}'),
         ("TICKLOOM_KAFKA_OPTIONS", '{"no.such.option": "1"}'),
         ("TICKLOOM_GAP_POLICY", "ignore"),
         ("TICKLOOM_DATABASE_URL", "mysql://tickloom@localhost/db"),
@@ -113,6 +114,25 @@ def test_wrong_password(world: World) -> None:
 def test_wrong_settings(world: World, name: str, value: str) -> None:
     """A setting that is silently ignored is worse than one that is refused."""
     refuses(world, name, **{name: value})
+
+
+def test_options_of_the_group_are_no_mistake(world: World) -> None:
+    """Timeouts that librdkafka takes would end the daemon, after it has joined and made the others wait."""
+    options = '{"session.timeout.ms": 6000, "heartbeat.interval.ms": 1000, "max.poll.interval.ms": 10000}'
+    done = world.tickloom("run", "--once", TICKLOOM_KAFKA_OPTIONS=options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert world.differences() == []
+    checked = world.tickloom("check", TICKLOOM_KAFKA_OPTIONS=options)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_options_that_only_a_reader_minds(world: World) -> None:
+    """A daemon that joins, fails and is started again would make the other replicas wait each time."""
+    options = '{"receive.message.max.bytes": 2000000}'
+    refuses(world, "receive.message.max.bytes", "TICKLOOM_KAFKA_OPTIONS", TICKLOOM_KAFKA_OPTIONS=options)
+    checked = world.tickloom("check", TICKLOOM_KAFKA_OPTIONS=options)
+    assert checked.returncode == 3
+    assert "receive.message.max.bytes" in checked.stdout
 
 
 def test_flood_of_bad_messages(world: World) -> None:
@@ -143,7 +163,8 @@ def test_check_tells_all(world: World) -> None:
     good = world.tickloom("check")
     assert good.returncode == 0, good.stdout + good.stderr
     world.query("DROP TABLE stock_volumes CASCADE")
-    bad = world.tickloom("check", "--json", TICKLOOM_PRICES_TOPIC="no-such-topic")
+    bad = world.tickloom("check", "--json", TICKLOOM_PRICES_TOPIC="no-such-topic", TICKLOOM_WINDOW_ROW="7")
     assert bad.returncode == 3
+    assert "TICKLOOM_WINDOW_ROWS" in bad.stdout
     assert "no-such-topic" in bad.stdout
     assert "tickloom migrate" in bad.stdout

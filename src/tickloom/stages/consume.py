@@ -20,7 +20,7 @@ import numpy as np
 import structlog
 
 from tickloom.errors import LogLost, Mistake, SourceUnavailable
-from tickloom.kafka import METADATA_TIMEOUT_SECONDS, client_config, make_consumer, side_of, translate
+from tickloom.kafka import METADATA_TIMEOUT_SECONDS, make_consumer, reader_config, side_of, translate
 from tickloom.model import Chunk, EndOfPartition, Gap, ReadEvent, ReadFailed, Side, TopicPartition
 from tickloom.settings import GapPolicy, Settings
 
@@ -28,25 +28,11 @@ _log = structlog.get_logger(__name__)
 
 _CHUNK_MESSAGES = 10_000
 _CHUNKS_HELD = 3
-_MESSAGE_MAX_BYTES, _FETCH_MAX_BYTES = 1_000_000, 50 * 2**20  # librdkafka's defaults
-_FETCH_MAX_PARTITION_BYTES = 2**19
-"""Of one answer: as long a run of one partition comes before the next has its turn, while the other side may be somewhere
-else. librdkafka doubles it where a batch of the producer's is larger."""
 _BEHIND_WAIT_SECONDS = 0.05
 _LIVE_WAIT_SECONDS = 0.02
 _LINGER_SECONDS = 0.01
 """A chunk costs as much as some hundred messages, so one that comes live waits for company."""
 _E = kafka.KafkaError
-_MEMBERSHIP_OPTIONS = (
-    *("group.protocol", "group.remote.assignor", "partition.assignment.strategy", "group.instance.id"),
-    *("session.timeout.ms", "heartbeat.interval.ms"),
-)
-
-
-def _fetch_max_bytes(settings: Settings) -> int:
-    """One answer of a broker: with many partitions librdkafka's default alone would be 50 MiB above the queue's bound."""
-    least = int(settings.kafka_options.get("message.max.bytes", _MESSAGE_MAX_BYTES))  # librdkafka insists
-    return max(least, min(settings.fetch_max_bytes, _FETCH_MAX_BYTES))
 
 
 class Room:
@@ -76,24 +62,6 @@ class Room:
 
     def _fits(self, size: int) -> bool:
         return not self._sizes or (len(self._sizes) < self._max_chunks and sum(self._sizes) + size <= self._max_bytes)
-
-
-def reader_config(settings: Settings) -> dict[str, Any]:
-    """The librdkafka properties of a plain reader; it belongs to no group, whatever ``group.id`` says."""
-    config = client_config(
-        settings,
-        **{
-            "auto.offset.reset": "error",
-            "enable.partition.eof": True,
-            "queued.max.messages.kbytes": settings.fetch_max_bytes // 1024,
-            "fetch.max.bytes": _fetch_max_bytes(settings),
-            "max.partition.fetch.bytes": _FETCH_MAX_PARTITION_BYTES,
-            "fetch.queue.backoff.ms": 5,
-            "fetch.wait.max.ms": 50,
-            "fetch.error.backoff.ms": 100,
-        },
-    )
-    return {name: value for name, value in config.items() if name not in _MEMBERSHIP_OPTIONS}
 
 
 class Reader:
