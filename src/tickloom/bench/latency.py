@@ -91,7 +91,7 @@ async def _send_and_watch(
         if pair >= 0:
             found.late.append(late)
             if tick.topic_side == "prices" and pair % every == 0:
-                moment = datetime.fromisoformat(json.loads(tick.value)["timestamp"])
+                moment = datetime.fromisoformat(json.loads(tick.value or b"")["timestamp"])
                 sent.append(Awaited(tick.key.decode(), moment, tick.timestamp_ms / 1_000))
 
     start = datetime.now(UTC) + timedelta(seconds=0.5)
