@@ -179,16 +179,16 @@ def bench(
     """What this machine does with this broker and this Postgres: floors, rate, latency, CPU and memory."""
     from rich.console import Console
 
-    from tickloom.bench.plan import Plan, Shape
+    from tickloom.bench.plan import LogPlan, Plan
     from tickloom.bench.progress import Shown
     from tickloom.bench.report import picture
     from tickloom.bench.run import bench as run_bench
 
     logs.configure("auto", "warning")
-    shape = Shape(
+    log = LogPlan(
         messages // 2 * 2, symbols, partitions, disorder, disorder_seconds, late_hours, volumes_behind, history_days
     )
-    plan = Plan(shape, repetitions, plain, rate, seconds, idle, restart)
+    plan = Plan(log, repetitions, plain, rate, seconds, idle, restart)
     with Shown() as progress:
         told = _run(run_bench(settings.load(), plan, progress))
     if as_json:

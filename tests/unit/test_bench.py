@@ -12,7 +12,7 @@ from tickloom import bench
 from tickloom.bench.child import Outcome, environment
 from tickloom.bench.databases import at_database, database_of
 from tickloom.bench.latency import Latency
-from tickloom.bench.plan import LOG_HOURS, Plan, Shape, log_of, one_pair_each
+from tickloom.bench.plan import LOG_HOURS, LogPlan, Plan, log_of, one_pair_each
 from tickloom.bench.report import Found, document, percentiles, picture, ratio
 from tickloom.bench.steady import Restart
 from tickloom.bench.throughput import Throughput
@@ -46,8 +46,8 @@ def test_percentiles_are_values_that_were_seen() -> None:
 
 def test_volumes_come_so_many_prices_behind() -> None:
     """A side that lags by 200,000 messages in the asking must lag by as many in the log, in record time too."""
-    plain = list(log_of(Shape(messages=2_000, symbols=20), END))
-    ticks = list(log_of(Shape(messages=2_000, symbols=20, volumes_behind=300), END))
+    plain = list(log_of(LogPlan(messages=2_000, symbols=20), END))
+    ticks = list(log_of(LogPlan(messages=2_000, symbols=20, volumes_behind=300), END))
     assert Counter((tick.topic_side, tick.value) for tick in ticks) == Counter(
         (tick.topic_side, tick.value) for tick in plain
     )
@@ -63,15 +63,15 @@ def test_volumes_come_so_many_prices_behind() -> None:
     assert [tick.timestamp_ms for tick in ticks] == sorted(tick.timestamp_ms for tick in ticks)
 
 
-@pytest.mark.parametrize("shape", [Shape(messages=4_000), Shape(messages=4_000, disorder=0.1, late_hours=0.05)])
-def test_no_event_lies_outside_of_what_the_copy_floor_gets(shape: Shape) -> None:
+@pytest.mark.parametrize("log", [LogPlan(messages=4_000), LogPlan(messages=4_000, disorder=0.1, late_hours=0.05)])
+def test_no_event_lies_outside_of_what_the_copy_floor_gets(log: LogPlan) -> None:
     """A floor that copies fewer rows than the daemon wrote is too fast; one that copies history cannot be loaded."""
-    events = [event(tick) for tick in log_of(shape, END)]
+    events = [event(tick) for tick in log_of(log, END)]
     assert len(events) == 4_000
-    assert shape.history_end(END) <= shape.first_event(END) <= min(events)
+    assert log.history_end(END) <= log.first_event(END) <= min(events)
     assert max(events) < END
     late = sum(moment < END - timedelta(hours=LOG_HOURS) for moment in events)
-    assert (late > 0) == (shape.late_hours > 0)
+    assert (late > 0) == (log.late_hours > 0)
 
 
 def test_a_pair_for_each_symbol() -> None:
@@ -126,7 +126,7 @@ def test_the_daemon_gets_the_bench_s_places_and_the_user_s_tuning(monkeypatch: p
 def test_the_document_and_its_picture() -> None:
     """Other programs read the document: each of its keys is told in the package's docstring, and is no other."""
     outcome = Outcome(2.0, 1.0, {"start": 0.25, "decode": 0.5, "other": 0.25}, 2**28)
-    plan = Plan(Shape(messages=1_000_000, symbols=7), rate=10, idle=True, restart=True)
+    plan = Plan(LogPlan(messages=1_000_000, symbols=7), rate=10, idle=True, restart=True)
     latency = Latency(10, 20, 200, looks=[0.005], late=[0.0])
     for seen in latency.by_table.values():
         seen.append(0.1)

@@ -62,10 +62,10 @@ async def measure(ground: Ground, plan: Plan, rate: float) -> Latency:
 
     Raises ``TickloomError`` where the daemon cannot keep up.
     """
-    shape = plan.shape
-    async with ground.topics("latency", shape.partitions) as topics, ground.databases.fresh() as database:
-        if shape.history_days:
-            await with_history(ground, database, shape, shape.history_end(datetime.now(UTC)))
+    log = plan.log
+    async with ground.topics("latency", log.partitions) as topics, ground.databases.fresh() as database:
+        if log.history_days:
+            await with_history(ground, database, log, log.history_end(datetime.now(UTC)))
         async with (
             ground.group(database, topics) as settings,
             running(settings, ground.folder / "latency.log") as child,
@@ -95,7 +95,7 @@ async def _send_and_watch(
                 sent.append(Awaited(tick.key.decode(), moment, tick.timestamp_ms / 1_000))
 
     start = datetime.now(UTC) + timedelta(seconds=0.5)
-    ticks = islice(live(TickSettings(symbols=plan.shape.symbols, step_seconds=2 / rate), start), 2 * (warm + pairs))
+    ticks = islice(live(TickSettings(symbols=plan.log.symbols, step_seconds=2 / rate), start), 2 * (warm + pairs))
     sending = asyncio.create_task(ground.offload(lambda: ground.broker.paced(topics, ticks, note)))
     try:
         await _watch(connection, child, sent, sending, found)

@@ -14,7 +14,7 @@ LATE_HOURS = (1.0, 6.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class LogPlan:
     """A log, and what lies in the tables before it. Shares are 0 to 1, of messages (``disorder``) or pairs."""
 
     messages: int = 500_000
@@ -27,9 +27,9 @@ class Shape:
     history_days: int = 0
 
     @property
-    def plain(self) -> "Shape":
+    def plain(self) -> "LogPlan":
         """The same number of messages, and nothing else that was asked for."""
-        return Shape(messages=self.messages)
+        return LogPlan(messages=self.messages)
 
     @property
     def symbol_names(self) -> list[str]:
@@ -51,7 +51,7 @@ class Shape:
 class Plan:
     """One run of the bench. ``rate``: messages a second of the open loop, None for none of it."""
 
-    shape: Shape = field(default_factory=Shape)
+    log: LogPlan = field(default_factory=LogPlan)
     repetitions: int = 5
     compare_with_plain: bool = True
     rate: float | None = None
@@ -60,17 +60,17 @@ class Plan:
     restart: bool = False
 
 
-def log_of(shape: Shape, end: datetime) -> Iterator[Tick]:
-    """The messages of ``shape``, in the order of their sending; the last event lies just before ``end``."""
+def log_of(log: LogPlan, end: datetime) -> Iterator[Tick]:
+    """The messages of ``log``, in the order of their sending; the last event lies just before ``end``."""
     settings = TickSettings(
-        symbols=shape.symbols,
-        disorder_share=shape.disorder,
-        disorder_max_seconds=shape.disorder_seconds,
-        late_days_share=shape.late_hours,
+        symbols=log.symbols,
+        disorder_share=log.disorder,
+        disorder_max_seconds=log.disorder_seconds,
+        late_days_share=log.late_hours,
         late_hours=LATE_HOURS,
     )
-    ticks = history(settings, shape.messages // 2, LOG_HOURS / 24, end)
-    return volumes_held_back(ticks, shape.volumes_behind) if shape.volumes_behind else ticks
+    ticks = history(settings, log.messages // 2, LOG_HOURS / 24, end)
+    return volumes_held_back(ticks, log.volumes_behind) if log.volumes_behind else ticks
 
 
 def volumes_held_back(ticks: Iterable[Tick], behind: int) -> Iterator[Tick]:

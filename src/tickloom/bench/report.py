@@ -48,7 +48,7 @@ def document(
         "machine": machine,
         "versions": versions,
         "settings": settings.shown(),
-        "log": plan.shape.as_dict(),
+        "log": plan.log.as_dict(),
         "repetitions": plan.repetitions,
         "throughput": None if found.throughput is None else _throughput(found.throughput),
         "latency": None if found.latency is None else _latency(found.latency),

@@ -32,7 +32,7 @@ async def bench(settings: Settings, plan: Plan, progress: Progress) -> dict[str,
             postgres = await ground.databases.check()
             await ground.offload(ground.broker.check)
             found = Found(
-                throughput=await throughput.measure(ground, plan, began) if plan.shape.messages else None,
+                throughput=await throughput.measure(ground, plan, began) if plan.log.messages else None,
                 latency=await latency.measure(ground, plan, plan.rate) if plan.rate else None,
                 idle_share=await steady.idle_share(ground, plan) if plan.idle else None,
                 restart=await steady.restart(ground, plan) if plan.restart else None,
