@@ -11,7 +11,7 @@ import structlog
 import typer
 
 from tickloom import __version__, logs, settings
-from tickloom.errors import TickloomError
+from tickloom.errors import Mistake, TickloomError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -165,6 +165,10 @@ def bench(
     history_days: Annotated[
         int, typer.Option(min=0, max=365, help="Days that are in the tables before: a pair an hour and symbol.")
     ] = 0,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(help="How the messages are written, instead of plain; may be repeated; all for a table of all."),
+    ] = None,
     plain: Annotated[
         bool, typer.Option(help="Beside a log that differs from the default, measure the default one too.")
     ] = True,
@@ -183,12 +187,25 @@ def bench(
     from tickloom.bench.progress import Shown
     from tickloom.bench.report import picture
     from tickloom.bench.run import bench as run_bench
+    from tickloom.shapes import PLAIN, SHAPES, shape_named
 
     logs.configure("auto", "warning")
+    try:
+        shapes = [shape_named(name) for name in (SHAPES if shape and "all" in shape else shape or [PLAIN.name])]
+    except ValueError as error:
+        raise Mistake(f"{error}, all") from None
     log = LogPlan(
-        messages // 2 * 2, symbols, partitions, disorder, disorder_seconds, late_hours, volumes_behind, history_days
+        messages // 2 * 2,
+        symbols,
+        partitions,
+        disorder,
+        disorder_seconds,
+        late_hours,
+        volumes_behind,
+        history_days,
+        shapes[0] if len(shapes) == 1 else PLAIN,
     )
-    plan = Plan(log, repetitions, plain, rate, seconds, idle, restart)
+    plan = Plan(log, tuple(shapes) if len(shapes) > 1 else (), repetitions, plain, rate, seconds, idle, restart)
     with Shown() as progress:
         told = _run(run_bench(settings.load(), plan, progress))
     if as_json:

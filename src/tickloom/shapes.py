@@ -21,7 +21,7 @@ from itertools import permutations
 from random import Random
 from typing import NamedTuple, TypeAlias
 
-from tickloom.synthetic import Tick, TopicSide, bad_values, iso
+from tickloom.synthetic import Tick, TopicSide, bad_values, iso, symbol_name
 
 _EPOCH = datetime(1970, 1, 1)
 _MICROSECOND = timedelta(microseconds=1)
@@ -56,17 +56,13 @@ Key: TypeAlias = tuple[TopicSide, str, int]
 # --- the symbol ---------------------------------------------------------------------------------------------
 
 
-def _plain_symbol(index: int) -> str:
-    return f"SYM{index:04d}"
-
-
 def _ticker_of_digits(index: int) -> str:
     """As in Hong Kong, Tokyo and Shanghai, in turn."""
     return (f"{index:04d}.HK", f"{1_000 + index}.T", f"{600_000 + index}")[index % 3]
 
 
 def _currency_pair(index: int) -> str:
-    return f"SYM{index:04d}/USD"
+    return f"{symbol_name(index)}/USD"
 
 
 def _symbol_beyond_ascii(index: int) -> str:
@@ -241,7 +237,7 @@ class Shape:
     name: str
     says: str
     """In one line, what is special about it."""
-    symbol: Callable[[int], str] = _plain_symbol
+    symbol: Callable[[int], str] = symbol_name
     """The symbol of that number, from 0."""
     spell: Callable[[str], str] = _quoted
     """A symbol as JSON."""

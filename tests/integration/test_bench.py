@@ -107,6 +107,39 @@ def test_every_mode_gives_its_figures(environment: Mapping[str, str]) -> None:
     assert 0 < told["restart"]["first_row_seconds"] <= told["restart"]["all_rows_seconds"]
 
 
+def test_shapes_of_messages_beside_the_plain_one(environment: Mapping[str, str]) -> None:
+    """Who has messages of another make sees what they cost; bad ones and times that are cut are no error of the bench."""
+    names = ("bad-10", "epoch-seconds", "unicode-escapes")
+    done = bench(environment, "--messages", "4000", *(f"--shape={name}" for name in names), "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["throughput"] is None
+    assert [shape["shape"] for shape in told["shapes"]] == ["plain", *names]
+    for shape in told["shapes"]:
+        assert shape["ratio_to_plain"] > 0
+        assert 0 < shape["decode_cpu_seconds_per_million"] < shape["cpu_seconds_per_million"]
+        assert shape["messages_per_second"] == pytest.approx(4_000 / shape["seconds"], 0.01)
+
+
+def test_one_shape_is_measured_as_any_log_is(environment: Mapping[str, str]) -> None:
+    """The floors are those of the rows that these messages make: one pair in five lacks a side."""
+    done = bench(environment, "--messages", "4000", "--shape", "bad-10", "--history-days", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["log"]["shape"] == "bad-10"
+    assert told["shapes"] is None
+    assert 3_600 + 1_600 <= told["throughput"]["copy_floor"]["rows"] < 3_600 + 1_700
+    assert told["throughput"]["ratios"]["end_to_end_to_plain"] > 0
+
+
+def test_a_shape_that_there_is_not(environment: Mapping[str, str]) -> None:
+    """Who misspells a name gets all of them, and no bench of something else."""
+    done = bench(environment, "--shape", "iso-mix")
+    assert done.returncode == 2
+    assert "no shape is called iso-mix; there are plain, realistic, " in done.stderr
+    assert done.stderr.strip().endswith("tombstones-1, all")
+
+
 def test_a_person_gets_tables(environment: Mapping[str, str]) -> None:
     """The figures are read by people first; what is measured just then goes to standard error."""
     done = bench(environment, "--messages", "0", "--idle", "--seconds", "1")

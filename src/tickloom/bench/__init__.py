@@ -9,7 +9,7 @@ then again), and every figure is the median of its ``runs``: machines drift, so 
     broker       topics, the producers, the reading without anything else: all of Kafka
     databases    databases, history, COPY out and COPY in: all of Postgres
     child        the daemon as a measured process: wall, CPU, memory
-    throughput   floors and end to end, interleaved
+    throughput   floors and end to end, interleaved; every shape of messages beside the plain one
     latency      open loop: from the intended send to the row that another session sees
     steady       a daemon with nothing to do, and one that starts on much history
     report       medians, and the tables that a person reads
@@ -25,9 +25,9 @@ A part that was not asked for is null. Seconds, bytes and messages; rates are me
     versions            python, polars, confluent_kafka, librdkafka, postgres, kafka (null: no client can ask a broker)
     settings            the daemon's settings as it logs them: no URL, no password
     log                 what the main log is: messages (both topics), symbols, partitions (a topic), hours (of event
-                        time), disorder, disorder_seconds, late_hours, volumes_behind, history_days
+                        time), disorder, disorder_seconds, late_hours, volumes_behind, history_days, shape(s)
     repetitions         of each figure
-    throughput          null with --messages 0
+    throughput          null with --messages 0, and with several shapes
       read_floor        messages_per_second, seconds, runs[seconds]: two consumers as the daemon's, and nothing else
       copy_floor        rows_per_second, messages_per_second, seconds, rows, runs[seconds]: the rows that the daemon
                         left in the three tables, encoded and sorted by key (sorted by partition first, Postgres
@@ -39,6 +39,9 @@ A part that was not asked for is null. Seconds, bytes and messages; rates are me
                         where the log is just that, or with --no-plain
       ratios            medians of each repetition's own ratio: end_to_end_to_copy_floor, end_to_end_to_read_floor,
                         end_to_end_to_plain (null without plain)
+    shapes              null but with several shapes: a list, the plain shape first (all its runs), each as end_to_end and
+                        shape (its name), decode_cpu_seconds_per_million (as in cpu_by_stage), ratio_to_plain (the
+                        median of each repetition's own ratio of rates: the plain log runs beside each shape)
     latency             null without --rate
       rate, seconds, warmup_seconds (sent first, not counted), messages
       watched           pairs that were waited for: all, or an even share where there are more than 500 a second

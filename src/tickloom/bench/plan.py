@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from tickloom.synthetic import SIDES, Tick, TickSettings, history, iso, symbol_name
+from tickloom.shapes import PLAIN, Shape
+from tickloom.synthetic import SIDES, Tick, TickSettings, history, iso
 
 LOG_HOURS = 12
 LATE_HOURS = (1.0, 6.0)
@@ -15,7 +16,10 @@ LATE_HOURS = (1.0, 6.0)
 
 @dataclass(frozen=True, slots=True)
 class LogPlan:
-    """A log, and what lies in the tables before it. Shares are 0 to 1, of messages (``disorder``) or pairs."""
+    """A log, and what lies in the tables before it. Shares are 0 to 1, of messages (``disorder``) or pairs.
+
+    ``shape``: how its messages are written.
+    """
 
     messages: int = 500_000
     symbols: int = 5_000
@@ -25,6 +29,7 @@ class LogPlan:
     late_hours: float = 0.0
     volumes_behind: int = 0
     history_days: int = 0
+    shape: Shape = PLAIN
 
     @property
     def plain(self) -> "LogPlan":
@@ -33,25 +38,30 @@ class LogPlan:
 
     @property
     def symbol_names(self) -> list[str]:
-        return [symbol_name(index) for index in range(self.symbols)]
+        return [self.shape.symbol(index) for index in range(self.symbols)]
 
     def first_event(self, log_end: datetime) -> datetime:
-        """No event of a log with this end lies before."""
-        return log_end - timedelta(hours=LOG_HOURS + (LATE_HOURS[1] if self.late_hours else 0))
+        """No event of a log with this end lies before. A whole minute, since a shape may cut its times to one."""
+        first = log_end - timedelta(hours=LOG_HOURS + (LATE_HOURS[1] if self.late_hours else 0))
+        return first.replace(second=0, microsecond=0)
 
     def history_end(self, log_end: datetime) -> datetime:
         """A whole hour, and not after the first event."""
         return self.first_event(log_end).replace(minute=0, second=0, microsecond=0)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"hours": LOG_HOURS}
+        return asdict(self) | {"hours": LOG_HOURS, "shape": self.shape.name}
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One run of the bench. ``rate``: messages a second of the open loop, None for none of it."""
+    """One run of the bench. ``rate``: messages a second of the open loop, None for none of it.
+
+    ``shapes``: measure the log in each of them in turn, in place of the log as it is.
+    """
 
     log: LogPlan = field(default_factory=LogPlan)
+    shapes: tuple[Shape, ...] = ()
     repetitions: int = 5
     compare_with_plain: bool = True
     rate: float | None = None
@@ -61,7 +71,10 @@ class Plan:
 
 
 def log_of(log: LogPlan, end: datetime) -> Iterator[Tick]:
-    """The messages of ``log``, in the order of their sending; the last event lies just before ``end``."""
+    """The messages of ``log``, in the order of their sending; the last event lies just before ``end``.
+
+    They are plain: whoever sends them puts them into the log's shape, and counts what comes of that.
+    """
     settings = TickSettings(
         symbols=log.symbols,
         disorder_share=log.disorder,

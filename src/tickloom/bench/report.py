@@ -15,9 +15,10 @@ from tickloom.bench.child import Outcome
 from tickloom.bench.latency import WARMUP_SECONDS, Latency
 from tickloom.bench.plan import Plan
 from tickloom.bench.steady import Restart
-from tickloom.bench.throughput import Throughput
+from tickloom.bench.throughput import Shaped, Throughput
 from tickloom.model import ANALYTICS, PRICES, VOLUMES
 from tickloom.settings import Settings
+from tickloom.shapes import PLAIN
 
 _MILLION = 1_000_000
 _MEGABYTE = 2**20
@@ -28,6 +29,7 @@ class Found:
     """What was measured; None where it was not asked for."""
 
     throughput: Throughput | None = None
+    shapes: list[Shaped] | None = None
     latency: Latency | None = None
     idle_share: float | None = None
     restart: Restart | None = None
@@ -48,9 +50,10 @@ def document(
         "machine": machine,
         "versions": versions,
         "settings": settings.shown(),
-        "log": plan.log.as_dict(),
+        "log": plan.log.as_dict() | ({"shape": ", ".join(shape.name for shape in plan.shapes)} if plan.shapes else {}),
         "repetitions": plan.repetitions,
         "throughput": None if found.throughput is None else _throughput(found.throughput),
+        "shapes": None if found.shapes is None else _shapes(plan.log.messages, found.shapes),
         "latency": None if found.latency is None else _latency(found.latency),
         "idle": None if found.idle_share is None else _idle(plan, found.idle_share),
         "restart": None if found.restart is None else _restart(found.restart),
@@ -73,6 +76,20 @@ def _throughput(found: Throughput) -> dict[str, Any]:
             "end_to_end_to_plain": ratio(plain, seconds) if plain else None,
         },
     }
+
+
+def _shapes(messages: int, found: Sequence[Shaped]) -> list[dict[str, Any]]:
+    """The plain one first: all its runs, whichever shape they were measured beside."""
+    every_plain = [outcome for one in found for outcome in one.plain]
+    plain = _shape(PLAIN.name, messages, every_plain, every_plain)
+    return [plain, *(_shape(one.shape.name, messages, one.end_to_end, one.plain) for one in found)]
+
+
+def _shape(name: str, messages: int, outcomes: Sequence[Outcome], plain: Sequence[Outcome]) -> dict[str, Any]:
+    told = _end_to_end(messages, outcomes)
+    to_plain = ratio([outcome.seconds for outcome in plain], [outcome.seconds for outcome in outcomes])
+    decode = told["cpu_by_stage"].get("decode")
+    return {"shape": name, "ratio_to_plain": to_plain, "decode_cpu_seconds_per_million": decode} | told
 
 
 def ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
@@ -150,6 +167,7 @@ def picture(told: dict[str, Any]) -> RenderableType:
     """The document as tables."""
     parts = (
         ("throughput", _throughput_table),
+        ("shapes", _shapes_table),
         ("latency", _latency_table),
         ("idle", _idle_line),
         ("restart", _restart_line),
@@ -192,6 +210,22 @@ def _throughput_table(told: dict[str, Any]) -> RenderableType:
         f"CPU seconds per million messages, end to end: {total:.2f} ({cost})",
         f"peak resident memory: {memory}",
     )
+
+
+def _shapes_table(told: list[dict[str, Any]]) -> RenderableType:
+    table = Table(title="shapes, end to end", title_justify="left")
+    for name in ("shape", "messages/s", "÷ plain", "CPU s per million", "decode CPU s per million"):
+        table.add_column(name, justify="left" if name == "shape" else "right")
+    for one in told:
+        decode = one["decode_cpu_seconds_per_million"]
+        numbers = (one["ratio_to_plain"], one["cpu_seconds_per_million"])
+        table.add_row(
+            one["shape"],
+            f"{one['messages_per_second']:,}",
+            *(f"{number:.2f}" for number in numbers),
+            "" if decode is None else f"{decode:.2f}",
+        )
+    return table
 
 
 def _latency_table(told: dict[str, Any]) -> RenderableType:
