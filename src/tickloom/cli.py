@@ -173,7 +173,10 @@ def bench(
         bool, typer.Option(help="Beside a log that differs from the default, measure the default one too.")
     ] = True,
     rate: Annotated[
-        float | None, typer.Option(min=1, help="Measure latency, at that many messages a second (open loop).")
+        list[float] | None,
+        typer.Option(
+            min=1, help="Measure latency and CPU at that many messages a second (open loop); may be repeated."
+        ),
     ] = None,
     idle: Annotated[bool, typer.Option(help="Measure the CPU of a daemon that has nothing to do.")] = False,
     restart: Annotated[bool, typer.Option(help="Measure how soon a daemon that starts writes its first row.")] = False,
@@ -205,7 +208,16 @@ def bench(
         history_days,
         shapes[0] if len(shapes) == 1 else PLAIN,
     )
-    plan = Plan(log, tuple(shapes) if len(shapes) > 1 else (), repetitions, plain, rate, seconds, idle, restart)
+    plan = Plan(
+        log,
+        tuple(shapes) if len(shapes) > 1 else (),
+        repetitions,
+        plain,
+        tuple(dict.fromkeys(rate or ())),
+        seconds,
+        idle,
+        restart,
+    )
     with Shown() as progress:
         told = _run(run_bench(settings.load(), plan, progress))
     if as_json:

@@ -97,9 +97,11 @@ def test_every_mode_gives_its_figures(environment: Mapping[str, str]) -> None:
     stages = {"start", "loop", "consume", "decode", "join", "encode", "librdkafka", "polars", "other"}
     assert stages <= end_to_end["cpu_by_stage"].keys()
     assert 50 < end_to_end["peak_memory_bytes"] / 2**20 < 1_000
-    assert told["latency"]["watched"] == 200
+    (latency,) = told["latency"]
+    assert latency["watched"] == 200
+    assert 0 < latency["cpu_share"] < 2
     for part in ("row", "joined"):
-        values = list(told["latency"][part].values())
+        values = list(latency[part].values())
         assert values[0] > 0
         assert values == sorted(values)
     assert 0 < told["idle"]["cpu_share"] < 1
@@ -149,6 +151,16 @@ def test_a_person_gets_tables(environment: Mapping[str, str]) -> None:
     assert "idle for 1 s" in done.stderr
 
 
+def test_latency_at_several_rates_of_one_shape(environment: Mapping[str, str]) -> None:
+    """What a quiet hour costs and what a busy one does, with messages as they are: what makes no row is not waited for."""
+    rates = ("--rate", "100", "--rate", "400")
+    done = bench(environment, "--messages", "0", *rates, "--shape", "bad-10", "--seconds", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    slow, fast = json.loads(done.stdout)["latency"]
+    assert (slow["rate"], fast["rate"]) == (100, 400)
+    assert (slow["watched"], fast["watched"]) == (80, 320)  # one message in ten is bad, and so one pair in five
+
+
 def test_a_stalled_daemon_shows_in_the_latency(environment: Mapping[str, str]) -> None:
     """A bench that waits with its messages while the daemon stands still tells of a fast daemon (coordinated omission)."""
     with start(environment, "--messages", "0", "--rate", "200", "--seconds", "5", "--json") as process:
@@ -160,7 +172,7 @@ def test_a_stalled_daemon_shows_in_the_latency(environment: Mapping[str, str]) -
         os.kill(daemon, signal.SIGCONT)
         document, errors = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, errors
-    latency = json.loads(document)["latency"]
+    (latency,) = json.loads(document)["latency"]
     assert latency["watched"] == 500
     assert latency["row"]["max_ms"] > 1_800
     assert latency["row"]["p99_ms"] > 1_500  # two of five seconds are affected, and not one message

@@ -133,14 +133,14 @@ def test_the_document_and_its_picture() -> None:
     """Other programs read the document: each of its keys is told in the package's docstring, and is no other."""
     outcome = Outcome(2.0, 1.0, {"start": 0.25, "decode": 0.5, "other": 0.25}, 2**28)
     half_as_fast = Outcome(4.0, 3.0, {"start": 0.25, "decode": 2.5, "other": 0.25}, 2**28)
-    plan = Plan(LogPlan(messages=1_000_000, symbols=7), rate=10, idle=True, restart=True)
-    latency = Latency(10, 20, 200, looks=[0.005], late=[0.0])
+    plan = Plan(LogPlan(messages=1_000_000, symbols=7), rates=(10,), idle=True, restart=True)
+    latency = Latency(10, 20, 200, looks=[0.005], late=[0.0], cpu_share=0.123)
     for seen in latency.by_table.values():
         seen.append(0.1)
     found = Found(
         Throughput(1_000_000, 1_500_000, [1.0], [1.5], [outcome], [outcome]),
         [Shaped(SHAPES["bad-1"], [half_as_fast], [outcome])],
-        latency,
+        [latency],
         0.011,
         Restart(7, 168, 75, [1.25], [1.5]),
     )
@@ -172,6 +172,7 @@ def test_the_document_and_its_picture() -> None:
         "250,000",
         "p99.9",
         "1.1% of a core",
+        "CPU meanwhile: 12.3% of a core",
     ):
         assert part in shown
 

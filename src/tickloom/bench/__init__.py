@@ -42,14 +42,16 @@ A part that was not asked for is null. Seconds, bytes and messages; rates are me
     shapes              null but with several shapes: a list, the plain shape first (all its runs), each as end_to_end and
                         shape (its name), decode_cpu_seconds_per_million (as in cpu_by_stage), ratio_to_plain (the
                         median of each repetition's own ratio of rates: the plain log runs beside each shape)
-    latency             null without --rate
+    latency             null without --rate: a list, one for each
       rate, seconds, warmup_seconds (sent first, not counted), messages
-      watched           pairs that were waited for: all, or an even share where there are more than 500 a second
+      watched           pairs that were waited for: all, or an even share where there are more than 500 a second; none
+                        that a shape has made bad on one side
       row               p50_ms, p99_ms, p999_ms, max_ms from a message's intended send to its row in stock_prices or
                         stock_volumes, as seen by another session
       joined            the same for the pair's row in stock_analytics_data
       resolution_ms     p50 and p99 of the time between two looks: no figure can be finer
       producer_late_ms  p99 and max of how late our own producer was; it is inside all figures above
+      cpu_share         of one core, the daemon's while the messages that count were sent; null where there is no /proc
     idle                null without --idle: seconds, cpu_share (of one core)
     restart             null without --restart: symbols, history_rows, table_partitions, runs[seconds],
                         first_row_seconds (process start to the first new row), all_rows_seconds (to one for each symbol)

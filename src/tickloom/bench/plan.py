@@ -55,7 +55,7 @@ class LogPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One run of the bench. ``rate``: messages a second of the open loop, None for none of it.
+    """One run of the bench. ``rates``: messages a second of the open loop, one after the other.
 
     ``shapes``: measure the log in each of them in turn, in place of the log as it is.
     """
@@ -64,7 +64,7 @@ class Plan:
     shapes: tuple[Shape, ...] = ()
     repetitions: int = 5
     compare_with_plain: bool = True
-    rate: float | None = None
+    rates: tuple[float, ...] = ()
     seconds: float = 20.0
     idle: bool = False
     restart: bool = False

@@ -1,7 +1,7 @@
 """From what was measured to the document of ``--json``, and from the document to the tables that a person reads. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from statistics import median
 from typing import Any
@@ -30,7 +30,7 @@ class Found:
 
     throughput: Throughput | None = None
     shapes: list[Shaped] | None = None
-    latency: Latency | None = None
+    latency: list[Latency] = field(default_factory=list[Latency])
     idle_share: float | None = None
     restart: Restart | None = None
 
@@ -54,7 +54,7 @@ def document(
         "repetitions": plan.repetitions,
         "throughput": None if found.throughput is None else _throughput(found.throughput),
         "shapes": None if found.shapes is None else _shapes(plan.log.messages, found.shapes),
-        "latency": None if found.latency is None else _latency(found.latency),
+        "latency": [_latency(one) for one in found.latency] or None,
         "idle": None if found.idle_share is None else _idle(plan, found.idle_share),
         "restart": None if found.restart is None else _restart(found.restart),
     }
@@ -132,6 +132,7 @@ def _latency(found: Latency) -> dict[str, Any]:
         "joined": percentiles(found.by_table[ANALYTICS.name]),
         "resolution_ms": _milliseconds(found.looks, p50=0.5, p99=0.99),
         "producer_late_ms": late | _milliseconds(found.late, max=1.0),
+        "cpu_share": None if found.cpu_share is None else round(found.cpu_share, 4),
     }
 
 
@@ -168,7 +169,7 @@ def picture(told: dict[str, Any]) -> RenderableType:
     parts = (
         ("throughput", _throughput_table),
         ("shapes", _shapes_table),
-        ("latency", _latency_table),
+        ("latency", _latency_tables),
         ("idle", _idle_line),
         ("restart", _restart_line),
     )
@@ -228,6 +229,10 @@ def _shapes_table(told: list[dict[str, Any]]) -> RenderableType:
     return table
 
 
+def _latency_tables(told: list[dict[str, Any]]) -> RenderableType:
+    return Group(*map(_latency_table, told))
+
+
 def _latency_table(told: dict[str, Any]) -> RenderableType:
     table = Table(
         title=f"milliseconds from the intended send, {told['rate']:,.0f} messages/s for {told['seconds']:,.0f} s",
@@ -237,11 +242,12 @@ def _latency_table(told: dict[str, Any]) -> RenderableType:
         table.add_column(name, justify="right" if name[0] in "pm" else "left")
     for name, key in (("the message's row", "row"), ("the pair's joined row", "joined")):
         table.add_row(name, *(f"{value:,.1f}" for value in told[key].values()))
-    looks, late = told["resolution_ms"], told["producer_late_ms"]
+    looks, late, share = told["resolution_ms"], told["producer_late_ms"], told["cpu_share"]
     return Group(
         table,
         f"{told['watched']:,} pairs watched, a look each {looks['p50']:.1f} ms (p99 {looks['p99']:.1f}); "
         f"our producer was late by {late['p99']:.1f} ms (p99), {late['max']:.1f} at most, which is counted",
+        "the daemon's CPU meanwhile: " + ("not known here" if share is None else f"{share:.1%} of a core"),
     )
 
 

@@ -34,7 +34,7 @@ async def bench(settings: Settings, plan: Plan, progress: Progress) -> dict[str,
             found = Found(
                 throughput=await throughput.measure(ground, plan, began) if messages and not plan.shapes else None,
                 shapes=await throughput.measure_shapes(ground, plan, began) if messages and plan.shapes else None,
-                latency=await latency.measure(ground, plan, plan.rate) if plan.rate else None,
+                latency=[await latency.measure(ground, plan, rate) for rate in plan.rates],
                 idle_share=await steady.idle_share(ground, plan) if plan.idle else None,
                 restart=await steady.restart(ground, plan) if plan.restart else None,
             )
