@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from benchmarks import core
 from tests.reference import Record, reason_of
 from tickloom.model import Chunk, Side
 from tickloom.shapes import PLAIN, SHAPES, Reshaper, Shape, reshaped, shape_named
@@ -150,6 +151,14 @@ def test_an_unknown_name_is_answered_with_those_there_are() -> None:
     """Nobody has to look into the code for a name."""
     with pytest.raises(ValueError, match="no shape is called nonsense; there are plain, realistic, unknown-number"):
         shape_named("nonsense")
+
+
+def test_the_cost_of_decode_is_told_by_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who makes a shape faster sees it in one command, also one with bad messages in it."""
+    monkeypatch.setattr(core, "CHUNK_MESSAGES", 500)
+    found = core.by_shape([PLAIN, SHAPES["bad-10"], SHAPES["tombstones-1"]], 1, 50)
+    assert list(found) == ["plain", "bad-10", "tombstones-1"]
+    assert all(0 < main <= cpu * 1.1 for cpu, main in found.values())
 
 
 def test_each_shape_is_described_in_a_line() -> None:
