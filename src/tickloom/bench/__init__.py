@@ -25,7 +25,7 @@ A part that was not asked for is null. Seconds, bytes and messages; rates are me
     versions            python, polars, confluent_kafka, librdkafka, postgres, kafka (null: no client can ask a broker)
     settings            the daemon's settings as it logs them: no URL, no password
     log                 what the main log is: messages (both topics), symbols, partitions (a topic), hours (of event
-                        time), disorder, disorder_seconds, late_hours, volumes_behind, history_days, shape(s)
+                        time), disorder, disorder_seconds, late_hours, volumes_behind, history_days, shape (or shapes, or all)
     repetitions         of each figure
     throughput          null with --messages 0, and with several shapes
       read_floor        messages_per_second, seconds, runs[seconds]: two consumers as the daemon's, and nothing else
