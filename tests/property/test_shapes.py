@@ -21,7 +21,7 @@ def plain(side: TopicSide, symbol: int, cents: int, micros: int) -> Tick:
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=lambda shape: shape.name)
-@settings(max_examples=30)  # of each shape, up to 20 messages
+@settings(max_examples=15)  # of each shape, up to 20 messages
 @given(
     messages=st.lists(
         st.tuples(st.sampled_from(SIDES), st.integers(0, 99_999), st.integers(1, 10**9), st.integers(FIRST, LAST)),
