@@ -25,6 +25,7 @@ from benchmarks.report import Report, Result, Scale
 from benchmarks.verdict import Row, Verdict, in_words, judge
 from producer.__main__ import Sender
 from tests import hostile, reference, services
+from tickloom.shapes import SHAPES, reshaped, shape_named
 from tickloom.synthetic import TickSettings, history
 
 HOURS = 12
@@ -39,6 +40,8 @@ class Log:
     topics: dict[str, str]
     hours: range
     expected: dict[str, list[Row]]
+    """By the SQL reference, from the valid messages alone."""
+    bad: int
 
 
 def produce(bootstrap: str, scale: Scale) -> tuple[dict[str, str], range]:
@@ -50,7 +53,7 @@ def produce(bootstrap: str, scale: Scale) -> tuple[dict[str, str], range]:
     end = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     settings = TickSettings(symbols=scale.symbols, disorder_share=scale.disorder)
     sender = Sender(bootstrap, topics)
-    for tick in history(settings, scale.pairs, HOURS / 24, end):
+    for tick in reshaped(history(settings, scale.pairs, HOURS / 24, end), shape_named(scale.shape)):
         sender.send(tick)
     sender.close()
     if sender.failed or sender.delivered != scale.messages:
@@ -59,11 +62,11 @@ def produce(bootstrap: str, scale: Scale) -> tuple[dict[str, str], range]:
     return topics, range(last - HOURS, last)
 
 
-async def expect(postgres_url: str, records: list[reference.Record]) -> dict[str, list[Row]]:
+async def expect(postgres_url: str, records: list[reference.Record]) -> reference.Expected:
     """What the SQL reference makes of the log."""
     connection = await asyncpg.connect(postgres_url)
     try:
-        return (await reference.expected(connection, records)).tables
+        return await reference.expected(connection, records)
     finally:
         await connection.close()
 
@@ -74,7 +77,8 @@ def prepare(bootstrap: str, postgres: Any, scale: Scale) -> Log:
     topics, hours = produce(bootstrap, scale)
     console.print("computing what the tables must hold")
     records = hostile.read_log(bootstrap, topics, scale.partitions)
-    return Log(topics, hours, asyncio.run(expect(services.new_database(postgres), records)))
+    expected = asyncio.run(expect(services.new_database(postgres), records))
+    return Log(topics, hours, expected.tables, len(expected.dead))
 
 
 async def run_once(peer: Peer, log: Log, place: Place, limit_seconds: float) -> tuple[Measured, Verdict]:
@@ -134,7 +138,9 @@ def compete(chosen: list[Peer], scale: Scale) -> Report:
                 )
         version = asyncio.run(_server_version(postgres.url))
     native = isinstance(kafka, services.Kafka)
-    return Report(scale, results, f"Kafka {services.KAFKA_VERSION}" if native else "Kafka", f"PostgreSQL {version}")
+    return Report(
+        scale, results, f"Kafka {services.KAFKA_VERSION}" if native else "Kafka", f"PostgreSQL {version}", log.bad
+    )
 
 
 async def _server_version(url: str) -> str:
@@ -150,6 +156,9 @@ def main(
     symbols: Annotated[int, typer.Option(min=1, help="Number of symbols.")] = 500,
     partitions: Annotated[int, typer.Option(min=1, help="Partitions of each topic.")] = 4,
     disorder: Annotated[float, typer.Option(min=0, max=1, help="Share of messages sent up to a minute late.")] = 0,
+    shape: Annotated[
+        str, typer.Option(help="How the messages are written; the jobs know ISO times only.")
+    ] = "realistic",
     repetitions: Annotated[int, typer.Option(min=1, help="Runs of each peer.")] = 3,
     only: Annotated[list[str] | None, typer.Option(help="Only this peer; may be repeated.")] = None,
     time_limit: Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")] = 300,
@@ -159,9 +168,11 @@ def main(
     names = [peer.name for peer in PEERS]
     if unknown := set(only or ()) - set(names):
         raise typer.BadParameter(f"no peer is called {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    if shape not in SHAPES:
+        raise typer.BadParameter(f"no shape is called {shape}; there are {', '.join(SHAPES)}")
     CACHE.mkdir(parents=True, exist_ok=True)
     chosen = [peer for peer in PEERS if peer.name in (only or names)]
-    report = compete(chosen, Scale(pairs, symbols, partitions, disorder, repetitions, time_limit))
+    report = compete(chosen, Scale(pairs, symbols, partitions, disorder, shape, repetitions, time_limit))
     print(json.dumps(report.document(), indent=2) if as_json else report.markdown())
     if not all(result.exact for result in report.results if result.peer is TICKLOOM):
         raise typer.Exit(3)  # a peer's faults are what the table is for; ours are not

@@ -1,17 +1,22 @@
-"""CPU of the pure core, by step: decode, gather, symbols, join, encode. No Kafka, no Postgres.
+"""CPU of the pure core, by step: decode, gather, symbols, join, encode; and of decode by shape. No Kafka, no Postgres.
 
-    python -m benchmarks.core [--sizes 50,500,5000,100000] [--runs 7] [--symbols 5000]
+    python -m benchmarks.core [--sizes 50,500,5000,100000] [--shapes all] [--runs 7] [--symbols 5000]
+    python -m benchmarks.core --sizes "" --shapes plain,realistic,iso-mixed
 
 Ticks in order from ``tickloom.synthetic``, in chunks as the reader makes them: one topic each, at most 10,000
 messages, in runs by partition. Every run replays the same log against fresh tails; a column is the least of all
 runs, since whatever else the machine does can only add. ``cpu`` counts all threads, ``main`` the calling one
 alone: as a rule the part that holds the interpreter lock, which the reader and COPY then wait for.
+
+The second table: decode alone, of the same ticks in each named shape (``tickloom.shapes``), and how many times the plain
+shape's ``cpu`` that is. The shapes take turns within a run, so that a slow minute of the machine hits all of them.
 """
 
 import argparse
 import itertools
 import resource
 import time
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +27,7 @@ import polars as pl
 
 from tickloom.model import TABLES, Chunk, Decoded, Side, TopicPartition
 from tickloom.settings import Partitioning
+from tickloom.shapes import PLAIN, SHAPES, Shape, reshaped, shape_named
 from tickloom.stages.decode import EventBounds, decode
 from tickloom.stages.gather import BatchLimits, Gatherer
 from tickloom.stages.join import begin, finish, symbols_of
@@ -33,6 +39,7 @@ CHUNK_MESSAGES = 10_000
 PARTITIONS = 4
 WINDOW, TAIL, CACHE, ROOM = 5, 64, 100_000, 96 * 2**20
 WARM_MESSAGES = 200_000
+SHAPED_CHUNKS = 4  # of each side, of a shape's log
 STEPS = ("decode", "gather", "symbols", "join", "encode")
 DAY = 86_400 * 10**6
 _WIDTHS = dict.fromkeys((table.name for table in TABLES), Partitioning.HOURLY)
@@ -75,7 +82,20 @@ def _chunks(ticks: Sequence[Tick], offsets: dict[tuple[str, int], int]) -> list[
 
 
 def _partition(tick: Tick) -> int:
-    return int(tick.key[-3:]) % PARTITIONS
+    return zlib.crc32(tick.key) % PARTITIONS
+
+
+class _Message:
+    """What decode asks of a message that it rejects."""
+
+    def __init__(self, tick: Tick) -> None:
+        self._key = tick.key
+
+    def key(self) -> bytes:
+        return self._key
+
+    def headers(self) -> None:
+        return None
 
 
 def _chunk(side: Side, ticks: Sequence[Tick], offsets: dict[tuple[str, int], int]) -> Chunk:
@@ -85,7 +105,8 @@ def _chunk(side: Side, ticks: Sequence[Tick], offsets: dict[tuple[str, int], int
         places.append(offsets[side, partition])
         offsets[side, partition] += 1
     stamps = [tick.timestamp_ms for tick in ticks]
-    return Chunk(side, side.value, [], [tick.value for tick in ticks], partitions, places, stamps)
+    messages = [_Message(tick) for tick in ticks]
+    return Chunk(side, side.value, messages, [tick.value for tick in ticks], partitions, places, stamps)
 
 
 def run(log: Sequence[Sequence[Chunk]]) -> Clock:
@@ -117,18 +138,46 @@ def run(log: Sequence[Sequence[Chunk]]) -> Clock:
     return clock
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="50,500,5000,100000")
-    parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--symbols", type=int, default=5_000)
-    given = parser.parse_args()
+def by_shape(shapes: Sequence[Shape], runs: int, symbols: int) -> dict[str, tuple[float, float]]:
+    """Microseconds a message of decode, by the shape's name: of all threads and of this one, the least of all runs."""
+    count = 2 * CHUNK_MESSAGES * SHAPED_CHUNKS
+    logs: dict[str, list[Chunk]] = {}
+    for shape in shapes:
+        ticks = reshaped(itertools.islice(live(TickSettings(symbols=symbols)), count), shape)
+        logs[shape.name] = _chunks(list(ticks), defaultdict(int))
+    bounds = EventBounds(DAY, 31 * DAY)
+    clocks = [Clock() for _ in range(runs)]
+    for chunks in logs.values():  # once before it counts
+        decode(chunks[0], bounds)
+    for clock in clocks:
+        for name, chunks in logs.items():
+            for chunk in chunks:
+                with clock.step(name):
+                    decode(chunk, bounds)
+    micros = 1e6 / count
+    return {
+        name: (min(clock.cpu[name] for clock in clocks) * micros, min(clock.main[name] for clock in clocks) * micros)
+        for name in logs
+    }
+
+
+def print_by_shape(asked: Sequence[Shape], runs: int, symbols: int) -> None:
+    """The table of ``by_shape``; the plain shape always comes first, since the others are held against it."""
+    found = by_shape([PLAIN, *(shape for shape in asked if shape is not PLAIN)], runs, symbols)
+    print(f"decode by shape, chunks of {CHUNK_MESSAGES:,}: µs a message")
+    print(f"{'shape':>20} {'cpu':>7} {'main':>7} {'÷ plain':>8}")
+    for name, (cpu, main) in found.items():
+        print(f"{name:>20} {cpu:>7.2f} {main:>7.2f} {cpu / found[PLAIN.name][0]:>8.2f}", flush=True)
+
+
+def print_by_size(sizes: Sequence[int], runs: int, symbols: int) -> None:
+    """The table of all steps by the size of a batch."""
     print("µs a message (cpu of all threads / of the main thread alone), ms a batch")
     print(f"{'batch':>8} " + " ".join(f"{step:>13}" for step in STEPS) + f" {'all':>13} {'ms a batch':>11}")
-    for size in map(int, given.sizes.split(",")):
+    for size in sizes:
         count = max(3, min(100, 300_000 // size))
-        log = batches(size, count, given.symbols)
-        clocks = [run(log) for _ in range(given.runs)]
+        log = batches(size, count, symbols)
+        clocks = [run(log) for _ in range(runs)]
         cpu = {step: min(clock.cpu[step] for clock in clocks) for step in STEPS}
         own = {step: min(clock.main[step] for clock in clocks) for step in STEPS}
         micros = 1e6 / (size * count)
@@ -137,6 +186,23 @@ def main() -> None:
         cells.append(f"{total * micros:>6.2f}/{alone * micros:>6.2f}")
         print(f"{size:>8} " + " ".join(cells) + f" {total / count * 1e3:>11.2f}", flush=True)
     print(f"peak resident: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB, the log among it")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="50,500,5000,100000")
+    parser.add_argument("--shapes", default="all", help='all, names with commas between them, or "" for none')
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--symbols", type=int, default=5_000)
+    given = parser.parse_args()
+    try:
+        shapes = [shape_named(name) for name in (SHAPES if given.shapes == "all" else given.shapes.split(",")) if name]
+    except ValueError as error:
+        parser.error(str(error))
+    if given.sizes:
+        print_by_size(list(map(int, given.sizes.split(","))), given.runs, given.symbols)
+    if shapes:
+        print_by_shape(shapes, given.runs, given.symbols)
 
 
 if __name__ == "__main__":

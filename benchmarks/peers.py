@@ -129,6 +129,7 @@ class Place:
             "PEER_DATABASE_URL": self.database_url,
             "PEER_JARS_FOLDER": str(peer.jars),
             "PEER_STATE_FOLDER": str(self.scratch),
+            "PYTHONPATH": str(HERE / "contract"),
         }
 
     def make_tables(self, peer: Peer, hours: range) -> None:

@@ -36,6 +36,7 @@ class Scale:
     symbols: int
     partitions: int
     disorder: float
+    shape: str
     repetitions: int
     limit_seconds: float
 
@@ -91,6 +92,8 @@ class Report:
     results: Sequence[Result]
     kafka: str
     postgres: str
+    bad: int = 0
+    """How many of the messages are bad: those make no row, and are counted in the rates like any other."""
 
     def markdown(self) -> str:
         """A paragraph that says what was measured, and the table."""
@@ -98,7 +101,8 @@ class Report:
         order = f"{scale.disorder:.0%} of them out of order" if scale.disorder else "in order"
         runs = f"medians of {scale.repetitions} interleaved runs" if scale.repetitions > 1 else "one run each"
         about = (
-            f"{datetime.now(UTC):%Y-%m-%d}: {scale.pairs:,} pairs ({scale.messages:,} messages), {order}, {scale.symbols:,} symbols, "
+            f"{datetime.now(UTC):%Y-%m-%d}: {scale.pairs:,} pairs ({scale.messages:,} messages), {order}, shape `{scale.shape}` "
+            f"({self.bad:,} of them bad), {scale.symbols:,} symbols, "
             f"{scale.partitions} partitions a topic; {runs}. {_machine()}, with "
             f"{self.kafka} and {self.postgres} on them; Python {platform.python_version()}, {_java()}."
         )
@@ -138,7 +142,7 @@ class Report:
         messages = self.scale.messages
         return {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "log": asdict(self.scale) | {"messages": messages},
+            "log": asdict(self.scale) | {"messages": messages, "bad": self.bad},
             "machine": {"cores": os.cpu_count(), "memory_bytes": _memory_bytes()},
             "versions": {
                 "python": platform.python_version(),

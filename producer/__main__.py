@@ -23,6 +23,7 @@ from confluent_kafka.admin import (
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tickloom.shapes import PLAIN, Shape, reshaped, shape_named
 from tickloom.synthetic import Tick, TickSettings, TopicSide, history, live
 
 FLUSH_SECONDS = 30.0
@@ -211,12 +212,14 @@ def main(
     repeats: Annotated[float, _option("--repeats", "Share sent again, half of it corrected.", min=0, max=1)] = 0,
     one_sided: Annotated[float, _option("--one-sided", "Share of pairs that lack a side.", min=0, max=1)] = 0,
     bad: Annotated[float, _option("--bad", "Share of messages that must be rejected.", min=0, max=1)] = 0,
+    shape: Annotated[str, _option("--shape", "How the messages are written, `realistic` for example.")] = PLAIN.name,
     seed: Annotated[int, _option("--seed", "Same seed, same prices, volumes and troubles.")] = 1,
     create_topics: Annotated[bool, _option("--create-topics", "Create the topics that are missing.")] = False,
     partitions: Annotated[int, _option("--partitions", "Partitions of a created topic.", min=1)] = 4,
 ) -> None:
     """Fill the two topics with synthetic ticks: first a history, then live."""
     stop = _stop_on_signals()
+    form = _shape_or_exit(shape)
     settings = TickSettings(
         symbols=symbols,
         seed=seed,
@@ -230,7 +233,7 @@ def main(
     )
     topics: dict[TopicSide, str] = {"prices": prices_topic, "volumes": volumes_topic}
     try:
-        past = history(settings, records, days, datetime.now(UTC))
+        past = reshaped(history(settings, records, days, datetime.now(UTC)), form, seed)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     if create_topics:
@@ -239,11 +242,18 @@ def main(
     total = min(2 * records, count or 2 * records)
     sent = send_history(sender, islice(past, count or None), total, stop) if records else 0
     # the clock is read again: history took its time, and live must not begin with a burst
-    now_on = live(settings, datetime.now(UTC))
+    now_on = reshaped(live(settings, datetime.now(UTC)), form, seed)
     if not count or sent < count:
         send_live(sender, islice(now_on, count - sent if count else None), stop)
     sender.close()
     raise typer.Exit(_report(sender))
+
+
+def _shape_or_exit(name: str) -> Shape:
+    try:
+        return shape_named(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--shape") from error
 
 
 def _create_or_exit(bootstrap_servers: str, topics: Iterable[str], partitions: int) -> None:

@@ -1,6 +1,8 @@
-"""A Bytewax dataflow: a stateful mean a symbol, a join by symbol and time, upserts by ``unnest``."""
+"""A Bytewax dataflow: a stateful mean a symbol, a join by symbol and time, upserts by ``unnest``.
 
-import json
+A bad message is dropped where messages are decoded (``filter_map``), by the rules that the Python jobs share.
+"""
+
 import os
 from typing import Any
 
@@ -10,6 +12,7 @@ from bytewax.connectors.kafka import KafkaSource, KafkaSourceMessage
 from bytewax.dataflow import Dataflow
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.testing import cluster_main
+from rules import good
 
 WINDOW_ROWS = 5
 WRITE_ROWS = 5_000
@@ -65,13 +68,13 @@ def averaged(name: str, value: str, average: str, flow: Dataflow) -> op.KeyedStr
         window = [*(last or [])[-(WINDOW_ROWS - 1) :], row[value]]
         return window, row | {average: sum(window) / len(window)}
 
-    def keyed(message: KafkaSourceMessage[bytes, bytes]) -> tuple[str, Row]:
-        row = json.loads(message.value)
-        return row["symbol"], row
+    def keyed(message: KafkaSourceMessage[bytes, bytes]) -> tuple[str, Row] | None:
+        row = good(message.value, value, message.timestamp[1])
+        return None if row is None else (row["symbol"], row)
 
     topic = os.environ[f"PEER_{name.upper()}_TOPIC"]
     source = KafkaSource([os.environ["PEER_BOOTSTRAP_SERVERS"]], [topic], tail=False)
-    read = op.map(f"{name}_decode", op.input(f"{name}_read", flow, source), keyed)
+    read = op.filter_map(f"{name}_decode", op.input(f"{name}_read", flow, source), keyed)
     return op.stateful_map(f"{name}_mean", read, mean)
 
 

@@ -1,27 +1,36 @@
 -- Two topics into three tables. ${…} is filled in by job.py from the environment.
+-- What is no JSON is skipped (ignore-parse-errors), a field of another type is null, and a view leaves out what is bad:
+-- nobody is told.
 
 CREATE TABLE prices (
   symbol STRING, price DOUBLE, open_price DOUBLE, high_price DOUBLE, low_price DOUBLE,
   `timestamp` TIMESTAMP_LTZ(6),
-  event_time AS CAST(`timestamp` AS TIMESTAMP_LTZ(3)),  -- Flink's clock knows no finer time
+  sent TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
+  -- Flink's clock knows no finer time. One bad message from the future would make all that come after it late.
+  event_time AS CAST(CASE
+    WHEN `timestamp` BETWEEN sent - INTERVAL '31' DAY(2) AND sent + INTERVAL '1' DAY THEN `timestamp` ELSE sent
+  END AS TIMESTAMP_LTZ(3)),
   WATERMARK FOR event_time AS event_time - INTERVAL '5' SECOND
 ) WITH (
   'connector' = 'kafka', 'topic' = '${PEER_PRICES_TOPIC}',
   'properties.bootstrap.servers' = '${PEER_BOOTSTRAP_SERVERS}', 'properties.group.id' = '${PEER_GROUP}',
   'scan.startup.mode' = 'earliest-offset', 'scan.bounded.mode' = 'latest-offset',
-  'format' = 'json', 'json.timestamp-format.standard' = 'ISO-8601'
+  'format' = 'json', 'json.timestamp-format.standard' = 'ISO-8601', 'json.ignore-parse-errors' = 'true'
 );
 
 CREATE TABLE volumes (
   symbol STRING, volume DOUBLE,
   `timestamp` TIMESTAMP_LTZ(6),
-  event_time AS CAST(`timestamp` AS TIMESTAMP_LTZ(3)),
+  sent TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
+  event_time AS CAST(CASE
+    WHEN `timestamp` BETWEEN sent - INTERVAL '31' DAY(2) AND sent + INTERVAL '1' DAY THEN `timestamp` ELSE sent
+  END AS TIMESTAMP_LTZ(3)),
   WATERMARK FOR event_time AS event_time - INTERVAL '5' SECOND
 ) WITH (
   'connector' = 'kafka', 'topic' = '${PEER_VOLUMES_TOPIC}',
   'properties.bootstrap.servers' = '${PEER_BOOTSTRAP_SERVERS}', 'properties.group.id' = '${PEER_GROUP}',
   'scan.startup.mode' = 'earliest-offset', 'scan.bounded.mode' = 'latest-offset',
-  'format' = 'json', 'json.timestamp-format.standard' = 'ISO-8601'
+  'format' = 'json', 'json.timestamp-format.standard' = 'ISO-8601', 'json.ignore-parse-errors' = 'true'
 );
 
 -- With a primary key the sink upserts: what is written again after a failure does no harm.
@@ -49,17 +58,29 @@ CREATE TABLE stock_analytics_data (
   'table-name' = 'stock_analytics_data', 'sink.buffer-flush.max-rows' = '5000', 'sink.buffer-flush.interval' = '1s'
 );
 
+-- What is not true, null too, is not good.
+CREATE VIEW good_prices AS
+SELECT * FROM prices
+WHERE CHAR_LENGTH(symbol) BETWEEN 1 AND 64 AND NOT REGEXP(symbol, '\p{Cntrl}') AND ABS(price) <= 1E15
+  AND `timestamp` BETWEEN sent - INTERVAL '31' DAY(2) AND sent + INTERVAL '1' DAY
+  AND COALESCE(high_price >= low_price, TRUE);
+
+CREATE VIEW good_volumes AS
+SELECT * FROM volumes
+WHERE CHAR_LENGTH(symbol) BETWEEN 1 AND 64 AND NOT REGEXP(symbol, '\p{Cntrl}') AND volume BETWEEN 0 AND 1E15
+  AND `timestamp` BETWEEN sent - INTERVAL '31' DAY(2) AND sent + INTERVAL '1' DAY;
+
 CREATE VIEW averaged_prices AS
 SELECT *, AVG(price) OVER (
   PARTITION BY symbol ORDER BY event_time ROWS BETWEEN 4 PRECEDING AND CURRENT ROW
 ) AS price_moving_avg
-FROM prices;
+FROM good_prices;
 
 CREATE VIEW averaged_volumes AS
 SELECT *, AVG(volume) OVER (
   PARTITION BY symbol ORDER BY event_time ROWS BETWEEN 4 PRECEDING AND CURRENT ROW
 ) AS trading_volume_moving_avg
-FROM volumes;
+FROM good_volumes;
 
 INSERT INTO stock_prices
 SELECT symbol, CAST(`timestamp` AS TIMESTAMP(6)), price, open_price, high_price, low_price, price_moving_avg

@@ -1,16 +1,23 @@
-"""The job that is written by hand first: collect a batch, compute on it with pandas, ``to_sql``, commit, again."""
+"""The job that is written by hand first: collect a batch, compute on it with pandas, ``to_sql``, commit, again.
 
-import json
+A bad message is skipped as it is read, by the rules that the Python jobs share.
+"""
+
 import os
 from typing import Any
 
 import pandas as pd
 from confluent_kafka import Consumer, KafkaException, TopicPartition
+from rules import good
 from sqlalchemy import Engine, create_engine
 
 BATCH_MESSAGES = 5_000
 WINDOW_ROWS = 5
 PRICES, VOLUMES = os.environ["PEER_PRICES_TOPIC"], os.environ["PEER_VOLUMES_TOPIC"]
+COLUMNS = {
+    PRICES: ["symbol", "timestamp", "price", "open_price", "high_price", "low_price"],
+    VOLUMES: ["symbol", "timestamp", "volume"],
+}
 
 
 def log_ends(consumer: Consumer, topic: str) -> dict[tuple[str, int], int]:
@@ -23,12 +30,12 @@ def log_ends(consumer: Consumer, topic: str) -> dict[tuple[str, int], int]:
     return ends
 
 
-def frame(rows: list[dict[str, Any]], value: str, average: str) -> pd.DataFrame:
-    """One side of a batch, with its moving average."""
-    side = pd.DataFrame(rows)
+def frame(rows: list[dict[str, Any]], columns: list[str], average: str) -> pd.DataFrame:
+    """One side of a batch, with its moving average; the third column is what is averaged."""
+    side = pd.DataFrame(rows, columns=columns)
     side["timestamp"] = pd.to_datetime(side["timestamp"], utc=True, format="ISO8601")
     side = side.sort_values("timestamp")
-    rolling = side.groupby("symbol")[value].rolling(WINDOW_ROWS, min_periods=1)
+    rolling = side.groupby("symbol")[columns[2]].rolling(WINDOW_ROWS, min_periods=1)
     side[average] = rolling.mean().reset_index(level=0, drop=True)
     return side
 
@@ -37,9 +44,9 @@ def load(engine: Engine, batch: dict[str, list[dict[str, Any]]]) -> None:
     """Both sides of a batch, and what of them meets, into the tables."""
     frames: dict[str, pd.DataFrame] = {}
     if batch[PRICES]:
-        frames["stock_prices"] = frame(batch[PRICES], "price", "price_moving_avg")
+        frames["stock_prices"] = frame(batch[PRICES], COLUMNS[PRICES], "price_moving_avg")
     if batch[VOLUMES]:
-        frames["stock_volumes"] = frame(batch[VOLUMES], "volume", "trading_volume_moving_avg")
+        frames["stock_volumes"] = frame(batch[VOLUMES], COLUMNS[VOLUMES], "trading_volume_moving_avg")
     if len(frames) == 2:
         prices = frames["stock_prices"][["symbol", "timestamp", "price", "price_moving_avg"]]
         merged = prices.merge(frames["stock_volumes"], on=["symbol", "timestamp"])
@@ -50,14 +57,16 @@ def load(engine: Engine, batch: dict[str, list[dict[str, Any]]]) -> None:
             rows.to_sql(table, connection, if_exists="append", index=False)
 
 
-def collect(consumer: Consumer, ends: dict[tuple[str, int], int]) -> list[dict[str, Any]]:
+def collect(consumer: Consumer, value: str, ends: dict[tuple[str, int], int]) -> list[dict[str, Any]]:
     """A batch of one topic, less where the log ends; takes the ends that it has reached out of ``ends``."""
     rows: list[dict[str, Any]] = []
     while ends and len(rows) < BATCH_MESSAGES:
         for message in consumer.consume(BATCH_MESSAGES - len(rows), timeout=1.0):
             if message.error():
                 raise KafkaException(message.error())
-            rows.append(json.loads(message.value()))
+            row = good(message.value(), value, message.timestamp()[1])
+            if row is not None:
+                rows.append(row)
             at = (message.topic(), message.partition())
             if message.offset() + 1 >= ends.get(at, 0):
                 ends.pop(at, None)
@@ -81,7 +90,7 @@ def main() -> None:
     for topic, consumer in consumers.items():
         consumer.subscribe([topic])
     while any(ends.values()):
-        batch = {topic: collect(consumer, ends[topic]) for topic, consumer in consumers.items()}
+        batch = {topic: collect(consumer, COLUMNS[topic][2], ends[topic]) for topic, consumer in consumers.items()}
         load(engine, batch)
         for topic, consumer in consumers.items():
             if batch[topic]:

@@ -1,5 +1,10 @@
-"""A Quix Streams application: a stateful mean a symbol, an interval join, and its own Postgres sink."""
+"""A Quix Streams application: a stateful mean a symbol, an interval join, and its own Postgres sink.
 
+What is no JSON is skipped by the callback that Quix Streams has for it (``on_consumer_error``). What else is bad gets no
+event time by the rules that the Python jobs share, and ``filter`` drops it.
+"""
+
+import logging
 import os
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -8,12 +13,16 @@ from urllib.parse import urlsplit
 
 from confluent_kafka import Consumer, TopicPartition
 from quixstreams import Application, State
+from quixstreams.models.serializers.exceptions import SerializationError
 from quixstreams.sinks.community.postgresql import PostgreSQLSink
+from rules import is_good
 
 WINDOW_ROWS = 5
 PRICES, VOLUMES = os.environ["PEER_PRICES_TOPIC"], os.environ["PEER_VOLUMES_TOPIC"]
 BOOTSTRAP_SERVERS = os.environ["PEER_BOOTSTRAP_SERVERS"]
 Row = dict[str, Any]
+KEY = ("symbol", "timestamp")
+PRICE, VOLUME = ("price", "open_price", "high_price", "low_price"), ("volume",)
 
 
 def log_ends() -> dict[tuple[str, int], int]:
@@ -29,20 +38,34 @@ def log_ends() -> dict[tuple[str, int], int]:
     return ends
 
 
-def averaged(value: str, average: str) -> Callable[[Row, State], Row]:
-    """A row with its moving average; the window is in the state of its key."""
+def averaged(columns: tuple[str, ...], average: str) -> Callable[[Row, State], Row]:
+    """The columns of a row with the moving average of the first; the window is in the state of its key."""
 
     def add(row: Row, state: State) -> Row:
-        window = [*state.get("window", [])[-(WINDOW_ROWS - 1) :], row[value]]
+        window = [*state.get("window", [])[-(WINDOW_ROWS - 1) :], row[columns[0]]]
         state.set("window", window)
-        return row | {average: sum(window) / len(window)}
+        return {name: row[name] for name in KEY + columns} | {average: sum(window) / len(window)}
 
     return add
 
 
-def event_ms(row: Row, *_: Any) -> int:
-    """What the join goes by: the time in the message, not that of its sending."""
-    return int(datetime.fromisoformat(row["timestamp"]).timestamp() * 1000)
+def judged(value_name: str) -> Callable[[Any, Any, int, Any], int]:
+    """What the join goes by: the time in the message, not that of its sending. A bad message has none: 0.
+
+    Only here the time of sending is seen, by which a message is judged.
+    """
+
+    def event_ms(row: Any, _: Any, record_ms: int, __: Any) -> int:
+        if not is_good(row, value_name, record_ms):
+            return 0
+        return int(datetime.fromisoformat(row["timestamp"]).timestamp() * 1000)
+
+    return event_ms
+
+
+def has_time(_: Any, __: Any, event_ms: int, ___: Any) -> bool:
+    """Whether it is a good message."""
+    return event_ms > 0
 
 
 def met(price: Row, volume: Row) -> Row | None:
@@ -79,16 +102,28 @@ def main() -> None:
         if offset + 1 >= ends.get((topic, partition), 0) and ends.pop((topic, partition), None) and not ends:
             app.stop()
 
+    def on_consumer_error(error: Exception, message: Any, _: Any) -> bool:
+        """True: go on behind a message that is no JSON."""
+        if not isinstance(error, SerializationError):
+            return False
+        logging.warning("a bad message is skipped: %s", error)
+        on_message_processed(message.topic(), message.partition(), message.offset())
+        return True
+
     app = Application(
         broker_address=BOOTSTRAP_SERVERS,
         consumer_group=os.environ["PEER_GROUP"],
         auto_offset_reset="earliest",
         state_dir=os.environ["PEER_STATE_FOLDER"],
         on_message_processed=on_message_processed,
+        on_consumer_error=on_consumer_error,
     )
-    prices, volumes = (app.dataframe(app.topic(topic, timestamp_extractor=event_ms)) for topic in (PRICES, VOLUMES))
-    prices = prices.apply(averaged("price", "price_moving_avg"), stateful=True)
-    volumes = volumes.apply(averaged("volume", "trading_volume_moving_avg"), stateful=True)
+    prices, volumes = (
+        app.dataframe(app.topic(topic, timestamp_extractor=judged(name))).filter(has_time, metadata=True)
+        for topic, name in ((PRICES, "price"), (VOLUMES, "volume"))
+    )
+    prices = prices.apply(averaged(PRICE, "price_moving_avg"), stateful=True)
+    volumes = volumes.apply(averaged(VOLUME, "trading_volume_moving_avg"), stateful=True)
     pairs = prices.join_interval(volumes, on_merge=met, grace_ms=timedelta(hours=1))
     pairs.filter(lambda pair: pair is not None).sink(table("stock_analytics_data"))
     prices.sink(table("stock_prices"))

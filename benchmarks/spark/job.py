@@ -2,6 +2,8 @@
 
 A batch needs the last rows of each symbol and the halves that still wait for their other half. Both are carried from
 batch to batch as small tables, and read back from Postgres at the start. No Python runs per row.
+
+``from_json`` makes null of what it cannot read, and a filter drops what is bad: nobody is told.
 """
 
 import os
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as f
 
 WINDOW_ROWS = 5
@@ -79,6 +81,21 @@ SIDES = (
 )
 
 
+def is_good() -> Column:
+    """Whether a message is a good one. What is null is not true, and so not good."""
+    value = f.when(f.col("topic") == SIDES[0].topic, f.col("price")).otherwise(f.col("volume"))
+    sent = f.col("sent")
+    return (
+        f.col("json").rlike(r'"symbol"\s*:\s*"')  # else from_json makes a text of a number
+        & f.length("symbol").between(1, 64)
+        & ~f.col("symbol").rlike(r"\p{Cntrl}")
+        & (f.abs(value) <= 1e15)
+        & f.coalesce(f.col("volume") >= 0, f.lit(True))
+        & f.col("timestamp").between(sent - f.expr("INTERVAL 31 DAYS"), sent + f.expr("INTERVAL 1 DAY"))
+        & f.coalesce(f.col("high_price") >= f.col("low_price"), f.lit(True))
+    )
+
+
 def write(rows: DataFrame, table: str) -> None:
     """Append ``rows``."""
     rows.write.jdbc(JDBC, table, mode="append", properties=OPTIONS)
@@ -124,10 +141,13 @@ def main() -> None:
         .option("maxOffsetsPerTrigger", TRIGGER_MESSAGES)
         .load()
     )
-    message = f.from_json(f.col("value").cast("string"), MESSAGE)
+    message = f.from_json("json", MESSAGE, {"allowNonNumericNumbers": "false"})
     query = (
-        log.select("topic", message.alias("message"))
-        .select("topic", "message.*")
+        log.select("topic", f.col("timestamp").alias("sent"), f.col("value").cast("string").alias("json"))
+        .select("topic", "sent", "json", message.alias("message"))
+        .select("topic", "sent", "json", "message.*")
+        .where(is_good())
+        .drop("sent", "json")
         .writeStream.foreachBatch(load)
         .option("checkpointLocation", os.environ["PEER_STATE_FOLDER"])
         .trigger(availableNow=True)

@@ -11,7 +11,7 @@ import structlog
 import typer
 
 from tickloom import __version__, logs, settings
-from tickloom.errors import TickloomError
+from tickloom.errors import Mistake, TickloomError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -165,11 +165,18 @@ def bench(
     history_days: Annotated[
         int, typer.Option(min=0, max=365, help="Days that are in the tables before: a pair an hour and symbol.")
     ] = 0,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(help="How the messages are written, instead of plain; may be repeated; all for a table of all."),
+    ] = None,
     plain: Annotated[
         bool, typer.Option(help="Beside a log that differs from the default, measure the default one too.")
     ] = True,
     rate: Annotated[
-        float | None, typer.Option(min=1, help="Measure latency, at that many messages a second (open loop).")
+        list[float] | None,
+        typer.Option(
+            min=1, help="Measure latency and CPU at that many messages a second (open loop); may be repeated."
+        ),
     ] = None,
     idle: Annotated[bool, typer.Option(help="Measure the CPU of a daemon that has nothing to do.")] = False,
     restart: Annotated[bool, typer.Option(help="Measure how soon a daemon that starts writes its first row.")] = False,
@@ -179,16 +186,38 @@ def bench(
     """What this machine does with this broker and this Postgres: floors, rate, latency, CPU and memory."""
     from rich.console import Console
 
-    from tickloom.bench.plan import Plan, Shape
+    from tickloom.bench.plan import LogPlan, Plan
     from tickloom.bench.progress import Shown
     from tickloom.bench.report import picture
     from tickloom.bench.run import bench as run_bench
+    from tickloom.shapes import PLAIN, SHAPES, shape_named
 
     logs.configure("auto", "warning")
-    shape = Shape(
-        messages // 2 * 2, symbols, partitions, disorder, disorder_seconds, late_hours, volumes_behind, history_days
+    try:
+        shapes = [shape_named(name) for name in (SHAPES if shape and "all" in shape else shape or [PLAIN.name])]
+    except ValueError as error:
+        raise Mistake(f"{error}, all") from None
+    log = LogPlan(
+        messages // 2 * 2,
+        symbols,
+        partitions,
+        disorder,
+        disorder_seconds,
+        late_hours,
+        volumes_behind,
+        history_days,
+        shapes[0] if len(shapes) == 1 else PLAIN,
     )
-    plan = Plan(shape, repetitions, plain, rate, seconds, idle, restart)
+    plan = Plan(
+        log,
+        tuple(shapes) if len(shapes) > 1 else (),
+        repetitions,
+        plain,
+        tuple(dict.fromkeys(rate or ())),
+        seconds,
+        idle,
+        restart,
+    )
     with Shown() as progress:
         told = _run(run_bench(settings.load(), plan, progress))
     if as_json:

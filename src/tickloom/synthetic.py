@@ -39,11 +39,11 @@ _VOLATILITY = 0.0015  # of one step of the walk: about what a liquid share does 
 
 
 class Tick(NamedTuple):
-    """One message: its side, key and value, and the Kafka record's timestamp (ms since 1970)."""
+    """One message: its side, key and value (None: a tombstone), and the Kafka record's timestamp (ms since 1970)."""
 
     topic_side: TopicSide
     key: bytes
-    value: bytes
+    value: bytes | None
     timestamp_ms: int
 
 

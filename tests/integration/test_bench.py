@@ -97,14 +97,49 @@ def test_every_mode_gives_its_figures(environment: Mapping[str, str]) -> None:
     stages = {"start", "loop", "consume", "decode", "join", "encode", "librdkafka", "polars", "other"}
     assert stages <= end_to_end["cpu_by_stage"].keys()
     assert 50 < end_to_end["peak_memory_bytes"] / 2**20 < 1_000
-    assert told["latency"]["watched"] == 200
+    (latency,) = told["latency"]
+    assert latency["watched"] == 200
+    assert 0 < latency["cpu_share"] < 2
     for part in ("row", "joined"):
-        values = list(told["latency"][part].values())
+        values = list(latency[part].values())
         assert values[0] > 0
         assert values == sorted(values)
     assert 0 < told["idle"]["cpu_share"] < 1
     assert (told["restart"]["history_rows"], told["restart"]["symbols"]) == (3 * 24 * 40, 40)
     assert 0 < told["restart"]["first_row_seconds"] <= told["restart"]["all_rows_seconds"]
+
+
+def test_shapes_of_messages_beside_the_plain_one(environment: Mapping[str, str]) -> None:
+    """Who has messages of another make sees what they cost; bad ones and times that are cut are no error of the bench."""
+    names = ("bad-10", "epoch-seconds", "unicode-escapes")
+    done = bench(environment, "--messages", "4000", *(f"--shape={name}" for name in names), "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["throughput"] is None
+    assert [shape["shape"] for shape in told["shapes"]] == ["plain", *names]
+    for shape in told["shapes"]:
+        assert shape["ratio_to_plain"] > 0
+        assert 0 < shape["decode_cpu_seconds_per_million"] < shape["cpu_seconds_per_million"]
+        assert shape["messages_per_second"] == pytest.approx(4_000 / shape["seconds"], 0.01)
+
+
+def test_one_shape_is_measured_as_any_log_is(environment: Mapping[str, str]) -> None:
+    """The floors are those of the rows that these messages make: one pair in five lacks a side."""
+    done = bench(environment, "--messages", "4000", "--shape", "bad-10", "--history-days", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["log"]["shape"] == "bad-10"
+    assert told["shapes"] is None
+    assert 3_600 + 1_600 <= told["throughput"]["copy_floor"]["rows"] < 3_600 + 1_700
+    assert told["throughput"]["ratios"]["end_to_end_to_plain"] > 0
+
+
+def test_a_shape_that_there_is_not(environment: Mapping[str, str]) -> None:
+    """Who misspells a name gets all of them, and no bench of something else."""
+    done = bench(environment, "--shape", "iso-mix")
+    assert done.returncode == 2
+    assert "no shape is called iso-mix; there are plain, realistic, " in done.stderr
+    assert done.stderr.strip().endswith("tombstones-1, all")
 
 
 def test_a_person_gets_tables(environment: Mapping[str, str]) -> None:
@@ -114,6 +149,16 @@ def test_a_person_gets_tables(environment: Mapping[str, str]) -> None:
     assert "of a core over 1 s" in done.stdout
     assert "throughput" not in done.stdout
     assert "idle for 1 s" in done.stderr
+
+
+def test_latency_at_several_rates_of_one_shape(environment: Mapping[str, str]) -> None:
+    """What a quiet hour costs and what a busy one does, with messages as they are: what makes no row is not waited for."""
+    rates = ("--rate", "100", "--rate", "400")
+    done = bench(environment, "--messages", "0", *rates, "--shape", "bad-10", "--seconds", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    slow, fast = json.loads(done.stdout)["latency"]
+    assert (slow["rate"], fast["rate"]) == (100, 400)
+    assert (slow["watched"], fast["watched"]) == (80, 320)  # one message in ten is bad, and so one pair in five
 
 
 def test_a_stalled_daemon_shows_in_the_latency(environment: Mapping[str, str]) -> None:
@@ -127,7 +172,7 @@ def test_a_stalled_daemon_shows_in_the_latency(environment: Mapping[str, str]) -
         os.kill(daemon, signal.SIGCONT)
         document, errors = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, errors
-    latency = json.loads(document)["latency"]
+    (latency,) = json.loads(document)["latency"]
     assert latency["watched"] == 500
     assert latency["row"]["max_ms"] > 1_800
     assert latency["row"]["p99_ms"] > 1_500  # two of five seconds are affected, and not one message

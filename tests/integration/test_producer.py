@@ -111,6 +111,26 @@ def test_history_carries_the_event_time_as_record_timestamp(environment: Mapping
     assert 4.5 * 86_400_000 < now_ms - stamps[0] < 5.5 * 86_400_000
 
 
+def test_messages_of_a_shape(environment: Mapping[str, str]) -> None:
+    """Who tries tickloom on messages like his own gets them from the producer, keyed by the symbols in them."""
+    shaped = {**environment, "PRODUCER_SHAPE": "digits"}
+    finished(shaped, "--records", "50", "--symbols", "20", "--count", "120", "--rate", "500")
+    messages = list(read_back(environment, "PRICES"))
+    assert len(messages) == 60
+    assert {json.loads(_bytes(message.value()))["symbol"].encode() for message in messages} == {
+        _bytes(message.key()) for message in messages
+    }
+    assert all(_bytes(message.key())[:1].isdigit() for message in messages)
+
+
+def test_a_shape_that_there_is_not(environment: Mapping[str, str]) -> None:
+    """A misspelt name sends nothing."""
+    with started(environment, "--shape", "nonsense") as process:
+        _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
+    assert process.returncode == 2
+    assert "realistic" in errors
+
+
 def test_sigterm_delivers_what_is_under_way_and_exits_0(environment: Mapping[str, str]) -> None:
     """Stopping a container loses no message that was counted as delivered."""
     with started(environment, "--records", "10", "--rate", "500", "--symbols", "5") as process:

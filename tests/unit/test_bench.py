@@ -8,15 +8,17 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from tests.reference import Record, reason_of
 from tickloom import bench
 from tickloom.bench.child import Outcome, environment
 from tickloom.bench.databases import at_database, database_of
 from tickloom.bench.latency import Latency
-from tickloom.bench.plan import LOG_HOURS, Plan, Shape, log_of, one_pair_each
+from tickloom.bench.plan import LOG_HOURS, LogPlan, Plan, log_of, one_pair_each
 from tickloom.bench.report import Found, document, percentiles, picture, ratio
 from tickloom.bench.steady import Restart
-from tickloom.bench.throughput import Throughput
+from tickloom.bench.throughput import Shaped, Throughput
 from tickloom.settings import Settings
+from tickloom.shapes import SHAPES, reshaped
 from tickloom.synthetic import Tick
 
 END = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -27,7 +29,7 @@ def settings(url: str = "postgresql://u:p@h/d") -> Settings:
 
 
 def event(tick: Tick) -> datetime:
-    found = re.search(rb'"timestamp":"([^"]+)"', tick.value)
+    found = re.search(rb'"timestamp":"([^"]+)"', tick.value or b"")
     assert found
     return datetime.fromisoformat(found[1].decode())
 
@@ -46,8 +48,8 @@ def test_percentiles_are_values_that_were_seen() -> None:
 
 def test_volumes_come_so_many_prices_behind() -> None:
     """A side that lags by 200,000 messages in the asking must lag by as many in the log, in record time too."""
-    plain = list(log_of(Shape(messages=2_000, symbols=20), END))
-    ticks = list(log_of(Shape(messages=2_000, symbols=20, volumes_behind=300), END))
+    plain = list(log_of(LogPlan(messages=2_000, symbols=20), END))
+    ticks = list(log_of(LogPlan(messages=2_000, symbols=20, volumes_behind=300), END))
     assert Counter((tick.topic_side, tick.value) for tick in ticks) == Counter(
         (tick.topic_side, tick.value) for tick in plain
     )
@@ -63,15 +65,19 @@ def test_volumes_come_so_many_prices_behind() -> None:
     assert [tick.timestamp_ms for tick in ticks] == sorted(tick.timestamp_ms for tick in ticks)
 
 
-@pytest.mark.parametrize("shape", [Shape(messages=4_000), Shape(messages=4_000, disorder=0.1, late_hours=0.05)])
-def test_no_event_lies_outside_of_what_the_copy_floor_gets(shape: Shape) -> None:
+@pytest.mark.parametrize("log", [LogPlan(messages=4_000), LogPlan(messages=4_000, disorder=0.1, late_hours=0.05)])
+def test_no_event_lies_outside_of_what_the_copy_floor_gets(log: LogPlan) -> None:
     """A floor that copies fewer rows than the daemon wrote is too fast; one that copies history cannot be loaded."""
-    events = [event(tick) for tick in log_of(shape, END)]
+    events = [event(tick) for tick in log_of(log, END)]
     assert len(events) == 4_000
-    assert shape.history_end(END) <= shape.first_event(END) <= min(events)
+    assert log.history_end(END) <= log.first_event(END) <= min(events)
     assert max(events) < END
+    minutes = reshaped(log_of(log, END), SHAPES["iso-mixed"])
+    verdicts = [reason_of(Record(t.topic_side, "", 0, 0, t.key, t.value, t.timestamp_ms)) for t in minutes]
+    cut = [verdict["micros"] for verdict in verdicts if isinstance(verdict, dict)]
+    assert log.first_event(END).timestamp() * 1_000_000 <= min(cut)
     late = sum(moment < END - timedelta(hours=LOG_HOURS) for moment in events)
-    assert (late > 0) == (shape.late_hours > 0)
+    assert (late > 0) == (log.late_hours > 0)
 
 
 def test_a_pair_for_each_symbol() -> None:
@@ -126,13 +132,15 @@ def test_the_daemon_gets_the_bench_s_places_and_the_user_s_tuning(monkeypatch: p
 def test_the_document_and_its_picture() -> None:
     """Other programs read the document: each of its keys is told in the package's docstring, and is no other."""
     outcome = Outcome(2.0, 1.0, {"start": 0.25, "decode": 0.5, "other": 0.25}, 2**28)
-    plan = Plan(Shape(messages=1_000_000, symbols=7), rate=10, idle=True, restart=True)
-    latency = Latency(10, 20, 200, looks=[0.005], late=[0.0])
+    half_as_fast = Outcome(4.0, 3.0, {"start": 0.25, "decode": 2.5, "other": 0.25}, 2**28)
+    plan = Plan(LogPlan(messages=1_000_000, symbols=7), rates=(10,), idle=True, restart=True)
+    latency = Latency(10, 20, 200, looks=[0.005], late=[0.0], cpu_share=0.123)
     for seen in latency.by_table.values():
         seen.append(0.1)
     found = Found(
         Throughput(1_000_000, 1_500_000, [1.0], [1.5], [outcome], [outcome]),
-        latency,
+        [Shaped(SHAPES["bad-1"], [half_as_fast], [outcome])],
+        [latency],
         0.011,
         Restart(7, 168, 75, [1.25], [1.5]),
     )
@@ -144,6 +152,10 @@ def test_the_document_and_its_picture() -> None:
     assert end_to_end["cpu_by_stage"] == outcome.cpu_by_stage
     assert told["throughput"]["copy_floor"]["rows_per_second"] == 1_000_000
     assert told["throughput"]["ratios"]["end_to_end_to_copy_floor"] == 0.75
+    plain, bad = told["shapes"]
+    assert (plain["shape"], plain["ratio_to_plain"], plain["decode_cpu_seconds_per_million"]) == ("plain", 1.0, 0.5)
+    assert (bad["shape"], bad["ratio_to_plain"], bad["decode_cpu_seconds_per_million"]) == ("bad-1", 0.5, 2.5)
+    assert (bad["messages_per_second"], bad["cpu_seconds_per_million"]) == (250_000, 3.0)
     for key in keys_of(told) - settings().shown().keys():
         assert re.search(rf"\b{key}\b", bench.__doc__ or ""), f"{key} is not told in the docstring"
     console = Console(width=120, file=StringIO())
@@ -156,14 +168,19 @@ def test_the_document_and_its_picture() -> None:
         "0.75 of it",
         "decode 0.50",
         "256 MiB",
+        "bad-1",
+        "250,000",
         "p99.9",
         "1.1% of a core",
+        "CPU meanwhile: 12.3% of a core",
     ):
         assert part in shown
 
 
 def keys_of(document: object) -> set[str]:
     """All keys of a document, at any depth."""
+    if isinstance(document, list):
+        return {key for value in document for key in keys_of(value)}
     if not isinstance(document, dict):
         return set()
     return set(document) | {key for value in document.values() for key in keys_of(value)}

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from tickloom.cli import app
 from tickloom.metrics import Metrics
 from tickloom.settings import PREFIX, Settings
+from tickloom.shapes import SHAPES
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -86,6 +87,11 @@ def test_readme_says_what_the_code_does(name: str) -> None:
     if found[1].strip() != expected:
         print(expected)
     assert found[1].strip() == expected, f"the table {name} of README.md is out of date; the right one is printed above"
+
+
+def test_every_shape_is_named() -> None:
+    """A shape that nobody knows of is measured by nobody."""
+    assert [name for name in SHAPES if f"`{name}`" not in README] == []
 
 
 @pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"])

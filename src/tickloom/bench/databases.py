@@ -133,18 +133,24 @@ async def partitions_of(connection: Connection) -> int:
         )
 
 
-async def check_ledger(settings: Settings, messages: int) -> None:
-    """Whether the whole log is in the tables, each message as a row: else a rate is no rate. Raises ``TickloomError``."""
+async def check_ledger(settings: Settings, messages: int, bad: int, superseded: int) -> None:
+    """Whether the whole log is in the tables, each message as what it must become: else a rate is no rate.
+
+    ``bad`` of the messages are to be dead letters, and ``superseded`` meet the key of another one. Raises
+    ``TickloomError``.
+    """
     async with connected(settings) as connection:
         with told():
             row = await connection.fetchrow(
-                "SELECT coalesce(sum(stored), 0)::bigint AS stored, coalesce(sum(dead), 0)::bigint AS dead "
-                "FROM tickloom.offsets"
+                "SELECT coalesce(sum(stored), 0)::bigint AS stored, coalesce(sum(superseded), 0)::bigint AS superseded, "
+                "coalesce(sum(dead), 0)::bigint AS dead FROM tickloom.offsets"
             )
-    if row["stored"] != messages:
+    wanted = {"stored": messages - bad - superseded, "superseded": superseded, "dead": bad}
+    if dict(row) != wanted:
         raise TickloomError(
-            f"of {messages} messages the daemon stored {row['stored']} and rejected {row['dead']}, so there is no rate to "
-            f"tell; leave TICKLOOM_EVENT_MAX_AGE_SECONDS above six hours for the bench, and report this if it is"
+            f"of {messages} messages the daemon stored {row['stored']} and rejected {row['dead']}, where {wanted['stored']} "
+            f"are to be stored and {bad} are bad, so there is no rate to tell; leave TICKLOOM_EVENT_MAX_AGE_SECONDS above "
+            f"six hours for the bench, and report this if it is"
         )
 
 

@@ -3,11 +3,11 @@
 The producer sends by the clock, whatever the daemon does; each latency counts from the time at which its message was
 *due*, so that a producer that fell behind hides nothing (no coordinated omission). A watcher looks for the rows by their
 keys on a connection of its own. Both read the clock of this machine; a row counts as visible when the answer that has it
-is here. Which pairs are watched is a matter of their number alone.
+is here. Which pairs are watched is a matter of their number alone, but for those that make no joined row of their own: one
+side is bad, or an earlier pair has the key.
 """
 
 import asyncio
-import json
 import math
 import sys
 import time
@@ -26,9 +26,11 @@ from tickloom.bench.throughput import with_history
 from tickloom.errors import TickloomError
 from tickloom.model import TABLES
 from tickloom.postgres import Connection
+from tickloom.shapes import Key, Reshaper
 from tickloom.synthetic import Tick, TickSettings, TopicSide, live
 
 WARMUP_SECONDS = 3.0
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _WATCHED_A_SECOND = 500
 _LOOK_EVERY_SECONDS = 0.005
 _PATIENCE_SECONDS = 60.0
@@ -55,6 +57,8 @@ class Latency:
     by_table: dict[str, list[float]] = field(default_factory=lambda: {table.name: [] for table in TABLES})
     looks: list[float] = field(default_factory=list[float])
     late: list[float] = field(default_factory=list[float])
+    cpu_share: float | None = None
+    """Of one core, by the daemon, from the first message that counts to the last; None where the system does not tell."""
 
 
 async def measure(ground: Ground, plan: Plan, rate: float) -> Latency:
@@ -62,10 +66,10 @@ async def measure(ground: Ground, plan: Plan, rate: float) -> Latency:
 
     Raises ``TickloomError`` where the daemon cannot keep up.
     """
-    shape = plan.shape
-    async with ground.topics("latency", shape.partitions) as topics, ground.databases.fresh() as database:
-        if shape.history_days:
-            await with_history(ground, database, shape, shape.history_end(datetime.now(UTC)))
+    log = plan.log
+    async with ground.topics(f"latency_{rate:g}", log.partitions) as topics, ground.databases.fresh() as database:
+        if log.history_days:
+            await with_history(ground, database, log, log.history_end(datetime.now(UTC)))
         async with (
             ground.group(database, topics) as settings,
             running(settings, ground.folder / "latency.log") as child,
@@ -86,25 +90,49 @@ async def _send_and_watch(
     found = Latency(rate, plan.seconds, 2 * pairs)
     sent: deque[Awaited] = deque()  # from the producer's thread to the watcher
 
+    reshaper = Reshaper(plan.log.shape)
+    known: set[Key] = set()
+    price: Key | None = None
+
     def note(number: int, tick: Tick, late: float) -> None:
+        nonlocal price
         pair = number // 2 - warm
         if pair >= 0:
             found.late.append(late)
-            if tick.topic_side == "prices" and pair % every == 0:
-                moment = datetime.fromisoformat(json.loads(tick.value)["timestamp"])
-                sent.append(Awaited(tick.key.decode(), moment, tick.timestamp_ms / 1_000))
+        if tick.topic_side == "prices":
+            price = None if reshaper.key in known else reshaper.key
+            if price:
+                known.add(price)
+        elif price and reshaper.key and pair >= 0 and pair % every == 0:
+            _, symbol, micros = price
+            sent.append(Awaited(symbol, _EPOCH + timedelta(microseconds=micros), tick.timestamp_ms / 1_000))
 
     start = datetime.now(UTC) + timedelta(seconds=0.5)
-    ticks = islice(live(TickSettings(symbols=plan.shape.symbols, step_seconds=2 / rate), start), 2 * (warm + pairs))
+    plain = islice(live(TickSettings(symbols=plan.log.symbols, step_seconds=2 / rate), start), 2 * (warm + pairs))
+    ticks = map(reshaper.rewrite, plain)
     sending = asyncio.create_task(ground.offload(lambda: ground.broker.paced(topics, ticks, note)))
+    counting = asyncio.create_task(_cpu_share(child, start.timestamp() + 2 * warm / rate, sending))
     try:
         await _watch(connection, child, sent, sending, found)
+        found.cpu_share = await counting
     finally:
+        counting.cancel()
         if not sending.done():
             sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
     sending.result()
     return found
+
+
+async def _cpu_share(child: Child, begin: float, sending: "asyncio.Task[None]") -> float | None:
+    """Of one core, from ``begin`` (Unix seconds) until ``sending`` is done."""
+    await asyncio.sleep(max(0.0, begin - time.time()))
+    try:
+        started, before = time.perf_counter(), child.cpu_seconds()
+        await asyncio.wait({sending})
+        return (child.cpu_seconds() - before) / (time.perf_counter() - started)
+    except TickloomError:  # no /proc here: that takes no latency away
+        return None
 
 
 async def _watch(

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from tickloom.synthetic import SIDES, Tick, TickSettings, history, iso, symbol_name
+from tickloom.shapes import PLAIN, Shape
+from tickloom.synthetic import SIDES, Tick, TickSettings, history, iso
 
 LOG_HOURS = 12
 LATE_HOURS = (1.0, 6.0)
@@ -14,8 +15,11 @@ LATE_HOURS = (1.0, 6.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """A log, and what lies in the tables before it. Shares are 0 to 1, of messages (``disorder``) or pairs."""
+class LogPlan:
+    """A log, and what lies in the tables before it. Shares are 0 to 1, of messages (``disorder``) or pairs.
+
+    ``shape``: how its messages are written.
+    """
 
     messages: int = 500_000
     symbols: int = 5_000
@@ -25,52 +29,61 @@ class Shape:
     late_hours: float = 0.0
     volumes_behind: int = 0
     history_days: int = 0
+    shape: Shape = PLAIN
 
     @property
-    def plain(self) -> "Shape":
+    def plain(self) -> "LogPlan":
         """The same number of messages, and nothing else that was asked for."""
-        return Shape(messages=self.messages)
+        return LogPlan(messages=self.messages)
 
     @property
     def symbol_names(self) -> list[str]:
-        return [symbol_name(index) for index in range(self.symbols)]
+        return [self.shape.symbol(index) for index in range(self.symbols)]
 
     def first_event(self, log_end: datetime) -> datetime:
-        """No event of a log with this end lies before."""
-        return log_end - timedelta(hours=LOG_HOURS + (LATE_HOURS[1] if self.late_hours else 0))
+        """No event of a log with this end lies before. A whole minute, since a shape may cut its times to one."""
+        first = log_end - timedelta(hours=LOG_HOURS + (LATE_HOURS[1] if self.late_hours else 0))
+        return first.replace(second=0, microsecond=0)
 
     def history_end(self, log_end: datetime) -> datetime:
         """A whole hour, and not after the first event."""
         return self.first_event(log_end).replace(minute=0, second=0, microsecond=0)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"hours": LOG_HOURS}
+        return asdict(self) | {"hours": LOG_HOURS, "shape": self.shape.name}
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One run of the bench. ``rate``: messages a second of the open loop, None for none of it."""
+    """One run of the bench. ``rates``: messages a second of the open loop, one after the other.
 
-    shape: Shape = field(default_factory=Shape)
+    ``shapes``: measure the log in each of them in turn, in place of the log as it is.
+    """
+
+    log: LogPlan = field(default_factory=LogPlan)
+    shapes: tuple[Shape, ...] = ()
     repetitions: int = 5
     compare_with_plain: bool = True
-    rate: float | None = None
+    rates: tuple[float, ...] = ()
     seconds: float = 20.0
     idle: bool = False
     restart: bool = False
 
 
-def log_of(shape: Shape, end: datetime) -> Iterator[Tick]:
-    """The messages of ``shape``, in the order of their sending; the last event lies just before ``end``."""
+def log_of(log: LogPlan, end: datetime) -> Iterator[Tick]:
+    """The messages of ``log``, in the order of their sending; the last event lies just before ``end``.
+
+    They are plain: whoever sends them puts them into the log's shape, and counts what comes of that.
+    """
     settings = TickSettings(
-        symbols=shape.symbols,
-        disorder_share=shape.disorder,
-        disorder_max_seconds=shape.disorder_seconds,
-        late_days_share=shape.late_hours,
+        symbols=log.symbols,
+        disorder_share=log.disorder,
+        disorder_max_seconds=log.disorder_seconds,
+        late_days_share=log.late_hours,
         late_hours=LATE_HOURS,
     )
-    ticks = history(settings, shape.messages // 2, LOG_HOURS / 24, end)
-    return volumes_held_back(ticks, shape.volumes_behind) if shape.volumes_behind else ticks
+    ticks = history(settings, log.messages // 2, LOG_HOURS / 24, end)
+    return volumes_held_back(ticks, log.volumes_behind) if log.volumes_behind else ticks
 
 
 def volumes_held_back(ticks: Iterable[Tick], behind: int) -> Iterator[Tick]:

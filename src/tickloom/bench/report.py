@@ -1,7 +1,7 @@
 """From what was measured to the document of ``--json``, and from the document to the tables that a person reads. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from statistics import median
 from typing import Any
@@ -15,9 +15,10 @@ from tickloom.bench.child import Outcome
 from tickloom.bench.latency import WARMUP_SECONDS, Latency
 from tickloom.bench.plan import Plan
 from tickloom.bench.steady import Restart
-from tickloom.bench.throughput import Throughput
+from tickloom.bench.throughput import Shaped, Throughput
 from tickloom.model import ANALYTICS, PRICES, VOLUMES
 from tickloom.settings import Settings
+from tickloom.shapes import PLAIN, SHAPES, Shape
 
 _MILLION = 1_000_000
 _MEGABYTE = 2**20
@@ -28,7 +29,8 @@ class Found:
     """What was measured; None where it was not asked for."""
 
     throughput: Throughput | None = None
-    latency: Latency | None = None
+    shapes: list[Shaped] | None = None
+    latency: list[Latency] = field(default_factory=list[Latency])
     idle_share: float | None = None
     restart: Restart | None = None
 
@@ -48,13 +50,18 @@ def document(
         "machine": machine,
         "versions": versions,
         "settings": settings.shown(),
-        "log": plan.shape.as_dict(),
+        "log": plan.log.as_dict() | ({"shape": _names(plan.shapes)} if plan.shapes else {}),
         "repetitions": plan.repetitions,
         "throughput": None if found.throughput is None else _throughput(found.throughput),
-        "latency": None if found.latency is None else _latency(found.latency),
+        "shapes": None if found.shapes is None else _shapes(plan.log.messages, found.shapes),
+        "latency": [_latency(one) for one in found.latency] or None,
         "idle": None if found.idle_share is None else _idle(plan, found.idle_share),
         "restart": None if found.restart is None else _restart(found.restart),
     }
+
+
+def _names(shapes: Sequence[Shape]) -> str:
+    return "all" if len(shapes) == len(SHAPES) else ", ".join(shape.name for shape in shapes)
 
 
 def _throughput(found: Throughput) -> dict[str, Any]:
@@ -73,6 +80,20 @@ def _throughput(found: Throughput) -> dict[str, Any]:
             "end_to_end_to_plain": ratio(plain, seconds) if plain else None,
         },
     }
+
+
+def _shapes(messages: int, found: Sequence[Shaped]) -> list[dict[str, Any]]:
+    """The plain one first: all its runs, whichever shape they were measured beside."""
+    every_plain = [outcome for one in found for outcome in one.plain]
+    plain = _shape(PLAIN.name, messages, every_plain, every_plain)
+    return [plain, *(_shape(one.shape.name, messages, one.end_to_end, one.plain) for one in found)]
+
+
+def _shape(name: str, messages: int, outcomes: Sequence[Outcome], plain: Sequence[Outcome]) -> dict[str, Any]:
+    told = _end_to_end(messages, outcomes)
+    to_plain = ratio([outcome.seconds for outcome in plain], [outcome.seconds for outcome in outcomes])
+    decode = told["cpu_by_stage"].get("decode")
+    return {"shape": name, "ratio_to_plain": to_plain, "decode_cpu_seconds_per_million": decode} | told
 
 
 def ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
@@ -115,6 +136,7 @@ def _latency(found: Latency) -> dict[str, Any]:
         "joined": percentiles(found.by_table[ANALYTICS.name]),
         "resolution_ms": _milliseconds(found.looks, p50=0.5, p99=0.99),
         "producer_late_ms": late | _milliseconds(found.late, max=1.0),
+        "cpu_share": None if found.cpu_share is None else round(found.cpu_share, 4),
     }
 
 
@@ -150,7 +172,8 @@ def picture(told: dict[str, Any]) -> RenderableType:
     """The document as tables."""
     parts = (
         ("throughput", _throughput_table),
-        ("latency", _latency_table),
+        ("shapes", _shapes_table),
+        ("latency", _latency_tables),
         ("idle", _idle_line),
         ("restart", _restart_line),
     )
@@ -194,6 +217,27 @@ def _throughput_table(told: dict[str, Any]) -> RenderableType:
     )
 
 
+def _shapes_table(told: list[dict[str, Any]]) -> RenderableType:
+    table = Table(title="shapes, end to end; CPU in seconds per million messages", title_justify="left")
+    table.add_column("shape", no_wrap=True)
+    for name in ("messages/s", "÷ plain", "CPU", "of that decode"):
+        table.add_column(name, justify="right")
+    for one in told:
+        decode = one["decode_cpu_seconds_per_million"]
+        numbers = (one["ratio_to_plain"], one["cpu_seconds_per_million"])
+        table.add_row(
+            one["shape"],
+            f"{one['messages_per_second']:,}",
+            *(f"{number:.2f}" for number in numbers),
+            "" if decode is None else f"{decode:.2f}",
+        )
+    return table
+
+
+def _latency_tables(told: list[dict[str, Any]]) -> RenderableType:
+    return Group(*map(_latency_table, told))
+
+
 def _latency_table(told: dict[str, Any]) -> RenderableType:
     table = Table(
         title=f"milliseconds from the intended send, {told['rate']:,.0f} messages/s for {told['seconds']:,.0f} s",
@@ -203,11 +247,12 @@ def _latency_table(told: dict[str, Any]) -> RenderableType:
         table.add_column(name, justify="right" if name[0] in "pm" else "left")
     for name, key in (("the message's row", "row"), ("the pair's joined row", "joined")):
         table.add_row(name, *(f"{value:,.1f}" for value in told[key].values()))
-    looks, late = told["resolution_ms"], told["producer_late_ms"]
+    looks, late, share = told["resolution_ms"], told["producer_late_ms"], told["cpu_share"]
     return Group(
         table,
         f"{told['watched']:,} pairs watched, a look each {looks['p50']:.1f} ms (p99 {looks['p99']:.1f}); "
         f"our producer was late by {late['p99']:.1f} ms (p99), {late['max']:.1f} at most, which is counted",
+        "the daemon's CPU meanwhile: " + ("not known here" if share is None else f"{share:.1%} of a core"),
     )
 
 

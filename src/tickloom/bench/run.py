@@ -26,14 +26,15 @@ async def bench(settings: Settings, plan: Plan, progress: Progress) -> dict[str,
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    began = datetime.now(UTC)
+    began, messages = datetime.now(UTC), plan.log.messages
     try:
         async with prepared(settings, progress) as ground:
             postgres = await ground.databases.check()
             await ground.offload(ground.broker.check)
             found = Found(
-                throughput=await throughput.measure(ground, plan, began) if plan.shape.messages else None,
-                latency=await latency.measure(ground, plan, plan.rate) if plan.rate else None,
+                throughput=await throughput.measure(ground, plan, began) if messages and not plan.shapes else None,
+                shapes=await throughput.measure_shapes(ground, plan, began) if messages and plan.shapes else None,
+                latency=[await latency.measure(ground, plan, rate) for rate in plan.rates],
                 idle_share=await steady.idle_share(ground, plan) if plan.idle else None,
                 restart=await steady.restart(ground, plan) if plan.restart else None,
             )

@@ -21,7 +21,7 @@ _PATIENCE_SECONDS = 120.0
 async def idle_share(ground: Ground, plan: Plan) -> float:
     """The share of one core that a daemon takes over the plan's seconds, when both topics are empty."""
     async with (
-        ground.topics("idle", plan.shape.partitions) as topics,
+        ground.topics("idle", plan.log.partitions) as topics,
         ground.databases.fresh() as database,
         ground.group(database, topics) as settings,
         running(settings, ground.folder / "idle.log") as child,
@@ -48,22 +48,22 @@ class Restart:
 
 async def restart(ground: Ground, plan: Plan) -> Restart:
     """Start, with a pair for each symbol waiting in the log, as often as the plan says; before that once, not counted."""
-    shape = plan.shape
-    found = Restart(shape.symbols)
-    async with ground.topics("restart", shape.partitions) as topics, ground.databases.fresh() as database:
-        if shape.history_days:
+    log = plan.log
+    found = Restart(log.symbols)
+    async with ground.topics("restart", log.partitions) as topics, ground.databases.fresh() as database:
+        if log.history_days:
             end = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
-            found.history_rows = await with_history(ground, database, shape, end)
+            found.history_rows = await with_history(ground, database, log, end)
         async with ground.group(database, topics) as settings, watcher(settings) as connection:
             for number in range(plan.repetitions + 1):
                 told = f"{number} of {plan.repetitions}" if number else "to warm up"
                 ground.progress.step(f"restart, {told}")
                 moment = datetime.now(UTC)
-                ticks = one_pair_each(shape.symbol_names, moment)
+                ticks = one_pair_each(log.symbol_names, moment)
                 await ground.offload(lambda ticks=ticks: ground.broker.fill(topics, ticks, lambda _: None))
                 async with running(settings, ground.folder / "restart.log") as child:
                     first = await _rows(connection, child, moment, 1)
-                    every = await _rows(connection, child, moment, shape.symbols)
+                    every = await _rows(connection, child, moment, log.symbols)
                 if number:
                     found.first.append(first)
                     found.every.append(every)
