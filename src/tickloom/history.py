@@ -54,7 +54,9 @@ _STATEMENTS = {
 class History:
     """Reads through one connection at a time. ``budget``: how many partitions one statement may lock."""
 
-    def __init__(self, partitioner: Partitioner, window_rows: int, budget: int) -> None:
+    def __init__(self, partitioner: Partitioner, window_rows: int, budget: int, snapshot: str | None = None) -> None:
+        """``snapshot``: one that another session has exported, and which is to be seen; else what is committed."""
+        self._snapshot = snapshot
         self._partitioner = partitioner
         self._window = window_rows
         self._budget = budget
@@ -92,6 +94,11 @@ class History:
             side: pl.concat([_frame([]), *frames]).unique(["code", "ts"]).sort("code", "ts")
             for side, frames in found.items()
         }
+
+    async def before(self, connection: Connection, side: Side, symbols: list[str], micros: int) -> pl.DataFrame:
+        """The W-1 rows of each symbol before a time, as ``around`` has them. Raises ``StoreUnavailable``, ``Mistake``."""
+        points = Points(np.arange(len(symbols)), np.full(len(symbols), micros))
+        return await self._sweep(connection, side, "rows_before", symbols, points, self._window - 1)
 
     async def _newest(self, connection: Connection, side: Side, symbols: list[str], known: Ints, most: int) -> Loaded:
         ranges = await self._partitioner.ranges(connection, RAW_TABLE[side].name)
@@ -176,7 +183,7 @@ class History:
             parts.append(data)
 
         with told():
-            async with transaction(connection, readonly=True):
+            async with transaction(connection, readonly=True, snapshot=self._snapshot):
                 await connection.execute(LOOKUPS_ONLY)
                 await connection.copy_from_query(
                     statement,
