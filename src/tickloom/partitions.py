@@ -98,18 +98,41 @@ def runs_of(ranges: Sequence[Range]) -> list[Range]:
     return runs
 
 
-async def lock_budget(connection: Connection) -> int:
-    """How many table partitions one transaction may touch: each takes two locks, its own and its index's.
-
-    An eighth of what the server's lock table surely holds (PostgreSQL documentation, ``max_locks_per_transaction``): other
-    replicas and other people's sessions want some, too. Raises ``StoreUnavailable``.
+@dataclass(frozen=True, slots=True)
+class LockTable:
+    """What the server's table of locks surely holds, for all sessions together (PostgreSQL documentation,
+    ``max_locks_per_transaction``).
     """
+
+    locks_a_session: int
+    sessions: int
+
+    @property
+    def slots(self) -> int:
+        return self.locks_a_session * self.sessions
+
+
+async def lock_table(connection: Connection) -> LockTable:
+    """As the server is set. Raises ``StoreUnavailable``."""
     with told():
-        locks = await connection.fetchval(
-            "SELECT current_setting('max_locks_per_transaction')::bigint * "
-            "(current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint)"
+        row = await connection.fetchrow(
+            "SELECT current_setting('max_locks_per_transaction')::int AS locks, "
+            "current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int AS sessions"
         )
-    return max(_LEAST_BUDGET, min(locks // 16, _MOST_BUDGET))
+    return LockTable(row["locks"], row["sessions"])
+
+
+def budget_of(locks: LockTable) -> int:
+    """How many table partitions one transaction of ours may touch, each with two locks: its own and its index's.
+
+    That is an eighth of the table: other replicas and other people's sessions want some, too.
+    """
+    return max(_LEAST_BUDGET, min(locks.slots // 16, _MOST_BUDGET))
+
+
+async def lock_budget(connection: Connection) -> int:
+    """``budget_of`` this server. Raises ``StoreUnavailable``."""
+    return budget_of(await lock_table(connection))
 
 
 class Partitioner:
