@@ -125,9 +125,9 @@ async def lock_table(connection: Connection) -> LockTable:
 def budget_of(locks: LockTable) -> int:
     """How many table partitions one transaction of ours may touch, each with two locks: its own and its index's.
 
-    That is an eighth of the table: other replicas and other people's sessions want some, too.
+    That is a quarter of the table: other replicas and other people's sessions want some, too.
     """
-    return max(_LEAST_BUDGET, min(locks.slots // 16, _MOST_BUDGET))
+    return max(_LEAST_BUDGET, min(locks.slots // 8, _MOST_BUDGET))
 
 
 async def lock_budget(connection: Connection) -> int:

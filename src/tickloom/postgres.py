@@ -218,7 +218,9 @@ def classify(error: Any) -> TickloomError:
     state = str(getattr(error, "sqlstate", None) or "XX000")
     message = f"{str(error).splitlines()[0]} (SQLSTATE {state})"
     if state == "23514" and not error.constraint_name:
-        return StoreUnavailable(f"{message}; somebody dropped the partition, it is made anew")
+        return StoreUnavailable(
+            f"{message}; the partition was dropped, or this session does not see it yet; it is made anew"
+        )
     if state == "55P03":
         return LockHeld(message)
     if state == "53200" and "max_locks_per_transaction" in str(getattr(error, "hint", "")):
