@@ -112,7 +112,7 @@ async def _locks(settings: Settings) -> str:
     async with connected(settings) as connection:
         table_of_locks = await lock_table(connection)
         partitioner = Partitioner({table.name: schema.partitioning(settings, table) for table in TABLES}, 0)
-        counts = {table: len(await partitioner.ranges(connection, table)) for table in partitioner.widths}
+        counts = {table: len((await partitioner.layout(connection, table)).names) for table in partitioner.widths}
     return judge_locks(table_of_locks, counts, partitioner.widths)
 
 

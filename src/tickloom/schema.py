@@ -36,7 +36,7 @@ BOOKKEEPING = {
         "replayed_at",
     ],
     "gaps": ["topic", "partition", "from_offset", "to_offset", "noticed_at", "policy"],
-    "symbols": ["symbol", "prices_partition", "volumes_partition"],
+    "symbols": ["symbol", "prices_partition", "volumes_partition", "since"],
     "source": ["cluster_id", "prices_topic", "volumes_topic", "window_rows"],
 }
 

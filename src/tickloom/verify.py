@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -40,7 +40,7 @@ from tickloom.partitions import Partitioner, lock_budget
 from tickloom.postgres import Connection, connected, exported, sql, told, transaction
 from tickloom.settings import Settings
 from tickloom.slices import BEGINNING, END, Part, Slice, Span, cut, pieces, slice_bytes
-from tickloom.timestamps import moment, parse_text
+from tickloom.timestamps import micros_of, moment, parse_text
 from tickloom.verdict import RAW_TABLES, SIDE_OF_AVERAGE, Difference, Kind, Report
 
 Before: TypeAlias = tuple[list[str], list[datetime], list[float | None]]
@@ -48,7 +48,6 @@ Before: TypeAlias = tuple[list[str], list[datetime], list[float | None]]
 SLICE_BYTES = 64 * 2**20
 """Of all three tables together: some 200,000 rows of each."""
 _SAMPLE_PAGES = 500
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _AGAIN = (
     "run it again when Postgres is well; where a statement takes longer than it may, raise "
     "TICKLOOM_DATABASE_COMMAND_TIMEOUT_SECONDS"
@@ -209,7 +208,7 @@ async def _looked_back(
     new = [symbol for symbol in symbols if carry is None or symbol not in carry]
     if not new:
         return []
-    rows = (await history.before(connection, side, new, _micros(start))).sort("code", "ts")
+    rows = (await history.before(connection, side, new, micros_of(start))).sort("code", "ts")
     return [(new[code], moment(ts), value) for code, ts, value in rows.select("code", "ts", "value").iter_rows()]
 
 
@@ -405,10 +404,6 @@ async def _repair_slice(
     backed = piece.tables.issuperset(RAW_TABLES)
     written[ANALYTICS.name] = await connection.fetchval(_JOIN, *span, datetime.now(UTC), backed)
     return written
-
-
-def _micros(time: datetime) -> int:
-    return (time - _EPOCH) // timedelta(microseconds=1)
 
 
 def _partitioner(settings: Settings) -> Partitioner:

@@ -123,7 +123,7 @@ def test_a_year_of_partitions(kafka: Any, server: services.Postgres) -> None:
     print(
         f"start, late rows and end with a year of partitions took {slower:.2f} of what they take with a day: {seconds}"
     )
-    assert slower < 1.6  # this machine's neighbours included; `make bench` measures it
+    assert slower < 2  # 1.4 on an idle machine, for each session has to read the bounds of all partitions once
     year = worlds[365]
     for arguments in (["verify"], ["verify", "--repair"], ["migrate"]):
         done = year.tickloom(*arguments)

@@ -28,10 +28,9 @@ class Database:
     async def fetchrow(self, _query: str) -> dict[str, int]:
         return {"locks": 64, "sessions": 100}
 
-    async def fetch(self, _query: str, *_: object) -> list[object]:
-        return []
-
-    async def fetchval(self, query: str) -> Any:
+    async def fetchval(self, query: str, *_: object) -> Any:
+        if "pg_inherits" in query:
+            return ["stock_prices_2026112410"]
         if "clock_timestamp" not in query:
             return {"SHOW server_version": "17.0", "SELECT pg_backend_pid()": 7}.get(query, False)
         if isinstance(self._clock, Exception):

@@ -49,13 +49,16 @@ CREATE TABLE IF NOT EXISTS tickloom.source (
 );
 
 -- Every symbol that has rows: to find out in the tables that one has none would take a look into each of their
--- partitions. Some may have none. The partition numbers are claims of replicas, which see but one half of a symbol whose
+-- partitions. Some may have none. No row of a symbol is older than ``since``, where that is given, so that nobody looks for one
+-- there, either. The partition numbers are claims of replicas, which see but one half of a symbol whose
 -- sides come from different ones.
 CREATE TABLE IF NOT EXISTS tickloom.symbols (
     symbol            text COLLATE "C" PRIMARY KEY,
     prices_partition  int,
-    volumes_partition int
+    volumes_partition int,
+    since             timestamptz
 );
+ALTER TABLE tickloom.symbols ADD COLUMN IF NOT EXISTS since timestamptz;
 CREATE INDEX IF NOT EXISTS torn ON tickloom.symbols (symbol) WHERE prices_partition <> volumes_partition;
 
 -- Makes partitions of ``parent`` and attaches them: for each 'made', 'present' where another replica was faster, or
