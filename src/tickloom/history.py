@@ -83,29 +83,48 @@ class History:
         ``since``: per code a ts that no row there is older than.
 
         Of a point's own side its row, where there is one, the W-1 before it and the W-1 after it; of the other side the
-        rows of the same keys as the point and those after it. Raises ``StoreUnavailable``, ``Mistake``.
+        rows of the same keys as the point and those after it. Points of one symbol mostly lie close together, so first a
+        run of rows is read from its first point on, of both sides; what that leaves out is asked for point by point.
+        Raises ``StoreUnavailable``, ``Mistake``.
         """
-        found: dict[Side, list[pl.DataFrame]] = {side: [] for side in Side}
+        code = np.concatenate([points[side].code for side in Side])
+        heads = Points.of(code, np.concatenate([points[side].ts for side in Side]))
+        code, first, counts = np.unique(heads.code, return_index=True, return_counts=True)
+        heads = Points(code, heads.ts[first])
+        need = self._window + 2 * (counts - 1)
+        runs: dict[Side, pl.DataFrame] = {}
+        reach: dict[Side, Ints] = {}
+        for side in Side:
+            runs[side] = await self._sweep(connection, side, "rows_from", symbols, heads, need, since)
+            reach[side] = _reach(runs[side], heads, need, len(symbols))
+        found: dict[Side, list[pl.DataFrame]] = {side: [_frame([]), runs[side]] for side in Side}
         for side in Side:
             mine = points[side]
-            if not len(mine.code):
-                continue
-            before = await self._sweep(connection, side, "rows_before", symbols, mine, self._window - 1, since)
-            after = await self._sweep(connection, side, "rows_from", symbols, mine, self._window, since)
-            keys = Points.of(
-                np.concatenate([mine.code, after["code"].to_numpy()]), np.concatenate([mine.ts, after["ts"].to_numpy()])
+            own = np.isin(heads.code, mine.code)
+            begins = Points(heads.code[own], heads.ts[own])
+            before = _each(begins, self._window - 1)
+            found[side].append(await self._sweep(connection, side, "rows_before", symbols, begins, before, since))
+            left = mine.which(
+                _rows_from(runs[side], mine) < np.where(reach[side][mine.code] == FOREVER, 0, self._window)
             )
-            found[side] += [before, after]
-            found[side.other].append(await self._sweep(connection, side.other, "rows_at", symbols, keys, 1, since))
-        return {
-            side: pl.concat([_frame([]), *frames]).unique(["code", "ts"]).sort("code", "ts")
-            for side, frames in found.items()
-        }
+            before, after = _each(left, self._window - 1), _each(left, self._window)
+            found[side].append(await self._sweep(connection, side, "rows_before", symbols, left, before, since))
+            found[side].append(await self._sweep(connection, side, "rows_from", symbols, left, after, since))
+            read = pl.concat([runs[side], found[side][-1]])
+            keys = Points.of(
+                np.concatenate([mine.code, read["code"].to_numpy()]), np.concatenate([mine.ts, read["ts"].to_numpy()])
+            )
+            keys = keys.which(keys.ts > reach[side.other][keys.code])
+            found[side.other].append(
+                await self._sweep(connection, side.other, "rows_at", symbols, keys, _each(keys, 1), since)
+            )
+        return {side: pl.concat(found[side]).unique(["code", "ts"]).sort("code", "ts") for side in Side}
 
     async def before(self, connection: Connection, side: Side, symbols: list[str], micros: int) -> pl.DataFrame:
         """The W-1 rows of each symbol before a time, as ``around`` has them. Raises ``StoreUnavailable``, ``Mistake``."""
         points, since = Points(np.arange(len(symbols)), np.full(len(symbols), micros)), np.full(len(symbols), NO_FLOOR)
-        return await self._sweep(connection, side, "rows_before", symbols, points, self._window - 1, since)
+        need = _each(points, self._window - 1)
+        return await self._sweep(connection, side, "rows_before", symbols, points, need, since)
 
     async def _newest(self, connection: Connection, side: Side, symbols: list[str], since: Ints, most: int) -> Loaded:
         got = np.zeros(len(symbols), dtype=np.int64)
@@ -140,9 +159,9 @@ class History:
         return Loaded(rows, floor, since)
 
     async def _sweep(
-        self, connection: Connection, side: Side, name: str, symbols: list[str], points: Points, need: int, since: Ints
+        self, connection: Connection, side: Side, name: str, symbols: list[str], points: Points, need: Ints, since: Ints
     ) -> pl.DataFrame:
-        """Up to ``need`` rows for each point, as the statement has it."""
+        """Up to so many rows for each point as it needs, as the statement has it."""
         if not len(points.code):
             return _frame([])
         got = np.zeros(len(points.code), dtype=np.int64)
@@ -180,7 +199,7 @@ class History:
                 names,
                 np.arange(len(active)),
                 points.ts[active],
-                need - got[active],
+                need[active] - got[active],
                 group.range,
             )
             numbers = active[rows["code"].to_numpy()]
@@ -248,6 +267,33 @@ class _Group:
     range: Range
     partitions: int
     last: bool
+
+
+def _each(points: Points, need: int) -> Ints:
+    return np.full(len(points.code), need)
+
+
+def _reach(run: pl.DataFrame, heads: Points, need: Ints, codes: int) -> Ints:
+    """Per code up to which ts the run of rows from its head on has all rows; ``FOREVER`` where it came to the end."""
+    reach = np.full(codes, FOREVER)
+    ordered = run.sort("code", "ts")
+    code, ts = ordered["code"].to_numpy(), ordered["ts"].to_numpy()
+    got = np.bincount(code, minlength=codes)
+    full = heads.code[got[heads.code] >= need]
+    reach[full] = ts[np.cumsum(got)[full] - 1]
+    return reach
+
+
+def _rows_from(run: pl.DataFrame, points: Points) -> Ints:
+    """How many rows of the run lie at each point or after it, of the same code."""
+    code = np.concatenate([points.code, run["code"].to_numpy()]).astype(np.int64)
+    ts = np.concatenate([points.ts, run["ts"].to_numpy()])
+    is_row = np.arange(len(code)) >= len(points.code)
+    order = np.lexsort((is_row, ts, code))  # a point before the row of its own key
+    up_to = np.empty(len(code), dtype=np.int64)
+    up_to[order] = np.cumsum(is_row[order])
+    through_code = np.cumsum(np.bincount(code[is_row], minlength=int(code.max(initial=0)) + 1))
+    return through_code[points.code] - up_to[: len(points.code)]
 
 
 def _runs(filled: Sequence[int], size: int, most: int) -> Iterator[tuple[int, int, bool]]:

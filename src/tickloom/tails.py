@@ -75,6 +75,10 @@ class Points:
         first = distinct(code, ts)
         return cls(code[first], ts[first])
 
+    def which(self, mask: NDArray[np.bool_]) -> "Points":
+        """Some of them."""
+        return Points(self.code[mask], self.ts[mask])
+
 
 def distinct(code: Ints, ts: Ints) -> Ints:
     """The indexes of the first of each (code, ts), in their order."""
