@@ -351,7 +351,6 @@ async def _repair(
     """Mend the slices that hold what can be mended; how many rows of each table were written."""
     written: Counter[str] = Counter()
     partitioner = _partitioner(settings)
-    history = History(partitioner, settings.window_rows, budget)
     for number, piece in enumerate(bad):
         watch("repair", number, len(bad))
         if ANALYTICS.name not in piece.tables:
@@ -364,6 +363,8 @@ async def _repair(
             # Of the parents alone: it keeps partitions from being dropped, and does not lock each of them.
             await connection.execute(f"LOCK TABLE ONLY {', ONLY '.join(t.name for t in TABLES)} IN ROW EXCLUSIVE MODE")
             await _refuse_dropped(connection, parts)
+            # With a fresh look at the partitions: the daemon may have made some, and filled some that were empty.
+            history = History(_partitioner(settings), settings.window_rows, budget)
             before = {side: await _before(connection, second, history, side, piece) for side in Side}
             written.update(await _repair_slice(connection, settings.window_rows, piece, whole, before))
     return written
