@@ -14,6 +14,7 @@ from tickloom.model import (
     Decoded,
     EndOfPartition,
     Gap,
+    Ints,
     Progress,
     Reject,
     Side,
@@ -21,10 +22,15 @@ from tickloom.model import (
     rows_schema,
 )
 
+HOUR_MICROS = 3_600_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """When a batch closes. ``max_spans``: so many spans of event time, each of ``span_micros``, may its rows lie in."""
+    """When a batch closes. ``max_spans``: so many spans of event time, each of ``span_micros``, may its rows lie in.
+
+    A span is whole hours.
+    """
 
     max_messages: int
     max_bytes: int
@@ -58,18 +64,8 @@ def _cut(decoded: Decoded, rows: list[int]) -> list[Decoded]:
     for start, end, row, last in zip(
         [0, *first], [*first, len(chunk.values)], [0, *rows], [*rows, len(decoded.rows)], strict=True
     ):
-        of = slice(start, end)
-        part = Chunk(
-            side=chunk.side,
-            topic=chunk.topic,
-            messages=chunk.messages[of],
-            values=chunk.values[of],
-            partitions=chunk.partitions[of],
-            offsets=chunk.offsets[of],
-            timestamps_ms=chunk.timestamps_ms[of],
-        )
         rejects = [reject for place, reject in zip(dead, decoded.rejects, strict=True) if start <= place < end]
-        parts.append(Decoded(part, decoded.rows[row:last], rejects))
+        parts.append(Decoded(chunk.part(start, end), decoded.rows[row:last], rejects))
     return parts
 
 
@@ -135,6 +131,8 @@ class Gatherer:
             opened_at=self._opened_at,
             newest_ms=self._newest_ms,
             oldest_ms=self._oldest_ms,
+            events=self._events,
+            hours=self._hours,
         )
         self._open()
         return batch
@@ -150,6 +148,8 @@ class Gatherer:
         self._messages = 0
         self._bytes = 0
         self._spans: set[int] = set()
+        self._events: tuple[int, int] | None = None
+        self._hours: Counter[int] = Counter()
         self._opened_at = 0.0
 
     def _frame(self, side: Side) -> pl.DataFrame:
@@ -170,13 +170,24 @@ class Gatherer:
         oldest = int(chunk.timestamps_ms.min())
         self._oldest_ms = oldest if self._oldest_ms is None else min(self._oldest_ms, oldest)
         self._frames[chunk.side].append(decoded.rows)
-        self._spans.update(np.unique(decoded.rows["ts"].to_numpy() // self._limits.span_micros).tolist())
+        self._note_times(decoded.rows["ts"].to_numpy())
         self._rejects.extend(decoded.rejects)
         self._messages += len(chunk.values)
         self._bytes += chunk.value_bytes
         self._bytes += sum(_beside_the_value(letter) for letter in decoded.rejects)
         if self._keep_raw:
             self._raw.append(chunk)
+
+    def _note_times(self, micros: Ints) -> None:
+        if not len(micros):
+            return
+        hours, counts = np.unique(micros // HOUR_MICROS, return_counts=True)
+        self._hours.update(dict(zip(hours.tolist(), counts.tolist(), strict=True)))
+        self._spans.update((hours * HOUR_MICROS // self._limits.span_micros).tolist())
+        first, last = int(micros.min()), int(micros.max())
+        self._events = (
+            (first, last) if self._events is None else (min(first, self._events[0]), max(last, self._events[1]))
+        )
 
     def _skip_to(self, source: TopicPartition, offset: int) -> None:
         if offset <= self._positions[source]:
