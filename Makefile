@@ -36,7 +36,7 @@ tools:
 # Pin the newest versions that pyproject.toml allows.
 lock:
 	$(PYTHON) -m venv .cache/lock && .cache/lock/bin/pip install --quiet uv
-	.cache/lock/bin/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --all-extras --group dev pyproject.toml -o requirements.lock
+	.cache/lock/bin/uv pip compile --quiet --upgrade --universal --generate-hashes --no-strip-extras --no-emit-index-url --all-extras --group dev pyproject.toml -o requirements.lock
 
 format: setup
 	$(BIN)/ruff format .
