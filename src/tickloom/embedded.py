@@ -6,15 +6,17 @@ no port. Where structlog is not set up, what there is to say goes to Python's ``
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
+from typing import Any, TypeVar
 
 from tickloom.daemon import Daemon, lag_left
 from tickloom.outcome import Bounds, Outcome
 from tickloom.settings import Settings
 
 _LOOK_SECONDS = 0.05
+T = TypeVar("T")
 
 
 def drain(
@@ -43,22 +45,6 @@ def drain(
     def asked() -> bool:
         return leave.is_set() or (stop is not None and stop.is_set())
 
-    # A loop in a thread of its own: the caller may have one that runs, and in the main thread asyncio takes SIGINT.
-    with ThreadPoolExecutor(1, "tickloom-drain") as executor:
-        running: Future[Outcome] = executor.submit(copy_context().run, _run, daemon, settings, asked)
-        try:
-            # In steps: polars takes SIGINT with SA_RESTART, and then no signal ends a wait in the main thread.
-            while wait([running], _LOOK_SECONDS).not_done:
-                pass
-        except BaseException:
-            leave.set()
-            raise  # when the thread has ended
-    return running.result()
-
-
-def _run(daemon: Daemon, settings: Settings, asked: Callable[[], bool]) -> Outcome:
-    """In the drain's own thread."""
-
     async def work() -> Outcome:
         watching = asyncio.create_task(_watch(daemon, asked))
         try:
@@ -67,8 +53,30 @@ def _run(daemon: Daemon, settings: Settings, asked: Callable[[], bool]) -> Outco
             watching.cancel()
         return daemon.outcome(await lag_left(settings))
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(work())
+    return run_apart(work, leave.set)
+
+
+def run_apart(work: Callable[[], Coroutine[Any, Any, T]], interrupted: Callable[[], object] = lambda: None) -> T:
+    """``work`` in an event loop of its own, in a thread of its own; blocks, and raises what it raises.
+
+    For the caller may have a loop that runs, and in the main thread asyncio takes SIGINT. ``interrupted`` is called where
+    a signal handler raises in the waiting thread; the exception goes on when ``work`` has ended.
+    """
+
+    def run() -> T:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(work())
+
+    with ThreadPoolExecutor(1, "tickloom-loop") as executor:
+        running: Future[T] = executor.submit(copy_context().run, run)
+        try:
+            # In steps: polars takes SIGINT with SA_RESTART, and then no signal ends a wait in the main thread.
+            while wait([running], _LOOK_SECONDS).not_done:
+                pass
+        except BaseException:
+            interrupted()
+            raise
+    return running.result()
 
 
 async def _watch(daemon: Daemon, asked: Callable[[], bool]) -> None:

@@ -39,7 +39,8 @@ class Bounds:
 
 @dataclass(slots=True)
 class Tally:
-    """What a drain has committed so far. ``hours``: valid messages by hour of event time, in hours since 1970.
+    """What a drain has committed so far. ``hours``: valid messages by hour of event time, in hours since 1970; ``read`` and
+    ``dead``: messages and rejects by topic.
 
     Only the event loop writes it.
     """
@@ -49,6 +50,8 @@ class Tally:
     superseded: int = 0
     collapsed: int = 0
     rejects: Counter[str] = field(default_factory=Counter[str])
+    read: Counter[str] = field(default_factory=Counter[str])
+    dead: Counter[str] = field(default_factory=Counter[str])
     hours: Counter[int] = field(default_factory=Counter[int])
     first_event: int | None = None
     last_event: int | None = None
@@ -61,6 +64,9 @@ class Tally:
         self.superseded += loaded.superseded
         self.collapsed += loaded.collapsed
         self.rejects.update({reason.value: count for reason, count in loaded.rejects.items()})
+        for at, step in batch.progress.items():
+            self.read[at.topic] += step.messages
+            self.dead[at.topic] += step.dead
         self.hours.update(batch.hours)
         self.gaps += batch.gaps
         if batch.events is not None:
@@ -75,7 +81,8 @@ class Outcome:
 
     ``messages`` = ``stored`` + ``superseded`` + all ``rejects``. ``drained``: the tables hold the log up to its end as it
     was at the start. ``lag``: by topic, messages at the end that are in no table yet, whoever reads them; None where
-    nobody looked, or Kafka did not answer. ``hours``: valid messages by the hour of their event, oldest first.
+    nobody looked, or Kafka did not answer. ``hours``: valid messages by the hour of their event, oldest first. ``read``
+    and ``dead``: messages and rejects by topic.
     """
 
     ended: Ended
@@ -89,6 +96,8 @@ class Outcome:
     first_event: datetime | None
     last_event: datetime | None
     seconds: float
+    read: Mapping[str, int] = field(default_factory=dict[str, int])
+    dead: Mapping[str, int] = field(default_factory=dict[str, int])
     lag: Mapping[str, int] | None = None
 
     @classmethod
@@ -106,6 +115,8 @@ class Outcome:
             first_event=_moment(tally.first_event),
             last_event=_moment(tally.last_event),
             seconds=seconds,
+            read=dict(tally.read),
+            dead=dict(tally.dead),
             lag=lag,
         )
 
@@ -129,6 +140,7 @@ class Outcome:
             "collapsed": self.collapsed,
             "rejected": self.rejected,
             "rejects": dict(self.rejects),
+            "topics": {topic: {"messages": self.read[topic], "rejected": self.dead[topic]} for topic in self.read},
             "lag": None if self.lag is None else dict(self.lag),
             "first_event": _iso(self.first_event),
             "last_event": _iso(self.last_event),

@@ -67,6 +67,7 @@ def test_the_summary_is_json_and_text() -> None:
     assert document["rejects"] == {"not_json": 1}
     assert document["gaps"] == [{"topic": "topic", "partition": 1, "from_offset": 7, "to_offset": 9}]
     assert document["lag"] == {"topic": 3}
+    assert document["topics"]["topic"] == {"messages": 5, "rejected": 1}
     assert outcome().lines() == [
         "ended by max-messages after 1.2 s: 5 messages, 3 rows stored, 1 superseded, 1 rejected",
         "events from 2026-09-20T09:30:00+00:00 to 2026-09-21T14:05:00+00:00",
