@@ -32,16 +32,16 @@ class DagsterSettings(BaseSettings):
     gap_hours: float = Field(24, gt=0, description="The check `gaps` fails for this long after messages were lost.")
     verify_hours: int = Field(48, ge=1, description="The checks look at the newest so many hours that a run touched.")
     hours_from: datetime | None = Field(
-        None, description="The first hourly partition; by default New Year of the day 31 days ago."
+        None, description="The first hourly partition; by default the first of the month that was 31 days ago."
     )
     alert_url: str = Field("", description="Where a failed run is told by POST, as JSON with a `text`.")
 
     def first_hour(self, now: datetime) -> datetime:
-        """Where Dagster's hourly partitions begin: the same all year, for a start that moves would hide hours."""
+        """Where Dagster's hourly partitions begin. It moves with the month: what is older than tickloom takes is out of view."""
         if self.hours_from is not None:
             given = self.hours_from if self.hours_from.tzinfo else self.hours_from.replace(tzinfo=UTC)
             return given.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-        return (now - timedelta(days=31)).replace(month=1, day=1, hour=0, minute=0, second=0, microsecond=0)
+        return (now - timedelta(days=31)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
 KNOBS = DagsterSettings()  # pyright: ignore[reportCallIssue]
