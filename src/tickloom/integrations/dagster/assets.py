@@ -68,7 +68,20 @@ def _metadata(settings: Settings, outcome: Outcome, table: Table, rows: int) -> 
     topics = {PRICES.name: [settings.prices_topic], VOLUMES.name: [settings.volumes_topic]}.get(
         table.name, [settings.prices_topic, settings.volumes_topic]
     )
-    told: dict[str, Any] = {
+    told: dict[str, Any] = {}
+    if outcome.first_event is not None and outcome.last_event is not None:
+        seen = preview(settings, table, outcome.last_event)
+        told |= {
+            "chart": dg.MetadataValue.md(pictures.chart(seen.minutes, outcome.last_event)),
+            "preview": dg.MetadataValue.md(pictures.table(seen.names, seen.rows)),
+            "first event": dg.MetadataValue.timestamp(outcome.first_event),
+            "last event": dg.MetadataValue.timestamp(outcome.last_event),
+        }
+    if outcome.lag is not None:
+        told["lag"] = sum(outcome.lag.get(topic, 0) for topic in topics)
+    if table is ANALYTICS:
+        told |= {"rows stored": outcome.stored, "rows superseded": outcome.superseded}
+    told |= {
         "messages": sum(outcome.read.get(topic, 0) for topic in topics),
         "rejected": sum(outcome.dead.get(topic, 0) for topic in topics),
         "rejects": dg.MetadataValue.json(dict(outcome.rejects)),
@@ -78,16 +91,4 @@ def _metadata(settings: Settings, outcome: Outcome, table: Table, rows: int) -> 
         "seconds": round(outcome.seconds, 2),
         "hours": dg.MetadataValue.json({hour.isoformat(): count for hour, count in outcome.hours.items()}),
     }
-    if table is ANALYTICS:
-        told |= {"rows stored": outcome.stored, "rows superseded": outcome.superseded}
-    if outcome.lag is not None:
-        told["lag"] = sum(outcome.lag.get(topic, 0) for topic in topics)
-    if outcome.first_event is not None and outcome.last_event is not None:
-        seen = preview(settings, table, outcome.last_event)
-        told |= {
-            "first event": dg.MetadataValue.timestamp(outcome.first_event),
-            "last event": dg.MetadataValue.timestamp(outcome.last_event),
-            "preview": dg.MetadataValue.md(pictures.table(seen.names, seen.rows)),
-            "chart": dg.MetadataValue.md(pictures.chart(seen.minutes, outcome.last_event)),
-        }
     return told
