@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 
 from tests import services
 from tests.acceptance.test_bad_days import until
@@ -22,6 +24,8 @@ from tests.hostile import Thing, hostile_things
 
 MODULE = "tickloom.integrations.dagster"
 READ = "SELECT coalesce(sum(next_offset - first_offset), 0)::int FROM tickloom.offsets"
+ROOT = Path(__file__).parents[2]
+ASSETS = {"stock_prices_asset", "stock_volume", "joined_stock_data"}
 LOCATION = {"repositoryLocationName": MODULE, "repositoryName": "__repository__"}
 
 
@@ -64,18 +68,18 @@ class Page:
 
 
 @contextlib.contextmanager
-def dagster_dev(world: World, home: dict[str, str], log: Path) -> Iterator[Page]:
-    """``dagster dev`` while inside."""
-    port = services.free_port()
-    command = [sys.executable, "-m", "dagster", "dev", "-m", MODULE, "-h", "127.0.0.1", "-p", str(port)]
-    with log.open("w") as out:
+def running(environment: dict[str, str], log: Path, *command: str) -> Iterator[None]:
+    """A program of this environment's Dagster while inside; ended with all that it started."""
+    with log.open("a") as out:
         process = subprocess.Popen(
-            command, env=world.environment | home, stdout=out, stderr=out, start_new_session=True
+            [str(Path(sys.executable).parent / command[0]), *command[1:]],
+            env=environment,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
         )
     try:
-        page = Page(port)
-        until(page.up, 120)
-        yield page
+        yield
     finally:
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -83,6 +87,61 @@ def dagster_dev(world: World, home: dict[str, str], log: Path) -> Iterator[Page]
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@contextlib.contextmanager
+def dagster_dev(world: World, home: dict[str, str], log: Path) -> Iterator[Page]:
+    """``dagster dev`` while inside."""
+    port = services.free_port()
+    with running(world.environment | home, log, "dagster", "dev", "-m", MODULE, "-h", "127.0.0.1", "-p", str(port)):
+        page = Page(port)
+        until(page.up, 120)
+        yield page
+
+
+@contextlib.contextmanager
+def as_composed(world: World, home: dict[str, str], log: Path, storage: str) -> Iterator[Page]:
+    """Code server, page and daemon as docker-compose.yml has them, at other ports; what they know is in ``storage``."""
+    code, port = services.free_port(), services.free_port()
+    folder = Path(home["DAGSTER_HOME"])
+    (folder / "dagster.yaml").write_text((ROOT / "deploy/dagster/dagster.yaml").read_text())
+    workspace = (ROOT / "deploy/dagster/workspace.yaml").read_text()
+    here = folder / "workspace.yaml"
+    here.write_text(workspace.replace("host: dagster-code", "host: 127.0.0.1").replace("port: 4000", f"port: {code}"))
+    composed = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    serve, tick = (composed[name]["command"] for name in ("dagster-webserver", "dagster-daemon"))
+    (line,) = re.findall(r"^CMD (.+)$", (ROOT / "deploy/dagster/Dockerfile").read_text(), re.MULTILINE)
+    changed = {"0.0.0.0": "127.0.0.1", "3000": str(port), "4000": str(code), "workspace.yaml": str(here)}
+    environment = world.environment | home | {"DAGSTER_POSTGRES_URL": storage}
+    page = Page(port)
+    with contextlib.ExitStack() as all_of_it:
+        for command in (json.loads(line), serve, tick):
+            all_of_it.enter_context(running(environment, log, *(changed.get(word, word) for word in command)))
+            if command is serve:
+                until(page.up, 120)
+        yield page
+
+
+def materialized_by_a_run(page: Page, log: Path) -> set[str]:
+    """Launch the job from the page; what it has materialised in the end."""
+    launched = page.ask(
+        "mutation ($with: ExecutionParams!) { launchRun(executionParams: $with) { __typename "
+        "... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }",
+        **{"with": {"selector": LOCATION | {"jobName": "stock_data_job"}, "runConfigData": {}}},
+    )["launchRun"]
+    assert launched["__typename"] == "LaunchRunSuccess", launched
+    of_run = {"run": launched["run"]["runId"]}
+
+    def status() -> str:
+        found = page.ask("query ($run: ID!) { runOrError(runId: $run) { ... on Run { status } } }", **of_run)
+        return found["runOrError"]["status"]
+
+    until(lambda: status() in ("SUCCESS", "FAILURE"), 120)
+    assert status() == "SUCCESS", log.read_text()[-3000:]
+    told = page.ask(
+        "query ($run: ID!) { runOrError(runId: $run) { ... on Run { assets { key { path } } } } }", **of_run
+    )
+    return {asset["key"]["path"][0] for asset in told["runOrError"]["assets"]}
 
 
 def test_the_page(world: World, home: dict[str, str], tmp_path: Path) -> None:
@@ -109,25 +168,15 @@ def test_the_page(world: World, home: dict[str, str], tmp_path: Path) -> None:
             "executionTimezone": "UTC",
             "scheduleState": {"status": "RUNNING"},
         }
-        launched = page.ask(
-            "mutation ($with: ExecutionParams!) { launchRun(executionParams: $with) { __typename "
-            "... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }",
-            **{"with": {"selector": LOCATION | {"jobName": "stock_data_job"}, "runConfigData": {}}},
-        )["launchRun"]
-        assert launched["__typename"] == "LaunchRunSuccess", launched
-        of_run = {"run": launched["run"]["runId"]}
+        assert materialized_by_a_run(page, tmp_path / "log") >= ASSETS
+    assert world.differences() == []
 
-        def status() -> str:
-            found = page.ask("query ($run: ID!) { runOrError(runId: $run) { ... on Run { status } } }", **of_run)
-            return found["runOrError"]["status"]
 
-        until(lambda: status() in ("SUCCESS", "FAILURE"), 120)
-        assert status() == "SUCCESS", (tmp_path / "log").read_text()[-3000:]
-        assets = page.ask(
-            "query ($run: ID!) { runOrError(runId: $run) { ... on Run { assets { key { path } } } } }", **of_run
-        )
-        shown = {asset["key"]["path"][0] for asset in assets["runOrError"]["assets"]}
-        assert {"stock_prices_asset", "stock_volume", "joined_stock_data"} <= shown
+def test_the_parts_of_the_compose_file(world: World, postgres: Any, home: dict[str, str], tmp_path: Path) -> None:
+    """``docker compose --profile orchestrate up`` would bring a page without code, or runs that nobody starts."""
+    world.produce(hostile_things(seed=73, messages=1_000))
+    with as_composed(world, home, tmp_path / "log", services.new_database(postgres)) as page:
+        assert materialized_by_a_run(page, tmp_path / "log") >= ASSETS
     assert world.differences() == []
 
 
