@@ -72,6 +72,7 @@ def _metadata(settings: Settings, outcome: Outcome, table: Table, rows: int) -> 
     if outcome.first_event is not None and outcome.last_event is not None:
         seen = preview(settings, table, outcome.last_event)
         told |= {
+            "rows by minute, the last hour": pictures.sparkline(seen.minutes, outcome.last_event),
             "chart": dg.MetadataValue.md(pictures.chart(seen.minutes, outcome.last_event)),
             "preview": dg.MetadataValue.md(pictures.table(seen.names, seen.rows)),
             "first event": dg.MetadataValue.timestamp(outcome.first_event),

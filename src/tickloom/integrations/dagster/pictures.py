@@ -7,6 +7,7 @@ from typing import Any
 
 _WIDTH, _HEIGHT, _FOOT = 480, 96, 16
 _MINUTE = timedelta(minutes=1)
+_BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 def table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -30,10 +31,16 @@ def cell(value: Any) -> str:
             return "".join(f"&#{ord(char)};" if char in "|\\`*_[]<>&\n\r" else char for char in str(value))
 
 
+def sparkline(minutes: Mapping[datetime, int], last: datetime) -> str:
+    """Rows by minute as a line of blocks, for the hour that ends with ``last``; it is seen without a click."""
+    counts = [minutes.get(minute, 0) for minute in _minutes(last)]
+    highest = max(*counts, 1)
+    return "".join(_BLOCKS[-(-count * (len(_BLOCKS) - 1) // highest)] for count in counts)
+
+
 def chart(minutes: Mapping[datetime, int], last: datetime) -> str:
     """Rows by minute as bars, for the hour that ends with ``last``: a picture that is in the text itself."""
-    end = last.replace(second=0, microsecond=0)
-    shown = [end - number * _MINUTE for number in reversed(range(60))]
+    shown = _minutes(last)
     counts = [minutes.get(minute, 0) for minute in shown]
     highest, step, tall = max(*counts, 1), _WIDTH / len(shown), _HEIGHT - 2 * _FOOT
     bars = "".join(
@@ -44,7 +51,7 @@ def chart(minutes: Mapping[datetime, int], last: datetime) -> str:
     text = (
         f'<text x="0" y="11">{highest:,} rows a minute at most</text>'
         f'<text x="0" y="{_HEIGHT - 3}">{shown[0]:%H:%M}</text>'
-        f'<text x="{_WIDTH}" y="{_HEIGHT - 3}" text-anchor="end">{end:%H:%M} UTC</text>'
+        f'<text x="{_WIDTH}" y="{_HEIGHT - 3}" text-anchor="end">{shown[-1]:%H:%M} UTC</text>'
     )
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" font-family="sans-serif" '
@@ -52,3 +59,9 @@ def chart(minutes: Mapping[datetime, int], last: datetime) -> str:
         f'<g fill="#5f6773">{text}</g></svg>'
     )
     return f"![rows by minute](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
+
+
+def _minutes(last: datetime) -> list[datetime]:
+    """The sixty minutes up to that of ``last``, oldest first."""
+    end = last.replace(second=0, microsecond=0)
+    return [end - number * _MINUTE for number in reversed(range(60))]
