@@ -23,6 +23,7 @@ from tickloom.model import (
 )
 
 HOUR_MICROS = 3_600_000_000
+_HOURS_COUNTED = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,10 +182,10 @@ class Gatherer:
     def _note_times(self, micros: Ints) -> None:
         if not len(micros):
             return
-        hours, counts = np.unique(micros // HOUR_MICROS, return_counts=True)
+        first, last = int(micros.min()), int(micros.max())
+        hours, counts = _by_hour(micros, first // HOUR_MICROS, last // HOUR_MICROS)
         self._hours.update(dict(zip(hours.tolist(), counts.tolist(), strict=True)))
         self._spans.update((hours * HOUR_MICROS // self._limits.span_micros).tolist())
-        first, last = int(micros.min()), int(micros.max())
         self._events = (
             (first, last) if self._events is None else (min(first, self._events[0]), max(last, self._events[1]))
         )
@@ -203,6 +204,16 @@ class Gatherer:
     def _move(self, progress: Progress, source: TopicPartition, offset: int) -> None:
         progress.next_offset = offset
         self._positions[source] = offset
+
+
+def _by_hour(micros: Ints, first: int, last: int) -> tuple[Ints, Ints]:
+    """The hours that occur between ``first`` and ``last``, and how often each: counted where that needs no sort."""
+    hours = micros // HOUR_MICROS
+    if last - first >= _HOURS_COUNTED:
+        return np.unique(hours, return_counts=True)
+    counts = np.bincount(hours - first)
+    found = np.flatnonzero(counts)
+    return found + first, counts[found]
 
 
 def _beside_the_value(letter: Reject) -> int:
