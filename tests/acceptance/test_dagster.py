@@ -196,6 +196,23 @@ def kill_at_work(world: World, process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
+def test_a_run_is_terminated(world: World, home: dict[str, str], tmp_path: Path) -> None:
+    """The page's button would leave a run that goes on unseen, or a batch half done."""
+    world.settings |= {"TICKLOOM_BATCH_MAX_MESSAGES": "1"}  # half a minute's work
+    world.produce(hostile_things(seed=74, messages=6_000))
+    log = tmp_path / "log"
+    process = run_of_the_job(world, home, log)
+    until(lambda: world.query(READ)[0][0] > 0 or process.poll() is not None, 120)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 1, log.read_text()[-3000:]
+    assert "DagsterExecutionInterruptedError" in log.read_text()
+    done = world.query(READ)[0][0]
+    assert 0 < done < 6_000
+    del world.settings["TICKLOOM_BATCH_MAX_MESSAGES"]
+    assert world.tickloom("run", "--once").returncode == 0
+    assert world.differences() == []
+
+
 def feed(world: World, things: list[Thing], stop: threading.Event) -> None:
     """Into the log, bit by bit, until all is there or (then all at once) told to stop."""
     for at in range(0, len(things), 40):
