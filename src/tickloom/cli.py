@@ -95,11 +95,10 @@ def run(
     structlog.get_logger("tickloom").info("starting", version=__version__, **configured.shown())
 
     async def work() -> Outcome:
-        ended = await daemon.run(configured, once=bounds)
-        outcome = ended.outcome()
-        if output is Output.TEXT and outcome.drained:
+        outcome = (await daemon.run(configured, once=bounds)).outcome()
+        if not once or (output is Output.TEXT and outcome.drained):
             return outcome  # and nobody waits for Kafka's word on what came since
-        return ended.outcome(await daemon.lag_left(configured)) if once else outcome
+        return await daemon.with_lag(outcome, configured)
 
     outcome: Outcome = _run(work())
     if once:

@@ -93,9 +93,9 @@ class Daemon:
         """Finish the batch in flight, commit, leave the group. Safe to call twice."""
         self._end(Ended.STOPPED)
 
-    def outcome(self, lag: Mapping[str, int] | None = None) -> Outcome:
-        """What a run that has ended came to; ``lag`` as ``lag_left`` tells it."""
-        return Outcome.of(self._tally, self._ended or Ended.STOPPED, time.monotonic() - self._started, lag)
+    def outcome(self) -> Outcome:
+        """What a run that has ended came to; the lag is not looked at (see ``with_lag``)."""
+        return Outcome.of(self._tally, self._ended or Ended.STOPPED, time.monotonic() - self._started)
 
     def _end(self, why: Ended) -> None:
         self._ended = self._ended or why
@@ -445,26 +445,28 @@ def _post(loop: asyncio.AbstractEventLoop, queue: "asyncio.Queue[MemberEvent]", 
             event.done.set()
 
 
-async def lag_left(settings: Settings) -> dict[str, int] | None:
-    """By topic, messages of the log as it ends now that the ledger has not; None where Kafka does not answer in 10 s.
+async def with_lag(outcome: Outcome, settings: Settings) -> Outcome:
+    """The outcome with the lag: by topic, messages of the log as it ends now that the ledger has not.
 
-    Raises ``StoreUnavailable``, ``Mistake``.
+    As it was where Kafka or Postgres does not answer, and where somebody wanted the drain to stop and waits. Raises ``Mistake``.
     """
+    if outcome.ended is Ended.STOPPED:
+        return outcome
 
     def look() -> dict[TopicPartition, int]:
         return _ends(settings, describe_cluster(settings))
 
     try:
         ends = await asyncio.get_running_loop().run_in_executor(None, look)
-    except SourceUnavailable as error:
+        async with connected(settings) as connection:
+            done = await ledger.positions(connection, list(ends))
+    except (SourceUnavailable, StoreUnavailable) as error:
         _log.warning("the lag is not known", error=str(error))
-        return None
-    async with connected(settings) as connection:
-        done = await ledger.positions(connection, list(ends))
+        return outcome
     lag = dict.fromkeys((settings.prices_topic, settings.volumes_topic), 0)
     for at, end in ends.items():
         lag[at.topic] += max(0, end - done.get(at, 0))
-    return lag
+    return replace(outcome, lag=lag)
 
 
 def _tell_nobody(state: str) -> None:

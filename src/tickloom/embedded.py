@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from typing import Any, TypeVar
 
-from tickloom.daemon import Daemon, lag_left
+from tickloom.daemon import Daemon, with_lag
 from tickloom.outcome import Bounds, Outcome
 from tickloom.settings import Settings
 
@@ -37,7 +37,7 @@ def drain(
     the calling thread, as Ctrl-C does. ``serve`` answers by HTTP as the daemon does, at the port of the settings.
 
     Raises ``Mistake`` (a person must act); ``SourceUnavailable`` or ``StoreUnavailable`` where the time was over while
-    Kafka or Postgres was away, or Postgres was away at the end; ``SettingsError`` for a bound that lets nothing be read.
+    Kafka or Postgres was away; ``SettingsError`` for a bound that lets nothing be read.
     """
     daemon = Daemon(settings, once=Bounds(max_seconds, max_messages), serve=serve, notify=False)
     leave = threading.Event()
@@ -51,7 +51,7 @@ def drain(
             await daemon.run()
         finally:
             watching.cancel()
-        return daemon.outcome(await lag_left(settings))
+        return await with_lag(daemon.outcome(), settings)
 
     return run_apart(work, leave.set)
 

@@ -101,7 +101,7 @@ class Outcome:
     lag: Mapping[str, int] | None = None
 
     @classmethod
-    def of(cls, tally: Tally, ended: Ended, seconds: float, lag: Mapping[str, int] | None = None) -> "Outcome":
+    def of(cls, tally: Tally, ended: Ended, seconds: float) -> "Outcome":
         """What the tally of a drain came to."""
         return cls(
             ended=ended,
@@ -117,7 +117,6 @@ class Outcome:
             seconds=seconds,
             read=dict(tally.read),
             dead=dict(tally.dead),
-            lag=lag,
         )
 
     @property

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -40,7 +41,7 @@ def outcome() -> Outcome:
     late = batch_of("2026-09-20T09:30:00Z")
     late.gaps.clear()
     tally.add(late, Loaded(1, 0, 0, Counter()))
-    return Outcome.of(tally, Ended.MAX_MESSAGES, 1.25, {"topic": 3})
+    return replace(Outcome.of(tally, Ended.MAX_MESSAGES, 1.25), lag={"topic": 3})
 
 
 def test_what_a_drain_says_adds_up() -> None:
