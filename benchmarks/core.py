@@ -33,7 +33,7 @@ from tickloom.stages.gather import BatchLimits, Gatherer
 from tickloom.stages.join import begin, finish, symbols_of
 from tickloom.stages.load import prepare
 from tickloom.synthetic import Tick, TickSettings, live
-from tickloom.tails import NO_FLOOR, Loaded, Tails
+from tickloom.tails import FOREVER, NO_FLOOR, Loaded, Tails
 
 CHUNK_MESSAGES = 10_000
 PARTITIONS = 4
@@ -130,7 +130,10 @@ def run(log: Sequence[Sequence[Chunk]]) -> Clock:
             missing = tails.missing(symbols.to_list())
         if missing:
             tails.reserve(len(missing))
-            tails.insert(missing, dict.fromkeys(Side, Loaded(_NO_ROWS, np.full(len(missing), NO_FLOOR))))
+            tails.insert(
+                missing,
+                dict.fromkeys(Side, Loaded(_NO_ROWS, np.full(len(missing), NO_FLOOR), np.full(len(missing), FOREVER))),
+            )
         with counting.step("join"):
             joined = finish(begin(batch, symbols, tails, number), tails)
         with counting.step("encode"):

@@ -1,8 +1,9 @@
 """What the commands beside ``run`` do: migrate and check. They connect, do one thing and end."""
 
 import asyncio
+import math
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -11,11 +12,18 @@ from tickloom import schema
 from tickloom.errors import TickloomError
 from tickloom.kafka import Cluster, check_options, describe_cluster, peek_keys
 from tickloom.model import TABLES
-from tickloom.partitions import Partitioner
+from tickloom.partitions import LockTable, Partitioner, budget_of, lock_table
 from tickloom.postgres import connected, told, transaction
-from tickloom.settings import Settings, ignored
+from tickloom.settings import Partitioning, Settings, ignored
 
 _CLOCK_LIMIT_SECONDS = 5.0
+_LEAST_MONTHS = 1
+_PARTITIONS_A_MONTH = {
+    Partitioning.HOURLY: 730.5,
+    Partitioning.DAILY: 30.4,
+    Partitioning.MONTHLY: 1.0,
+    Partitioning.NONE: 1e-9,
+}
 
 
 async def migrate(settings: Settings) -> None:
@@ -55,6 +63,7 @@ async def check(settings: Settings) -> list[Finding]:
     findings.append(await _find("database", lambda: _database(settings)))
     if findings[-1].good:
         findings.append(await _find("schema", lambda: _schema(settings)))
+        findings.append(await _find("locks", lambda: _locks(settings)))
         findings.append(await _find("pooler", lambda: _pooler(settings)))
         findings.append(await _find("clock", lambda: _clock(settings)))
     return findings
@@ -97,6 +106,37 @@ async def _schema(settings: Settings) -> str:
     async with connected(settings) as connection:
         await schema.check(connection, settings)
     return "tables, columns, partitioning and rights are as needed"
+
+
+async def _locks(settings: Settings) -> str:
+    async with connected(settings) as connection:
+        table_of_locks = await lock_table(connection)
+        partitioner = Partitioner({table.name: schema.partitioning(settings, table) for table in TABLES}, 0)
+        counts = {table: len((await partitioner.layout(connection, table)).names) for table in partitioner.widths}
+    return judge_locks(table_of_locks, counts, partitioner.widths)
+
+
+def judge_locks(locks: LockTable, counts: Mapping[str, int], widths: Mapping[str, Partitioning]) -> str:
+    """How long queries over a whole table will still find locks enough. Pure. Raises ``TickloomError`` where not for a month.
+
+    Our own transactions need a bounded number; whoever asks for rows without a range of time needs two for each partition.
+    """
+    room = locks.slots // 2
+    months = {table: (room - counts[table]) / _PARTITIONS_A_MONTH[width] for table, width in widths.items()}
+    table = min(months, key=months.__getitem__)
+    told = (
+        f"{table} has {counts[table]:,} partitions; a query over all of it takes two locks for each, of "
+        f"{locks.slots:,} that the server has"
+    )
+    if months[table] >= _LEAST_MONTHS:
+        return f"{told}: enough for {min(months[table], 1200):,.0f} months more. Tickloom itself takes at most {2 * budget_of(locks):,}"
+    year = 2 * (counts[table] + 12 * _PARTITIONS_A_MONTH[widths[table]])
+    raise TickloomError(
+        f"{told}: {'too few by now' if months[table] < 0 else 'too few within a month'}, unless the query has a range of "
+        f"time. For a year more set max_locks_per_transaction = {math.ceil(year / locks.sessions / 64) * 64} in "
+        f"postgresql.conf and restart the server; or drop old partitions; or make the table anew by the day "
+        f"(TICKLOOM_…_PARTITIONING=daily)"
+    )
 
 
 async def _pooler(settings: Settings) -> str:

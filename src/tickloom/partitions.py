@@ -19,11 +19,10 @@ from tickloom.errors import SchemaMismatch
 from tickloom.model import TABLES
 from tickloom.postgres import Connection, sql, told
 from tickloom.settings import Partitioning
-from tickloom.timestamps import EARLIEST, LATEST, moment
+from tickloom.timestamps import EARLIEST, LATEST, micros_of, moment
 
 _FORMATS = {Partitioning.HOURLY: "%Y%m%d%H", Partitioning.DAILY: "%Y%m%d", Partitioning.MONTHLY: "%Y%m"}
 _WIDTHS_MICROSECONDS = {Partitioning.HOURLY: 3_600 * 10**6, Partitioning.DAILY: 86_400 * 10**6}
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MADE_AT_ONCE = 16
 """By one transaction, which holds some five locks for each."""
 _LEAST_BUDGET, _MOST_BUDGET = 6, 256
@@ -84,7 +83,7 @@ def ranges_of(micros: NDArray[np.int64], width: Partitioning) -> list[Range]:
     """The partitions that rows at ``micros`` fall into, in order; one for all in a table without any."""
     if width is Partitioning.NONE:
         return [ALWAYS] if len(micros) else []
-    return [Range(_micros(part.start), _micros(part.stop)) for part in partitions_for("", width, micros)]
+    return [Range(micros_of(part.start), micros_of(part.stop)) for part in partitions_for("", width, micros)]
 
 
 def runs_of(ranges: Sequence[Range]) -> list[Range]:
@@ -98,18 +97,76 @@ def runs_of(ranges: Sequence[Range]) -> list[Range]:
     return runs
 
 
-async def lock_budget(connection: Connection) -> int:
-    """How many table partitions one transaction may touch: each takes two locks, its own and its index's.
-
-    An eighth of what the server's lock table surely holds (PostgreSQL documentation, ``max_locks_per_transaction``): other
-    replicas and other people's sessions want some, too. Raises ``StoreUnavailable``.
+@dataclass(frozen=True, slots=True)
+class LockTable:
+    """What the server's table of locks surely holds, for all sessions together (PostgreSQL documentation,
+    ``max_locks_per_transaction``).
     """
+
+    locks_a_session: int
+    sessions: int
+
+    @property
+    def slots(self) -> int:
+        return self.locks_a_session * self.sessions
+
+
+async def lock_table(connection: Connection) -> LockTable:
+    """As the server is set. Raises ``StoreUnavailable``."""
     with told():
-        locks = await connection.fetchval(
-            "SELECT current_setting('max_locks_per_transaction')::bigint * "
-            "(current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint)"
+        row = await connection.fetchrow(
+            "SELECT current_setting('max_locks_per_transaction')::int AS locks, "
+            "current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int AS sessions"
         )
-    return max(_LEAST_BUDGET, min(locks // 16, _MOST_BUDGET))
+    return LockTable(row["locks"], row["sessions"])
+
+
+def budget_of(locks: LockTable) -> int:
+    """How many table partitions one transaction of ours may touch, each with two locks: its own and its index's.
+
+    That is a quarter of the table: other replicas and other people's sessions want some, too.
+    """
+    return max(_LEAST_BUDGET, min(locks.slots // 8, _MOST_BUDGET))
+
+
+async def lock_budget(connection: Connection) -> int:
+    """``budget_of`` this server. Raises ``StoreUnavailable``."""
+    return budget_of(await lock_table(connection))
+
+
+_UNKNOWN, _EMPTY, _FILLED = -1, 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A table's partitions by time: names, bounds in µs, and whether they may hold rows of ours (see ``Partitioner``).
+
+    Who reads by it has one layout to the end: with a new partition there is a new layout. Only ``filled`` is written to.
+    """
+
+    names: list[str]
+    starts: NDArray[np.int64]
+    stops: NDArray[np.int64]
+    filled: NDArray[np.int8]
+
+    def with_rows(self, parts: Sequence[Partition]) -> "Layout":
+        """There are, or will be, these partitions, and they will hold rows."""
+        starts = np.array([micros_of(part.start) for part in parts])
+        new = [part for part, known in zip(parts, np.isin(starts, self.starts), strict=True) if not known]
+        layout = self
+        if new:
+            stops = [micros_of(part.stop) for part in new]
+            begins = np.concatenate([self.starts, [micros_of(part.start) for part in new]]).astype(np.int64)
+            order = np.argsort(begins)
+            names = [*self.names, *(part.name for part in new)]
+            layout = Layout(
+                [names[at] for at in order.tolist()],
+                begins[order],
+                np.concatenate([self.stops, stops]).astype(np.int64)[order],
+                np.concatenate([self.filled, [_FILLED] * len(new)]).astype(np.int8)[order],
+            )
+        layout.filled[np.searchsorted(layout.starts, starts)] = _FILLED
+        return layout
 
 
 class Partitioner:
@@ -120,13 +177,13 @@ class Partitioner:
         self.widths = widths
         self._ahead = ahead
         self._known: set[str] = set()
-        self._ranges: dict[str, dict[Range, bool]] = {}  # in order; whether there may be rows
-        self._filled: dict[str, set[Range]] = {}  # by us, perhaps not yet committed
+        self._layouts: dict[str, Layout] = {}
+        self._filled: dict[str, set[int]] = {}  # by us, perhaps not yet committed: the starts
 
     def forget(self) -> None:
         """Look at the catalogue again: partitions may be gone, and others may have come, or have got rows."""
         self._known.clear()
-        self._ranges.clear()
+        self._layouts.clear()
 
     async def ensure_for(self, connection: Connection, needed: dict[str, NDArray[np.int64]]) -> int:
         """Make the partitions that rows of each table (name to their µs) need; how many were made.
@@ -149,21 +206,42 @@ class Partitioner:
                 made += await self._ensure(connection, partitions_ahead(table.name, width, now, self._ahead))
         return made
 
-    async def ranges(self, connection: Connection, table: str) -> Sequence[tuple[Range, bool]]:
-        """A table's partitions, in order, and whether each may hold rows of ours; ``ALWAYS`` alone where it has none.
-
-        Raises ``StoreUnavailable``.
-        """
+    async def layout(self, connection: Connection, table: str) -> "Layout":
+        """A table's partitions, as they are known now; one for all time where it has none. Raises ``StoreUnavailable``."""
         if self.widths[table] is Partitioning.NONE:
-            return [(ALWAYS, True)]
-        if table not in self._ranges:
+            return Layout([""], np.array([EARLIEST]), np.array([LATEST]), np.array([_FILLED], dtype=np.int8))
+        if table not in self._layouts:
             with told():
-                rows = await connection.fetch(sql("partitions"), table)
-            ranges = (_range_by_name(row["name"]) or Range(_micros(row["start"]), _micros(row["stop"])) for row in rows)
-            filled = self._filled.get(table, set())
-            found = {one: row["filled"] or one in filled for one, row in zip(ranges, rows, strict=True)}
-            self._ranges[table] = dict(sorted(found.items()))
-        return list(self._ranges[table].items())
+                names: list[str] = await connection.fetchval(sql("partitions"), table)
+                starts, stops, foreign = _bounds_by_name(names)
+                for at in foreign:
+                    row = await connection.fetchrow(sql("partition_bounds"), names[at])
+                    starts[at], stops[at] = micros_of(row["start"]), micros_of(row["stop"])
+            order = np.argsort(starts)
+            filled = np.where(np.isin(starts, list(self._filled.get(table, ()))), _FILLED, _UNKNOWN).astype(np.int8)
+            self._layouts[table] = Layout([names[at] for at in order], starts[order], stops[order], filled[order])
+        return self._layouts[table]
+
+    async def filled(self, connection: Connection, layout: "Layout", first: int, stop: int) -> NDArray[np.int64]:
+        """Which of the partitions [``first``, ``stop``) may hold rows: their indexes. Raises ``StoreUnavailable``."""
+        unknown = first + np.flatnonzero(layout.filled[first:stop] == _UNKNOWN)
+        if len(unknown):
+            with told():
+                rows: list[bool] = await connection.fetchval(
+                    "SELECT array_agg(coalesce(pg_relation_size(to_regclass(name)), 0) > 0 ORDER BY number) "
+                    "FROM unnest($1::text[]) WITH ORDINALITY AS names (name, number)",
+                    [layout.names[at] for at in unknown.tolist()],
+                )
+            # What we have filled meanwhile stays so.
+            layout.filled[unknown] = np.where(layout.filled[unknown] == _FILLED, _FILLED, rows)
+        return first + np.flatnonzero(layout.filled[first:stop] == _FILLED)
+
+    def _note_rows(self, table: str, partitions: Sequence[Partition]) -> None:
+        """These are about to hold rows."""
+        starts = [micros_of(part.start) for part in partitions]
+        self._filled.setdefault(table, set()).update(starts)
+        if (layout := self._layouts.get(table)) is not None:
+            self._layouts[table] = layout.with_rows(partitions)
 
     async def _ensure(self, connection: Connection, wanted: Iterable[Partition]) -> int:
         missing = [partition for partition in wanted if partition.name not in self._known]
@@ -173,13 +251,6 @@ class Partitioner:
             made += await _create(connection, some)
             self._known |= {partition.name for partition in some}
         return made
-
-    def _note_rows(self, table: str, partitions: Sequence[Partition]) -> None:
-        """These are about to hold rows."""
-        new = {Range(_micros(part.start), _micros(part.stop)) for part in partitions}
-        self._filled.setdefault(table, set()).update(new)
-        if (ranges := self._ranges.get(table)) is not None and not all(ranges.get(one) for one in new):
-            self._ranges[table] = dict(sorted((ranges | dict.fromkeys(new, True)).items()))
 
 
 async def _create(connection: Connection, some: Sequence[Partition]) -> int:
@@ -196,21 +267,27 @@ async def _create(connection: Connection, some: Sequence[Partition]) -> int:
     return found.count("made")
 
 
-def _range_by_name(name: str) -> Range | None:
-    """What a partition that we have named holds. Its bounds themselves have to be parsed by the server, which takes longer."""
-    stamp = name.rpartition("_")[2]
-    if not stamp.isdecimal() or len(stamp) not in _WIDTHS_BY_STAMP:
-        return None
-    try:
-        start = datetime(int(stamp[:4]), int(stamp[4:6]), int(stamp[6:8] or 1), int(stamp[8:] or 0), tzinfo=UTC)
-    except ValueError:
-        return None
-    part = partition_at("", _WIDTHS_BY_STAMP[len(stamp)], start)
-    return Range(_micros(part.start), _micros(part.stop))
+def _bounds_by_name(names: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64], list[int]]:
+    """Starts and stops of partitions that bear the names that we give, and the indexes of those that do not.
 
-
-_WIDTHS_BY_STAMP = {10: Partitioning.HOURLY, 8: Partitioning.DAILY, 6: Partitioning.MONTHLY}
-
-
-def _micros(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    The bounds themselves have to be parsed by the server, which takes longer than all else at a start.
+    """
+    stamps = [name.rpartition("_")[2] for name in names]
+    starts, stops = np.zeros(len(names), dtype=np.int64), np.zeros(len(names), dtype=np.int64)
+    foreign = set(range(len(names)))
+    for size, width in {10: Partitioning.HOURLY, 8: Partitioning.DAILY, 6: Partitioning.MONTHLY}.items():
+        ours = [at for at, stamp in enumerate(stamps) if len(stamp) == size and stamp.isdecimal()]
+        for stamp in {stamps[at][:6] for at in ours}:  # a month at a time: few are to be looked up in a calendar
+            mine = np.array([at for at in ours if stamps[at].startswith(stamp)])
+            try:
+                month = partition_at("", Partitioning.MONTHLY, datetime(int(stamp[:4]), int(stamp[4:]), 1, tzinfo=UTC))
+            except ValueError:
+                continue
+            rest = np.array([stamps[at][6:] or "0" for at in mine.tolist()]).astype(np.int64)
+            days, hours = (rest // 100 - 1, rest % 100) if size == 10 else (rest - (size == 8), 0 * rest)
+            starts[mine] = micros_of(month.start) + (days * 24 + hours) * 3_600_000_000
+            stops[mine] = starts[mine] + _WIDTHS_MICROSECONDS.get(width, 0)
+            if width is Partitioning.MONTHLY:
+                stops[mine] = micros_of(month.stop)
+            foreign -= set(mine[(starts[mine] < micros_of(month.stop)) & (days >= 0) & (hours < 24)].tolist())
+    return starts, stops, sorted(foreign)

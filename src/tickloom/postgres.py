@@ -134,21 +134,35 @@ async def close(connection: Connection | None) -> None:
 
 @asynccontextmanager
 async def transaction(
-    connection: Connection, *, readonly: bool = False, snapshot: bool = False, rehearsal: bool = False
+    connection: Connection, *, readonly: bool = False, snapshot: str | None = None, rehearsal: bool = False
 ) -> AsyncGenerator[None]:
-    """BEGIN … COMMIT around the block, READ COMMITTED as ``connect`` has set it. A ``snapshot`` sees the database as it is
-    at its first statement, all the time. A ``rehearsal`` is undone at its end. ROLLBACK where Postgres can still be asked
-    for it, else the connection ends.
+    """BEGIN … COMMIT around the block, READ COMMITTED as ``connect`` has set it. With a ``snapshot`` (see ``exported``) the
+    database is as it was when that was exported. A ``rehearsal`` is undone at its end. ROLLBACK where Postgres can still be
+    asked for it, else the connection ends.
 
     asyncpg's own asks for the ROLLBACK whatever happened: on a connection that fell silent it waits without a limit,
     and its complaint about a closed one takes the place of the error, even of a cancellation.
     """
-    await connection.execute(f"BEGIN{' ISOLATION LEVEL REPEATABLE READ' * snapshot}{' READ ONLY' * readonly}")
+    begin = f"BEGIN{' ISOLATION LEVEL REPEATABLE READ' * (snapshot is not None)}{' READ ONLY' * readonly}"
+    await connection.execute(begin if snapshot is None else f"{begin}; SET TRANSACTION SNAPSHOT '{snapshot}'")
     async with _undone_by(connection, "ROLLBACK"):
         yield
         if rehearsal:
             await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")  # what would be checked at the COMMIT
     await connection.execute("ROLLBACK" if rehearsal else "COMMIT")
+
+
+@asynccontextmanager
+async def exported(connection: Connection) -> AsyncGenerator[str]:
+    """A snapshot of the database for the transactions of other sessions, while inside. It holds no lock of a table.
+
+    A transaction of its own keeps it alive, idle: vacuum can remove nothing that is newer.
+    """
+    await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    async with _undone_by(connection, "ROLLBACK"):
+        await connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        yield await connection.fetchval("SELECT pg_export_snapshot()")
+    await connection.execute("COMMIT")
 
 
 async def send(connection: Connection, copying: Coroutine[Any, Any, str], seconds: float) -> None:
@@ -204,7 +218,9 @@ def classify(error: Any) -> TickloomError:
     state = str(getattr(error, "sqlstate", None) or "XX000")
     message = f"{str(error).splitlines()[0]} (SQLSTATE {state})"
     if state == "23514" and not error.constraint_name:
-        return StoreUnavailable(f"{message}; somebody dropped the partition, it is made anew")
+        return StoreUnavailable(
+            f"{message}; the partition was dropped, or this session does not see it yet; it is made anew"
+        )
     if state == "55P03":
         return LockHeld(message)
     if state == "53200" and "max_locks_per_transaction" in str(getattr(error, "hint", "")):

@@ -36,7 +36,7 @@ BOOKKEEPING = {
         "replayed_at",
     ],
     "gaps": ["topic", "partition", "from_offset", "to_offset", "noticed_at", "policy"],
-    "symbols": ["symbol", "prices_partition", "volumes_partition"],
+    "symbols": ["symbol", "prices_partition", "volumes_partition", "since"],
     "source": ["cluster_id", "prices_topic", "volumes_topic", "window_rows"],
 }
 
@@ -58,16 +58,23 @@ def table_ddl(table: Table, width: Partitioning) -> str:
     return f'CREATE TABLE IF NOT EXISTS {table.name} ({columns}, PRIMARY KEY (symbol, "timestamp")){tail}'
 
 
+_WITHOUT_SYMBOLS = "SELECT to_regclass('tickloom.offsets') IS NOT NULL AND to_regclass('tickloom.symbols') IS NULL"
+
+
 async def migrate(connection: Connection, settings: Settings) -> None:
     """Create what is missing, in one transaction; safe among replicas. Raises ``Mistake``, ``StoreUnavailable``."""
     with told():
         await _check_encoding(connection)
         async with transaction(connection):
             await connection.execute("SELECT pg_advisory_xact_lock(hashtext('tickloom.migrate'))")
+            if await connection.fetchval(_WITHOUT_SYMBOLS):
+                raise SchemaMismatch(
+                    "the tables were filled by a program older than the first release, which knew no tickloom.symbols; "
+                    "load the topics into an empty database"
+                )
             await connection.execute(sql("bookkeeping"))
             for table in TABLES:
                 await connection.execute(table_ddl(table, partitioning(settings, table)))
-            await connection.execute(sql("introduce_all"))
     await check(connection, settings)
 
 

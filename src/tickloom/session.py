@@ -50,6 +50,7 @@ from tickloom.stages.load import Encoded, Loaded, Loader, Work, prepare, stage
 from tickloom.stages.settle import settle
 from tickloom.tails import Loaded as LoadedTail
 from tickloom.tails import Tails
+from tickloom.timestamps import micros_of
 
 _log = Logger(__name__)
 _BUSY_WAIT_SECONDS = 0.005
@@ -321,7 +322,7 @@ class Session:
         now = datetime.now(UTC)
         try:
             if work.encoded is None:
-                work = await self._sieve(work.batch).sift(connection, _micros(now))
+                work = await self._sieve(work.batch).sift(connection, micros_of(now))
             else:
                 await self._make_partitions(connection, work.encoded)  # again: they may have been dropped meanwhile
             return await self._loader.load(connection, work, now)
@@ -365,7 +366,9 @@ class Session:
             await self._committed.wait()
         started = self.now()
         names: list[str] = begun.symbols.to_list()
-        around = await self._reads.run(lambda connection: self._history.around(connection, names, begun.deep))
+        around = await self._reads.run(
+            lambda connection: self._history.around(connection, names, begun.deep, begun.since)
+        )
         self._around.metrics.stage_seconds.labels("around").observe(self.now() - started)
         return await self._offload("join", lambda: finish(begun, self._tails, around))
 
@@ -477,10 +480,6 @@ def _batch_limits(settings: Settings, manner: Manner, budget: int) -> BatchLimit
     return BatchLimits(
         messages, settings.batch_max_bytes, settings.batch_max_age_seconds, max(1, budget // 2 // len(TABLES)), span
     )
-
-
-def _micros(moment: datetime) -> int:
-    return int(moment.timestamp() * _MICROSECONDS)
 
 
 @asynccontextmanager

@@ -112,7 +112,7 @@ class Sieve:
         tails = self._new_tails()
         tails.insert(names, await self._history.newest(connection, names, tails.reserve(len(names))))
         begun = begin(some, symbols, tails, 1)
-        around = await self._history.around(connection, names, begun.deep) if begun.needs_tables else None
+        around = await self._history.around(connection, names, begun.deep, begun.since) if begun.needs_tables else None
 
         def join_and_encode() -> Encoded:
             joined: Joined = finish(begun, tails, around)

@@ -41,12 +41,16 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A piece of a span. ``tables``: those that have a partition for all of it; ``size_bytes`` of all tables."""
+    """A piece of a span. ``tables``: those that have a partition for all of it; ``size_bytes`` of all tables.
+
+    ``bounds``: how many bounds of partitions lie in it, its start among them: no table has more partitions there.
+    """
 
     start: datetime
     stop: datetime
     tables: frozenset[str]
     size_bytes: float
+    bounds: int = 1
 
 
 def slice_bytes(parts: Sequence[Part], least: int) -> int:
@@ -62,8 +66,10 @@ def pieces(part: Part, largest: int) -> int:
     return max(1, -(-part.size_bytes // largest))
 
 
-def cut(parts: Sequence[Part], span: Span, largest: int) -> list[Slice]:
-    """``span`` in contiguous slices, in order; neighbours over the same tables are one up to ``largest`` bytes."""
+def cut(parts: Sequence[Part], span: Span, largest: int, most_bounds: int) -> list[Slice]:
+    """``span`` in contiguous slices, in order; neighbours over the same tables are one up to ``largest`` bytes, and up to
+    ``most_bounds`` where there are any bytes.
+    """
     bounds = {bound for part in parts for bound in (part.start, *part.cuts, part.stop)}
     edges = [span.start, *sorted(bound for bound in bounds if span.start < bound < span.stop), span.stop]
     tables: list[set[str]] = [set() for _ in edges[1:]]
@@ -76,8 +82,10 @@ def cut(parts: Sequence[Part], span: Span, largest: int) -> list[Slice]:
     found: list[Slice] = []
     for (start, stop), there, size in zip(pairwise(edges), map(frozenset, tables), sizes, strict=True):
         before = found[-1] if found else None
-        if before and before.tables == there and before.size_bytes + size <= largest:
-            found[-1] = replace(before, stop=stop, size_bytes=before.size_bytes + size)
+        bytes_in_both = (before.size_bytes if before else 0) + size
+        fits = bytes_in_both <= largest and (not bytes_in_both or (before and before.bounds < most_bounds))
+        if before and before.tables == there and fits:
+            found[-1] = replace(before, stop=stop, size_bytes=bytes_in_both, bounds=before.bounds + 1)
         else:
             found.append(Slice(start, stop, there, size))
     return found

@@ -75,6 +75,10 @@ class Points:
         first = distinct(code, ts)
         return cls(code[first], ts[first])
 
+    def which(self, mask: NDArray[np.bool_]) -> "Points":
+        """Some of them."""
+        return Points(self.code[mask], self.ts[mask])
+
 
 def distinct(code: Ints, ts: Ints) -> Ints:
     """The indexes of the first of each (code, ts), in their order."""
@@ -91,10 +95,13 @@ class Loaded:
 
     ``rows``: code (index into the symbols), ts, value, partition, offset, ordered by code and ts.
     ``floor``: per symbol the ts from which on ``rows`` holds all rows; ``NO_FLOOR`` where it has no older ones.
+    ``since``: per symbol a ts that no row of either side is older than: ``FOREVER`` where it has no row, ``NO_FLOOR`` where
+    that is not known.
     """
 
     rows: pl.DataFrame
     floor: Ints
+    since: Ints
 
 
 class _Ring:
@@ -213,6 +220,7 @@ class Tails:
         self._free: list[int] = []
         self._names: list[str | None] = []
         self._touched = np.zeros(0, dtype=np.int64)  # per slot the number of the last batch that touched it
+        self._since = np.zeros(0, dtype=np.int64)  # per slot, as in ``Loaded``
         self._rings = {side: _Ring(tail_rows) for side in Side}
 
     def __len__(self) -> int:
@@ -236,12 +244,21 @@ class Tails:
             rows = loaded[side].rows
             ring.absorb(slots, nothing, events(rows), np.ones(len(rows), dtype=np.bool_))
             ring.loaded_from[slots] = loaded[side].floor
+            self._since[slots] = loaded[side].since
 
     def slots(self, symbols: Sequence[str], batch: int) -> Ints:
         """The slots of cached ``symbols``, which batch number ``batch`` (counted from 1) now touches."""
         slots = np.fromiter(map(self._slots.__getitem__, symbols), dtype=np.int64, count=len(symbols))
         self._touched[slots] = batch
         return slots
+
+    def since(self, slots: Ints) -> Ints:
+        """Per slot a ts that no row of the symbol is older than, as in ``Loaded``."""
+        return self._since[slots]
+
+    def reach_back(self, slots: Ints, oldest: Ints) -> None:
+        """A batch brings rows as old as that."""
+        self._since[slots] = np.minimum(self._since[slots], oldest)
 
     def context(self, side: Side, slots: Ints, since: Ints) -> Context:
         """The rows that a batch needs whose earliest event times by slot, over both sides, are ``since``."""
@@ -290,6 +307,7 @@ class Tails:
         self._names.extend([None] * (new - old))
         self._free.extend(range(new - 1, old - 1, -1))
         self._touched = np.concatenate([self._touched, np.zeros(new - old, dtype=np.int64)])
+        self._since = np.concatenate([self._since, np.zeros(new - old, dtype=np.int64)])
         while new * self.tail_rows > self._max_rows and self.tail_rows > self._least_rows:
             self.tail_rows = max(self._least_rows, self.tail_rows // 2)
         for ring in self._rings.values():

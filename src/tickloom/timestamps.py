@@ -50,6 +50,12 @@ def moment(micros: int) -> datetime:
     return _EPOCH + timedelta(microseconds=micros)
 
 
+def micros_of(time: datetime) -> int:
+    """Microseconds since 1970 of an instant that knows its zone."""
+    since = time - _EPOCH
+    return (since.days * 86_400 + since.seconds) * MICROSECONDS + since.microseconds
+
+
 def parse_text(text: str) -> int | None:
     """Microseconds since 1970 UTC, digits past the microsecond cut off; None where ``text`` is no such time."""
     match = _TEXT.fullmatch(text)

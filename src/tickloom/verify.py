@@ -4,6 +4,11 @@ The raw values are what all else is computed from, so they are taken as they are
 are recomputed from them, slice by slice of time, in set-based SQL. Beside that the ledger is held against itself, the
 dead letters and the gaps, and, where everything is looked at, against the number of rows.
 
+A slice has a bounded number of partitions, and a transaction of its own, so that there are never more locks than that.
+One session exports a snapshot and keeps it alive; the transactions of another one see it. A window that reaches back
+over its slice's start gets the rows before it from the slices before (``Carry``), or, before the first one, by looking
+back a few partitions at a time.
+
 Rows that are gone leave a doubt, which is told and not counted as a difference:
 
 - The first W-1 rows of a symbol have windows of fewer rows. Where a table holds fewer rows than the ledger stored,
@@ -11,35 +16,38 @@ Rows that are gone leave a doubt, which is told and not counted as a difference:
 - A joined row for whose time a raw table has no partition (it was dropped) has nothing to be held against.
 
 A repair never touches either. It works slice by slice, each in one transaction that first locks the ledger against
-writers. A batch moves the ledger first, too, so none is under way: what the repair reads is the latest, and what it
-writes cannot overwrite anything newer. A running daemon waits for one slice at most, and what it holds in memory are
+writers. A batch moves the ledger first, too, so none is under way: what the repair reads is the latest (also by its
+second session, which looks back), and what it writes cannot overwrite anything newer. A running daemon waits for one slice at most, and what it holds in memory are
 raw values, which a repair does not change.
 """
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from tickloom import schema
-from tickloom.errors import Mistake, SettingsError, StoreUnavailable
+from tickloom.carry import Carry, Row
+from tickloom.errors import LocksExhausted, Mistake, SettingsError, StoreUnavailable
+from tickloom.history import History
 from tickloom.model import ANALYTICS, AVERAGE_COLUMN, RAW_TABLE, TABLES, VALUE_COLUMN, Side
-from tickloom.partitions import Partitioner
-from tickloom.postgres import Connection, connected, sql, told, transaction
+from tickloom.partitions import Partitioner, lock_budget
+from tickloom.postgres import Connection, connected, exported, sql, told, transaction
 from tickloom.settings import Settings
 from tickloom.slices import BEGINNING, END, Part, Slice, Span, cut, pieces, slice_bytes
-from tickloom.timestamps import parse_text
+from tickloom.timestamps import micros_of, moment, parse_text
 from tickloom.verdict import RAW_TABLES, SIDE_OF_AVERAGE, Difference, Kind, Report
 
+Before: TypeAlias = tuple[list[str], list[datetime], list[float | None]]
+"""Rows before a slice as a statement takes them: symbols, times, values."""
 SLICE_BYTES = 64 * 2**20
 """Of all three tables together: some 200,000 rows of each."""
 _SAMPLE_PAGES = 500
-_ROW_BYTES = 100
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _AGAIN = (
     "run it again when Postgres is well; where a statement takes longer than it may, raise "
     "TICKLOOM_DATABASE_COMMAND_TIMEOUT_SECONDS"
@@ -55,19 +63,19 @@ def _unwatched(what: str, done: float, total: float) -> None:
 
 def parse_span(since: str | None, until: str | None) -> Span:
     """``--from`` and ``--to`` as a span. Raises ``SettingsError``."""
-    span = Span(_moment("--from", since) or BEGINNING, _moment("--to", until) or END)
+    span = Span(_parsed("--from", since) or BEGINNING, _parsed("--to", until) or END)
     if span.start >= span.stop:
         raise SettingsError(f"--from {since} is not before --to {until}; the range is half open, [from, to)")
     return span
 
 
-def _moment(option: str, text: str | None) -> datetime | None:
+def _parsed(option: str, text: str | None) -> datetime | None:
     if text is None:
         return None
     micros = parse_text(text if len(text) > len("2026-11-24") else f"{text}T00:00")
     try:
         if micros is not None:
-            return _EPOCH + timedelta(microseconds=micros)
+            return moment(micros)
     except OverflowError:
         pass
     raise SettingsError(f"{option} {text!r} is no time; write it like 2026-11-24T10:15:00 (UTC) or …+01:00")
@@ -115,18 +123,25 @@ async def verify(
     started = time.monotonic()
     report = Report(span)
     try:
-        async with connected(settings) as connection:
+        async with connected(settings) as keeper, connected(settings) as connection:
             await schema.check(connection, settings, writes=repair)
             with told():
                 await _refuse_mistakes(connection, settings, repair)
-                async with transaction(connection, readonly=True, snapshot=True):
-                    await _be_quick(connection)
-                    await connection.execute(f"LOCK TABLE {', '.join(t.name for t in TABLES)} IN ACCESS SHARE MODE")
-                    seen = await _look(connection, settings, report, limit, watch, least_slice_bytes)
-                    incomplete = await _conclude(connection, settings, report, limit, seen, repair)
+                budget = await lock_budget(connection)
+                async with exported(keeper) as snapshot:
+                    look = _Look(connection, settings, snapshot, budget)
+                    seen = await _look(look, report, limit, watch, least_slice_bytes)
+                    incomplete = await _conclude(look, report, limit, seen, repair)
                 if repair:
                     whole = {side: RAW_TABLE[side].name not in incomplete for side in Side}
-                    report.repaired = await _repair(connection, settings, whole, seen, incomplete, watch)
+                    bad = [
+                        piece
+                        for piece, kinds in seen.slices
+                        if any(kind.mendable and not _left_out(kind, incomplete) for kind in kinds)
+                    ]
+                    report.repaired = await _repair(connection, keeper, settings, whole, seen.parts, bad, budget, watch)
+    except LocksExhausted as error:
+        raise Mistake(str(error)) from error
     except StoreUnavailable as error:
         raise StoreUnavailable(f"{error}; {_AGAIN}") from error
     report.seconds = time.monotonic() - started
@@ -157,43 +172,108 @@ async def _be_quick(connection: Connection) -> None:
 # --- looking ----------------------------------------------------------------------------------------------------
 
 
-async def _look(
-    connection: Connection, settings: Settings, report: Report, limit: int, watch: Watch, least_slice_bytes: int
-) -> _Seen:
+class _Look:
+    """Transactions on one snapshot, and the way back from a slice."""
+
+    def __init__(self, connection: Connection, settings: Settings, snapshot: str, budget: int) -> None:
+        self.connection = connection
+        self.settings = settings
+        self.most_partitions = max(1, budget // len(TABLES))
+        self._snapshot = snapshot
+        self._history = History(_partitioner(settings), settings.window_rows, budget, snapshot)
+        self._carried = {side: Carry(max(settings.window_rows - 1, 1)) for side in Side}
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[Connection]:
+        async with transaction(self.connection, readonly=True, snapshot=self._snapshot):
+            await _be_quick(self.connection)
+            yield self.connection
+
+    async def rows_before(self, piece: Slice, span: Span, tails: Mapping[Side, Sequence[Row]]) -> dict[Side, Before]:
+        """Of the symbols of a slice, whose last rows are ``tails``, the rows that their windows reach back to."""
+        found: dict[Side, Before] = {}
+        for side, carry in self._carried.items():
+            symbols = list(dict.fromkeys(symbol for symbol, _, _ in tails[side]))
+            if span.start != BEGINNING:
+                carry.add(await _looked_back(self._history, self.connection, side, span.start, symbols, carry))
+            found[side] = _columns(carry.of(symbols) if self.settings.window_rows > 1 else ())
+            carry.add(tails[side])
+        return found
+
+
+async def _looked_back(
+    history: History, connection: Connection, side: Side, start: datetime, symbols: Sequence[str], carry: Carry | None
+) -> list[Row]:
+    """Rows before ``start`` of those symbols of which nothing is carried, in order."""
+    new = [symbol for symbol in symbols if carry is None or symbol not in carry]
+    if not new:
+        return []
+    rows = (await history.before(connection, side, new, micros_of(start))).sort("code", "ts")
+    return [(new[code], moment(ts), value) for code, ts, value in rows.select("code", "ts", "value").iter_rows()]
+
+
+def _columns(rows: Iterable[Row]) -> Before:
+    columns = list(zip(*rows, strict=True)) or [(), (), ()]
+    return list(columns[0]), list(columns[1]), list(columns[2])
+
+
+async def _look(look: _Look, report: Report, limit: int, watch: Watch, least_slice_bytes: int) -> _Seen:
     """Slice by slice, the rows and what differs in them."""
-    parts = await _parts(connection)
-    largest = slice_bytes(parts, least_slice_bytes)
-    slices = cut([await _with_cuts(connection, part, pieces(part, largest)) for part in parts], report.span, largest)
+    settings = look.settings
+    async with look.transaction() as connection:
+        parts = await _parts(connection)
+        largest = slice_bytes(parts, least_slice_bytes)
+    cuts: list[Part] = []
+    for part in parts:
+        async with look.transaction() as connection:
+            cuts.append(await _with_cuts(connection, part, pieces(part, largest)))
+    slices = cut(cuts, report.span, largest, look.most_partitions)
     seen, total, done = _Seen(parts), sum(piece.size_bytes for piece in slices), 0.0
     for piece in slices:
         watch("verify", done, total)
-        back: dict[Side, str] = {}
-        for side in Side:
-            back[side], count = await _way_back(connection, side, piece, parts, settings.window_rows)
-            report.rows[RAW_TABLE[side].name] += count
-        report.rows[ANALYTICS.name] += await connection.fetchval(
-            f"SELECT count(*) FROM {ANALYTICS.name} WHERE {_INSIDE}", piece.start, piece.stop
-        )
-        topics = (settings.prices_topic, settings.volumes_topic)
-        backed = piece.tables.issuperset(RAW_TABLES)
-        statement = _SLICE.format(**{side: _rows(side, back[side]) for side in Side})
-        rows = await connection.fetch(statement, piece.start, piece.stop, settings.window_rows, *topics, backed, limit)
+        if not piece.size_bytes:
+            continue  # its partitions are empty files
+        async with look.transaction() as connection:
+            tails = {side: await _tail(connection, side, piece, settings.window_rows) for side in Side}
+        before = await look.rows_before(piece, report.span, tails)
+        async with look.transaction() as connection:
+            for table in TABLES:
+                report.rows[table.name] += await _count(connection, table.name, piece)
+            rows = await connection.fetch(
+                _SLICE,
+                *(piece.start, piece.stop, settings.window_rows, settings.prices_topic, settings.volumes_topic),
+                *(piece.tables.issuperset(RAW_TABLES), limit, *before[Side.PRICES], *before[Side.VOLUMES]),
+            )
         seen.add(piece, rows, limit)
         done += piece.size_bytes
+    await _refuse_dropped(look.connection, parts)
     watch("verify", total, total)
     return seen
 
 
-async def _conclude(
-    connection: Connection, settings: Settings, report: Report, limit: int, seen: _Seen, repair: bool
-) -> set[str]:
+async def _tail(connection: Connection, side: Side, piece: Slice, window_rows: int) -> list[Row]:
+    rows = await connection.fetch(_for_side(sql("verify_tail"), side), piece.start, piece.stop, window_rows)
+    return [(row["symbol"], row["timestamp"], row["value"]) for row in rows]
+
+
+async def _count(connection: Connection, table: str, piece: Slice) -> int:
+    return await connection.fetchval(f"SELECT count(*) FROM {table} WHERE {_INSIDE}", piece.start, piece.stop)
+
+
+async def _conclude(look: _Look, report: Report, limit: int, seen: _Seen, repair: bool) -> set[str]:
     """The bookkeeping, the counts, and what the doubts come to; gives the raw tables that lack rows.
 
     A range is not held against the ledger's counts. All rows are counted there only where a doubt, or a repair that
     may meet one, needs to know.
     """
     first: list[Difference] = []
-    for row in await connection.fetch(sql("verify_ledger")):
+    settings = look.settings
+    async with look.transaction() as connection:
+        ledger = await connection.fetch(sql("verify_ledger"))
+        stored_of = dict(
+            await connection.fetch("SELECT topic, sum(stored)::bigint FROM tickloom.offsets GROUP BY topic")
+        )
+    for row in ledger:
         first.append(Difference(**dict(row)))
         report.wrong[Kind(row["table"], row["column"])] += 1
     incomplete: set[str] = set()
@@ -202,12 +282,8 @@ async def _conclude(
         doubted = any(kind.doubt == "short" and SIDE_OF_AVERAGE[kind.column] is side for kind in seen.totals)
         if not (report.span.everything or doubted or (repair and seen.slices)):
             continue
-        stored = await connection.fetchval(
-            "SELECT coalesce(sum(stored), 0)::bigint FROM tickloom.offsets WHERE topic = $1", topic
-        )
-        rows = (
-            report.rows[table] if report.span.everything else await connection.fetchval(f"SELECT count(*) FROM {table}")
-        )
+        stored = stored_of.get(topic, 0)
+        rows = report.rows[table] if report.span.everything else await _count_all(look, seen.parts, table)
         if rows < stored:
             incomplete.add(table)
         if report.span.everything and rows != stored:
@@ -221,6 +297,15 @@ async def _conclude(
     first += [difference for kind, difference in seen.first if not _left_out(kind, incomplete)]
     report.first = first[:limit]
     return incomplete
+
+
+async def _count_all(look: _Look, parts: Sequence[Part], table: str) -> int:
+    found = 0
+    for piece in cut([part for part in parts if part.table == table], Span(), 1 << 62, look.most_partitions):
+        if piece.size_bytes:
+            async with look.transaction() as connection:
+                found += await _count(connection, table, piece)
+    return found
 
 
 def _left_out(kind: Kind, incomplete: set[str]) -> bool:
@@ -250,50 +335,23 @@ async def _with_cuts(connection: Connection, part: Part, count: int) -> Part:
     return replace(part, cuts=tuple(sorted(set(found or ()))))
 
 
-async def _way_back(
-    connection: Connection, side: Side, piece: Slice, parts: Sequence[Part], window_rows: int
-) -> tuple[str, int]:
-    """How the rows before a slice are found, by a statement of ``sql/``; and how many rows are in the slice."""
-    table = RAW_TABLE[side].name
-    found = await connection.fetchrow(
-        f"SELECT count(*) AS rows, count(DISTINCT symbol) AS symbols FROM {table} WHERE {_INSIDE}",
-        *(piece.start, piece.stop),
-    )
-    mine = [part for part in parts if part.table == table and part.size_bytes]
-    older = [part for part in mine if part.start < piece.start]
-    inside = sum(part.start < piece.stop and part.stop > piece.start for part in mine)
-    scanned_rows = sum(part.size_bytes for part in older) / _ROW_BYTES
-    if scan_is_cheaper(found["rows"], found["symbols"], inside, len(older), scanned_rows, window_rows):
-        return sql("verify_scan"), found["rows"]
-    return sql("verify_lookup"), found["rows"]
-
-
-def scan_is_cheaper(rows: int, symbols: int, parts: int, older_parts: int, older_rows: float, window_rows: int) -> bool:
-    """Whether to read all ``older_rows`` rather than look up each of ``symbols``, which have ``rows`` in ``parts``.
-
-    A look-up probes the older parts, newest first, until it has its window: about a microsecond a part, as is half a
-    row of the scan. Rare symbols are in few parts, and new ones in none.
-    """
-    probes = min(older_parts, 1 + (window_rows - 1) * symbols * parts / max(rows, 1))
-    return symbols * probes > 2 * older_rows
-
-
 # --- repairing --------------------------------------------------------------------------------------------------
 
 
 async def _repair(
     connection: Connection,
+    second: Connection,
     settings: Settings,
-    whole: dict[Side, bool],
-    seen: _Seen,
-    incomplete: set[str],
+    whole: Mapping[Side, bool],
+    parts: Sequence[Part],
+    bad: Sequence[Slice],
+    budget: int,
     watch: Watch,
 ) -> Counter[str]:
     """Mend the slices that hold what can be mended; how many rows of each table were written."""
     written: Counter[str] = Counter()
-    bad = [piece for piece, kinds in seen.slices if any(k.mendable and not _left_out(k, incomplete) for k in kinds)]
-    widths = {table.name: schema.partitioning(settings, table) for table in TABLES}
-    partitioner = Partitioner(widths, settings.partitions_ahead)
+    partitioner = _partitioner(settings)
+    history = History(partitioner, settings.window_rows, budget)
     for number, piece in enumerate(bad):
         watch("repair", number, len(bad))
         if ANALYTICS.name not in piece.tables:
@@ -303,9 +361,11 @@ async def _repair(
         async with transaction(connection):
             await _be_quick(connection)
             await connection.execute("LOCK TABLE tickloom.offsets IN SHARE ROW EXCLUSIVE MODE")
-            await connection.execute(f"LOCK TABLE {', '.join(t.name for t in TABLES)} IN ROW EXCLUSIVE MODE")
-            await _refuse_dropped(connection, seen.parts)
-            written.update(await _repair_slice(connection, settings.window_rows, piece, seen.parts, whole))
+            # Of the parents alone: it keeps partitions from being dropped, and does not lock each of them.
+            await connection.execute(f"LOCK TABLE ONLY {', ONLY '.join(t.name for t in TABLES)} IN ROW EXCLUSIVE MODE")
+            await _refuse_dropped(connection, parts)
+            before = {side: await _before(connection, second, history, side, piece) for side in Side}
+            written.update(await _repair_slice(connection, settings.window_rows, piece, whole, before))
     return written
 
 
@@ -316,25 +376,45 @@ async def _refuse_dropped(connection: Connection, parts: Sequence[Part]) -> None
         raise StoreUnavailable(f"partition {min(gone)} was dropped meanwhile")
 
 
+async def _before(connection: Connection, second: Connection, history: History, side: Side, piece: Slice) -> Before:
+    """The rows before a slice, by the ``second`` session: its locks end with each statement."""
+    if piece.start == BEGINNING:
+        return _columns(())
+    found = await connection.fetch(
+        f"SELECT DISTINCT symbol FROM {RAW_TABLE[side].name} WHERE {_INSIDE}", piece.start, piece.stop
+    )
+    symbols = [row["symbol"] for row in found]
+    return _columns(await _looked_back(history, second, side, piece.start, symbols, None))
+
+
 async def _repair_slice(
-    connection: Connection, window_rows: int, piece: Slice, parts: Sequence[Part], whole: dict[Side, bool]
+    connection: Connection,
+    window_rows: int,
+    piece: Slice,
+    whole: Mapping[Side, bool],
+    before: Mapping[Side, Before],
 ) -> dict[str, int]:
     span = (piece.start, piece.stop)
     await connection.execute(sql("repair_symbols"), *span)
     written: dict[str, int] = {}
     for side in Side:
-        back, _ = await _way_back(connection, side, piece, parts, window_rows)
-        statement = _for_side(sql("repair_averages"), side, rows=_rows(side, back))
-        status = await connection.execute(statement, *span, window_rows, whole[side])
+        statement = _for_side(sql("repair_averages"), side, rows=_rows(side, 5))
+        status = await connection.execute(statement, *span, window_rows, whole[side], *before[side])
         written[RAW_TABLE[side].name] = int(status.rpartition(" ")[2])
     backed = piece.tables.issuperset(RAW_TABLES)
     written[ANALYTICS.name] = await connection.fetchval(_JOIN, *span, datetime.now(UTC), backed)
     return written
 
 
-def _rows(side: Side, back: str) -> str:
-    """One side's rows with their averages, as a query; ``back`` finds the rows before the slice."""
-    return _for_side(sql("verify_rows"), side, before=_for_side(back, side))
+def _partitioner(settings: Settings) -> Partitioner:
+    widths = {table.name: schema.partitioning(settings, table) for table in TABLES}
+    return Partitioner(widths, settings.partitions_ahead)
+
+
+def _rows(side: Side, first: int) -> str:
+    """One side's rows with their averages, as a query; from parameter ``first`` on it takes the rows before the slice."""
+    before = f"${first}::text[], ${first + 1}::timestamptz[], ${first + 2}::float8[]"
+    return _for_side(sql("verify_rows"), side, before=before)
 
 
 def _for_side(statement: str, side: Side, **more: str) -> str:
@@ -349,5 +429,5 @@ def _for_side(statement: str, side: Side, **more: str) -> str:
 
 
 _INSIDE = '"timestamp" >= $1 AND "timestamp" < $2'
-_SLICE = sql("verify_slice")
+_SLICE = sql("verify_slice").format(prices=_rows(Side.PRICES, 8), volumes=_rows(Side.VOLUMES, 11))
 _JOIN = sql("repair_join").format(**{f"possible_{side}": text for side, text in _POSSIBLE.items()})

@@ -106,7 +106,7 @@ async def join_alone(
     if missing := tails.missing(names):
         tails.insert(missing, await history.newest(connection, missing, tails.reserve(len(missing))))
     begun = begin(batch, symbols, tails, number)
-    around = await history.around(connection, names, begun.deep) if begun.needs_tables else None
+    around = await history.around(connection, names, begun.deep, begun.since) if begun.needs_tables else None
     return prepare(finish(begun, tails, around), START, dict.fromkeys((table.name for table in TABLES), width))
 
 

@@ -24,7 +24,7 @@ from tickloom.settings import Partitioning, Settings
 from tickloom.stages.gather import BatchLimits, Gatherer
 from tickloom.stages.join import begin, finish, symbols_of
 from tickloom.stages.load import Encoded, Loader, Work, prepare, stage
-from tickloom.tails import NO_FLOOR, Loaded, Tails
+from tickloom.tails import FOREVER, NO_FLOOR, Loaded, Tails
 
 SOURCES = {TopicPartition("p", 0): 0, TopicPartition("v", 0): 0}
 HOURLY = dict.fromkeys((table.name for table in TABLES), Partitioning.HOURLY)
@@ -58,7 +58,10 @@ def encoded_alone(batch: Batch) -> Encoded:
     nothing = pl.DataFrame(
         schema={"code": pl.UInt32, "ts": pl.Int64, "value": pl.Float64, "partition": pl.Int32, "offset": pl.Int64}
     )
-    tails.insert(symbols.to_list(), dict.fromkeys(Side, Loaded(nothing, np.full(len(symbols), NO_FLOOR))))
+    tails.insert(
+        symbols.to_list(),
+        dict.fromkeys(Side, Loaded(nothing, np.full(len(symbols), NO_FLOOR), np.full(len(symbols), FOREVER))),
+    )
     return prepare(finish(begin(batch, symbols, tails, 1), tails), START, HOURLY)
 
 
@@ -273,7 +276,7 @@ async def test_replicas_make_the_same_partitions_at_once(settings: Settings, iso
             *(maker.ensure_ahead(connection, NOW) for maker, connection in zip(makers, connections, strict=True))
         )
         assert sum(made) == 6 * len(TABLES)
-        assert len(await Partitioner(HOURLY, 0).ranges(connections[0], "stock_prices")) == 6
+        assert len((await Partitioner(HOURLY, 0).layout(connections[0], "stock_prices")).names) == 6
     finally:
         for connection in (changed, *connections):
             await connection.close()

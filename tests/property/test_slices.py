@@ -36,10 +36,10 @@ def spans(draw: st.DrawFn) -> Span:
     return Span(start, stop) if start < stop else Span()
 
 
-@given(partitions(), spans(), st.integers(1, 10**9))
-def test_slices_cover_the_span_once(parts: list[Part], span: Span, largest: int) -> None:
+@given(partitions(), spans(), st.integers(1, 10**9), st.integers(1, 9))
+def test_slices_cover_the_span_once(parts: list[Part], span: Span, largest: int, most: int) -> None:
     """A row between two slices would never be looked at, one in two of them be counted twice."""
-    slices = cut(parts, span, largest)
+    slices = cut(parts, span, largest, most)
     assert (slices[0].start, slices[-1].stop) == (span.start, span.stop)
     assert all(before.stop == after.start for before, after in pairwise(slices))
     assert all(piece.start < piece.stop for piece in slices)
@@ -48,7 +48,7 @@ def test_slices_cover_the_span_once(parts: list[Part], span: Span, largest: int)
 @given(partitions(), spans(), st.integers(1, 10**9))
 def test_slices_know_which_tables_have_partitions(parts: list[Part], span: Span, largest: int) -> None:
     """A joined row whose raw partitions were dropped would be taken for one too many, and be deleted."""
-    for piece in cut(parts, span, largest):
+    for piece in cut(parts, span, largest, 4):
         for moment in (piece.start, *(part.start for part in parts if piece.start <= part.start < piece.stop)):
             assert piece.tables == {part.table for part in parts if part.start <= moment < part.stop}
 
@@ -58,7 +58,18 @@ def test_slices_share_out_the_bytes(parts: list[Part], least: int) -> None:
     """A progress bar that stands still, or a slice too large for the server's memory."""
     largest = slice_bytes(parts, least)
     assert all(1 <= pieces(part, largest) <= 16 for part in parts)
-    slices = cut(parts, Span(), largest)
+    slices = cut(parts, Span(), largest, 10**9)
     assert abs(sum(piece.size_bytes for piece in slices) - sum(part.size_bytes for part in parts)) < 1
     for before, after in pairwise(slices):
         assert before.tables != after.tables or before.size_bytes + after.size_bytes > largest
+
+
+@given(partitions(), spans(), st.integers(1, 10**12), st.integers(1, 9))
+def test_slices_hold_few_partitions(parts: list[Part], span: Span, largest: int, most: int) -> None:
+    """One statement over too many partitions needs more locks than the server has."""
+    for piece in cut(parts, span, largest, most):
+        for table in TABLES if piece.size_bytes else ():
+            assert (
+                sum(part.start < piece.stop and part.stop > piece.start for part in parts if part.table == table)
+                <= most
+            )

@@ -1,5 +1,6 @@
 """What `check` says of a world that answers only in part."""
 
+import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -9,8 +10,10 @@ import asyncpg
 import pytest
 
 from tickloom import admin, schema
+from tickloom.errors import TickloomError
 from tickloom.kafka import Cluster
-from tickloom.settings import Settings
+from tickloom.partitions import LockTable
+from tickloom.settings import Partitioning, Settings
 
 
 class Database:
@@ -22,7 +25,12 @@ class Database:
     async def execute(self, _query: str) -> str:
         return ""
 
-    async def fetchval(self, query: str) -> Any:
+    async def fetchrow(self, _query: str) -> dict[str, int]:
+        return {"locks": 64, "sessions": 100}
+
+    async def fetchval(self, query: str, *_: object) -> Any:
+        if "pg_inherits" in query:
+            return ["stock_prices_2026112410"]
         if "clock_timestamp" not in query:
             return {"SHOW server_version": "17.0", "SELECT pg_backend_pid()": 7}.get(query, False)
         if isinstance(self._clock, Exception):
@@ -76,3 +84,33 @@ async def test_clocks_apart(check_with: Any, seconds: int, good: bool) -> None:
     found = await check_with(Database(datetime.now(UTC) - timedelta(seconds=seconds)))
     assert found["clock"].good == good
     assert ("run a time service" in found["clock"].told) != good
+
+
+HOURLY = dict.fromkeys(("stock_prices", "stock_volumes", "stock_analytics_data"), Partitioning.HOURLY)
+
+
+@pytest.mark.parametrize(
+    ("locks", "partitions", "months"), [(64, 24, 4), (64, 24 * 30, 3), (64, 24 * 60, 2), (640, 24 * 365, 32)]
+)
+def test_check_says_for_how_long_the_locks_will_do(locks: int, partitions: int, months: int) -> None:
+    """A dashboard that breaks after four months, with an error about memory, would be nobody's fault."""
+    told = admin.judge_locks(LockTable(locks, 100), dict.fromkeys(HOURLY, partitions), HOURLY)
+    assert f"{partitions:,} partitions" in told
+    assert f"enough for {months} months more" in told
+
+
+@pytest.mark.parametrize(("locks", "partitions", "said"), [(64, 24 * 110, "within a month"), (10, 24 * 60, "by now")])
+def test_check_says_when_the_locks_will_not_do(locks: int, partitions: int, said: str) -> None:
+    """The day on which queries begin to fail would come without a warning, and without the number to set."""
+    with pytest.raises(TickloomError, match=said) as raised:
+        admin.judge_locks(LockTable(locks, 100), dict.fromkeys(HOURLY, partitions), HOURLY)
+    found = re.search(r"max_locks_per_transaction = (\d+)", str(raised.value))
+    assert found
+    enough = admin.judge_locks(LockTable(int(found[1]), 100), dict.fromkeys(HOURLY, partitions), HOURLY)
+    assert int(re.findall(r"enough for (\d+) months", enough)[0]) >= 12
+
+
+def test_tables_by_the_day_have_room_for_decades() -> None:
+    """A warning that comes too early is not read when it is due."""
+    daily = dict.fromkeys(HOURLY, Partitioning.DAILY)
+    assert "months more" in admin.judge_locks(LockTable(64, 100), dict.fromkeys(daily, 365), daily)

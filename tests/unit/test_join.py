@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tickloom.model import Batch, Side, rows_schema
 from tickloom.stages.join import Joined, _keys, begin, finish, symbols_of
-from tickloom.tails import NO_FLOOR, Events, Loaded, Tails
+from tickloom.tails import FOREVER, NO_FLOOR, Events, Loaded, Tails
 
 NOTHING = pl.DataFrame(
     schema={"code": pl.UInt32, "ts": pl.Int64, "value": pl.Float64, "partition": pl.Int32, "offset": pl.Int64}
@@ -29,7 +29,7 @@ def join_alone(prices: list[float], volumes: list[float]) -> Joined:
     batch = Batch(rows, [], [], [], {}, len(prices) + len(volumes), 0.0)
     tails = Tails(5, 16, 10, 1 << 20)
     tails.reserve(1)
-    tails.insert(["A"], dict.fromkeys(Side, Loaded(NOTHING, np.array([NO_FLOOR]))))
+    tails.insert(["A"], dict.fromkeys(Side, Loaded(NOTHING, np.array([NO_FLOOR]), np.array([FOREVER]))))
     return finish(begin(batch, symbols_of(batch), tails, 1), tails)
 
 

@@ -12,7 +12,7 @@ WITH pairs AS MATERIALIZED (
     INSERT INTO stock_volumes (symbol, "timestamp", volume, trading_volume_moving_avg, source_partition, source_offset)
     SELECT symbol, "timestamp", volume, volume, 0, -1 FROM pairs
 ), symbols AS (
-    INSERT INTO tickloom.symbols SELECT unnest($3::text[]) ON CONFLICT DO NOTHING
+    INSERT INTO tickloom.symbols (symbol, since) SELECT unnest($3::text[]), $1 ON CONFLICT DO NOTHING
 )
 INSERT INTO stock_analytics_data
     (symbol, "timestamp", price, volume, price_moving_avg, trading_volume_moving_avg, price_volume_ratio, processed_at)

@@ -49,19 +49,22 @@ CREATE TABLE IF NOT EXISTS tickloom.source (
 );
 
 -- Every symbol that has rows: to find out in the tables that one has none would take a look into each of their
--- partitions. Some may have none. The partition numbers are claims of replicas, which see but one half of a symbol whose
+-- partitions. Some may have none. No row of a symbol is older than ``since``, where that is given, so that nobody looks for one
+-- there, either. The partition numbers are claims of replicas, which see but one half of a symbol whose
 -- sides come from different ones.
 CREATE TABLE IF NOT EXISTS tickloom.symbols (
     symbol            text COLLATE "C" PRIMARY KEY,
     prices_partition  int,
-    volumes_partition int
+    volumes_partition int,
+    since             timestamptz
 );
+ALTER TABLE tickloom.symbols ADD COLUMN IF NOT EXISTS since timestamptz;
 CREATE INDEX IF NOT EXISTS torn ON tickloom.symbols (symbol) WHERE prices_partition <> volumes_partition;
 
 -- Makes partitions of ``parent`` and attaches them: for each 'made', 'present' where another replica was faster, or
 -- 'foreign' where a table of that name is something else. One statement, for a replica that falls asleep between two
--- would keep the lock. Many at once are made by CREATE … PARTITION OF, twice as fast, where nobody is at the table: it
--- takes ACCESS EXCLUSIVE on the parent, so the lock is not waited for (and nobody waits behind a wait).
+-- would keep the lock. CREATE … PARTITION OF is twice as fast, but takes ACCESS EXCLUSIVE on the parent: it is taken where
+-- nobody is at the table, for some milliseconds, and never waited for, or others would wait behind that.
 CREATE OR REPLACE FUNCTION tickloom.make_partitions(
     parent text, partitions text[], starts timestamptz[], stops timestamptz[]
 ) RETURNS text[] LANGUAGE plpgsql SET lock_timeout = '5s' SET timezone = 'UTC' SET datestyle = 'ISO' AS $$
@@ -72,14 +75,12 @@ DECLARE
     bounds  text;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtext('tickloom.partitions'), hashtext(parent));
-    IF cardinality(partitions) > 4 THEN
-        BEGIN
-            EXECUTE format('LOCK TABLE ONLY %I IN ACCESS EXCLUSIVE MODE NOWAIT', parent);
-            alone := true;
-        EXCEPTION WHEN lock_not_available THEN
-            NULL;
-        END;
-    END IF;
+    BEGIN
+        EXECUTE format('LOCK TABLE ONLY %I IN ACCESS EXCLUSIVE MODE NOWAIT', parent);
+        alone := true;
+    EXCEPTION WHEN lock_not_available THEN
+        NULL;
+    END;
     FOR i IN 1 .. cardinality(partitions) LOOP
         name := partitions[i];
         bounds := format('FOR VALUES FROM (%L) TO (%L)', starts[i], stops[i]);

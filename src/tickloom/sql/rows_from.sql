@@ -1,5 +1,5 @@
 -- As rows_before, but the oldest rows of each symbol from its time on.
-SELECT s.code, t."timestamp", t.{value}, t.source_partition, t.source_offset, coalesce(t.{average}, 'NaN')
+SELECT s.code, t."timestamp", coalesce(t.{value}, 'NaN'), t.source_partition, t.source_offset, coalesce(t.{average}, 'NaN')
 FROM unnest($1::text[], $2::int[], $3::timestamptz[], $4::bigint[]) AS s (symbol, code, moment, wanted)
 CROSS JOIN LATERAL (
     SELECT "timestamp", {value}, {average}, source_partition, source_offset FROM {table}

@@ -1,6 +1,6 @@
     -- One side's rows in the slice [$1, $2), each with its average as it must be. Windows reach back over the
-    -- slice's start, to the W-1 rows ($3 is W) of each symbol before it. "short": the table holds fewer than W rows
-    -- for this window. A value that no message can have is left out of the sums: it would raise.
+    -- slice's start, to the W-1 rows ($3 is W) of each symbol before it, which are given. "short": the table holds fewer
+    -- than W rows for this window. A value that no message can have is left out of the sums: it would raise.
     SELECT symbol, "timestamp", value, number, kept, average, short, source_partition, source_offset
     FROM (
         SELECT r.*, avg(number) OVER w AS average, count(*) OVER w < $3 AS short
@@ -10,9 +10,7 @@
             FROM {table} WHERE "timestamp" >= $1 AND "timestamp" < $2
             UNION ALL
             SELECT symbol, "timestamp", NULL, CASE WHEN {possible} THEN {value} END, NULL, NULL, NULL, false
-            FROM (
-{before}
-            ) b
+            FROM unnest({before}) AS b (symbol, "timestamp", {value})
         ) r
         WINDOW w AS (PARTITION BY symbol ORDER BY "timestamp" ROWS BETWEEN $3 - 1 PRECEDING AND CURRENT ROW)
     ) x

@@ -1,5 +1,6 @@
 -- $1, $2 the slice [from, to); $3 window rows; $4 topic of prices, $5 of volumes; $6 whether both raw tables have
--- partitions there; $7 limit. What is not as it must be: of each table, column and doubt the first rows by time,
+-- partitions there; $7 limit; $8 to $10 the rows of prices before the slice (symbols, times, values), $11 to $13 those
+-- of volumes. What is not as it must be: of each table, column and doubt the first rows by time,
 -- and how many there are in all. A doubt is a reason why it may be right after all; the caller decides.
 WITH prices AS MATERIALIZED (
 {prices}

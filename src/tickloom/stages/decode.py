@@ -42,9 +42,6 @@ MAX_MAGNITUDE = 1e15
 MAX_DEPTH = 512
 """JSON nested deeper is ``not_json``. Without a bound of our own the interpreter's would decide, which depends on
 its version and on how deep the caller stands."""
-_SURELY_SHALLOW_BYTES = 2 * MAX_DEPTH
-"""In a value that is no longer, no JSON is nested deeper than ``MAX_DEPTH``."""
-
 _FURTHEST_RECORD_MS = 1 << 51
 _FURTHEST_MICROS = 1 << 62  # with a record's time still in 64 bits; no event is that far from such a record
 
@@ -175,7 +172,7 @@ def _read_fields(side: Side, value: bytes | None) -> _Row:
         value.decode()  # msgspec does not look at the encoding of what it skips
     except UnicodeDecodeError as error:
         raise _Bad(Reason.NOT_JSON, f"not UTF-8: {error.reason} at byte {error.start}") from None
-    if len(value) > _SURELY_SHALLOW_BYTES and _brackets(value) > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+    if _may_be_deep(value) and _depth(value) > MAX_DEPTH:
         raise _Bad(Reason.NOT_JSON, f"nested deeper than {MAX_DEPTH}")
     try:
         fields = _FIELDS.decode(value)
@@ -204,9 +201,19 @@ def _read_fields(side: Side, value: bytes | None) -> _Row:
     return (symbol, _event_time(raw["timestamp"]), parsed[value_name], low[0], low[1], low[2])
 
 
-def _brackets(value: bytes) -> int:
-    """How many are opened. Faster than ``count``, which looks at each byte by itself."""
-    return len(value) - len(value.replace(b"[", b"").replace(b"{", b""))
+def _may_be_deep(value: bytes) -> bool:
+    """Whether JSON that is nested too deeply has room in it; for most values that can be told without a look.
+
+    A level takes two bytes as an array and five as an object, with its key. Brackets are counted by deleting them, which
+    is faster than ``count`` as long as they are few.
+    """
+    size, levels = len(value), MAX_DEPTH + 1
+    if size < 2 * levels:
+        return False
+    arrays = size - len(value.replace(b"[", b""))
+    if arrays < levels and 2 * arrays + 5 * (levels - arrays) > size:
+        return False
+    return arrays + size - len(value.replace(b"{", b"")) >= levels
 
 
 def _depth(value: bytes) -> int:
@@ -365,7 +372,7 @@ def _bytes_doubtful(values: Sequence[Any], numbers: Mapping[str, Floats]) -> Boo
     for row in np.flatnonzero(zero).tolist():
         doubtful[row] |= b"-0" in values[row] and _MINUS_ZERO.search(values[row]) is not None
     for row, value in enumerate(values):
-        if len(value) > _SURELY_SHALLOW_BYTES and _brackets(value) > MAX_DEPTH:
+        if len(value) > 2 * MAX_DEPTH and _may_be_deep(value):
             doubtful[row] |= _depth(value) > MAX_DEPTH
     return doubtful
 

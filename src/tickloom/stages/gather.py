@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import assert_never
 
 import numpy as np
@@ -41,31 +42,43 @@ class BatchLimits:
 
 
 def parts_of(decoded: Decoded, limits: BatchLimits) -> list[Decoded]:
-    """What was decoded, cut where its rows would lie in more spans of event time than one batch may; mostly whole."""
+    """What was decoded, cut where one batch may not hold it: in messages, or in the spans of event time that its rows lie in.
+
+    Mostly whole.
+    """
     spans = decoded.rows["ts"].to_numpy() // limits.span_micros
-    if not len(spans) or int(spans.max()) - int(spans.min()) < limits.max_spans:
+    narrow = not len(spans) or int(spans.max()) - int(spans.min()) < limits.max_spans
+    count = len(decoded.chunk.values)
+    if narrow and count <= limits.max_messages:
         return [decoded]
-    cuts: list[int] = []
+    places = _places(decoded)
+    cuts = set(range(limits.max_messages, count, limits.max_messages))
     seen: set[int] = set()
-    for row, span in enumerate(spans.tolist()):
+    for place, span in zip(places, spans.tolist(), strict=True):
         if span not in seen and len(seen) == limits.max_spans:
-            cuts.append(row)
+            cuts.add(place)
             seen.clear()
         seen.add(span)
-    return _cut(decoded, cuts) if cuts else [decoded]
+    return _cut(decoded, places, sorted(cuts)) if cuts else [decoded]
 
 
-def _cut(decoded: Decoded, rows: list[int]) -> list[Decoded]:
-    """Parts that begin at these rows, and at the first message."""
+def _places(decoded: Decoded) -> list[int]:
+    """The index in the chunk of each row's message."""
+    dead = {(reject.source.partition, reject.offset) for reject in decoded.rejects}
+    sources = zip(decoded.chunk.partitions.tolist(), decoded.chunk.offsets.tolist(), strict=True)
+    return [index for index, source in enumerate(sources) if source not in dead]
+
+
+def _cut(decoded: Decoded, places: list[int], cuts: list[int]) -> list[Decoded]:
+    """Parts that begin at these messages, and at the first one; ``places`` are those of the rows."""
     chunk = decoded.chunk
-    places = {at: index for index, at in enumerate(zip(chunk.partitions.tolist(), chunk.offsets.tolist(), strict=True))}
-    first = [places[at] for at in decoded.rows[rows].select("partition", "offset").iter_rows()]
-    dead = [places[reject.source.partition, reject.offset] for reject in decoded.rejects]
+    alive = np.zeros(len(chunk.values) + 1, dtype=np.int64)
+    alive[np.array(places, dtype=np.int64) + 1] = 1
+    rows = np.cumsum(alive)  # before each message
     parts: list[Decoded] = []
-    for start, end, row, last in zip(
-        [0, *first], [*first, len(chunk.values)], [0, *rows], [*rows, len(decoded.rows)], strict=True
-    ):
-        rejects = [reject for place, reject in zip(dead, decoded.rejects, strict=True) if start <= place < end]
+    for start, end in pairwise([0, *cuts, len(chunk.values)]):
+        row, last = int(rows[start]), int(rows[end])
+        rejects = decoded.rejects[start - row : end - last]
         parts.append(Decoded(chunk.part(start, end), decoded.rows[row:last], rejects))
     return parts
 

@@ -60,18 +60,23 @@ class Joined:
     """All that ``load`` writes for a batch; ``code`` in the frames is the index into ``symbols`` (ordered).
 
     ``met``: analytics rows whose key the table does not have; ``remet``: those to replace. Both: code, ts, price,
-    volume, price_average, volume_average, ratio.
+    volume, price_average, volume_average, ratio. ``older``: symbols that have no row as old as the batch's (code, ts of
+    that).
     """
 
     symbols: pl.Series
     sides: Mapping[Side, SideRows]
     met: pl.DataFrame
     remet: pl.DataFrame
+    older: pl.DataFrame
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A batch beside its tails. ``deep``: per side the points around which the tables must be read for ``finish``."""
+    """A batch beside its tails. ``deep``: per side the points around which the tables must be read for ``finish``.
+
+    ``oldest``: per code the oldest ts of the batch; ``since``: what no row is older than that was there before.
+    """
 
     symbols: pl.Series
     rows: Mapping[Side, pl.DataFrame]
@@ -79,6 +84,8 @@ class Begun:
     slots: Ints
     contexts: Mapping[Side, Context]
     deep: Mapping[Side, Points]
+    oldest: Ints
+    since: Ints
 
     @property
     def needs_tables(self) -> bool:
@@ -96,16 +103,16 @@ def begin(batch: Batch, symbols: pl.Series, tails: Tails, number: int) -> Begun:
     rows = {side: with_codes(batch.rows[side], symbols) for side in Side}
     read = {side: events(rows[side]) for side in Side}
     slots = tails.slots(symbols.to_list(), number)
-    since = np.full(len(symbols), FOREVER, dtype=np.int64)
+    oldest = np.full(len(symbols), FOREVER, dtype=np.int64)
     for side in Side:
-        np.minimum.at(since, read[side].code, read[side].ts)
-    contexts = {side: tails.context(side, slots, since) for side in Side}
+        np.minimum.at(oldest, read[side].code, read[side].ts)
+    contexts = {side: tails.context(side, slots, oldest) for side in Side}
     murky = np.maximum(*(contexts[side].murky for side in Side))
     deep: dict[Side, Points] = {}
     for side in Side:
         which = read[side].ts <= murky[read[side].code]
         deep[side] = Points.of(read[side].code[which], read[side].ts[which])
-    return Begun(symbols, rows, read, slots, contexts, deep)
+    return Begun(symbols, rows, read, slots, contexts, deep, oldest, tails.since(slots))
 
 
 def finish(begun: Begun, tails: Tails, around: Around | None = None) -> Joined:
@@ -119,6 +126,8 @@ def finish(begun: Begun, tails: Tails, around: Around | None = None) -> Joined:
         held = slice(None) if around is None else one.rows.ts >= contexts[side].floor[one.rows.code]
         tails.absorb(side, begun.slots, contexts[side].base, _take(one.rows, held), one.moved[held])
     met, remet = _meet(merged[Side.PRICES], merged[Side.VOLUMES])
+    older = np.flatnonzero(begun.oldest < begun.since)
+    tails.reach_back(begun.slots, begun.oldest)
     return Joined(
         symbols=begun.symbols,
         sides={
@@ -131,6 +140,7 @@ def finish(begun: Begun, tails: Tails, around: Around | None = None) -> Joined:
         },
         met=met,
         remet=remet,
+        older=_key_frame(_Keys(older, older, begun.oldest[older])),
     )
 
 

@@ -49,8 +49,9 @@ class Encoded:
     ``copies``: target table to bytes; ``needed``: output table to the event times whose partitions must exist;
     ``updates``: staging table to the runs of partitions in which its rows' keys lie; ``table_partitions``: how many of
     all tables the batch touches; ``counts``: by side and partition; ``collapsed``: superseded rows of another value.
-    ``newcomers``: symbols that may be new to a side, ordered: symbol, prices_partition, volumes_partition (null where a
-    side is not here), first (neither side may have it).
+    ``newcomers``: symbols that may be new to a side, or that get older rows than they had, ordered: symbol,
+    prices_partition, volumes_partition (null where a side is not here), first (neither side may have it), since (the
+    oldest row's ts in µs, null where they had older ones).
     """
 
     copies: Mapping[str, bytearray]
@@ -115,9 +116,11 @@ def prepare(joined: Joined, now_micros: int, widths: Mapping[str, Partitioning])
 
 def _newcomers(joined: Joined) -> pl.DataFrame:
     prices, volumes = (joined.sides[side].newcomers.rename({"partition": f"{side}_partition"}) for side in Side)
-    both = prices.join(volumes, on=["code", "first"], how="full", coalesce=True).sort("code")
-    symbol = joined.symbols.gather(both["code"]).alias("symbol")
-    return both.select(symbol, "prices_partition", "volumes_partition", "first")
+    both = prices.join(volumes, on=["code", "first"], how="full", coalesce=True)
+    older = joined.older.select(pl.col("code").cast(pl.Int64), since=pl.col("ts"))
+    found = both.join(older, on="code", how="full", coalesce=True).sort("code")
+    symbol = joined.symbols.gather(found["code"]).alias("symbol")
+    return found.select(symbol, "prices_partition", "volumes_partition", pl.col("first").fill_null(False), "since")
 
 
 def _stamped(met: pl.DataFrame, now_micros: int) -> pl.DataFrame:
@@ -194,12 +197,13 @@ class Loader:
 
         Before the transaction of the rows, for the claim must stay when that fails.
         """
-        symbol, prices, volumes, first = newcomers.get_columns()
         if self._owns_everything:
-            symbol, prices, volumes = symbol.filter(first), None, None
-        if len(symbol):
-            columns = [None if column is None else column.to_list() for column in (symbol, prices, volumes)]
-            await connection.execute(_INTRODUCE, *columns)
+            newcomers = newcomers.filter(pl.col("first") | pl.col("since").is_not_null())
+        if len(newcomers):
+            symbol, prices, volumes, _, since = (column.to_list() for column in newcomers.get_columns())
+            claims = (None, None) if self._owns_everything else (prices, volumes)
+            times = [None if micros is None else moment(micros) for micros in since]
+            await connection.execute(_INTRODUCE, symbol, *claims, times)
         if not self._owns_everything and (torn := await torn_symbol(connection)) is not None:
             raise NotCopartitioned.torn(torn)
 

@@ -1,0 +1,34 @@
+"""What a walk through time slices carries from one to the next: the last rows of each symbol. Pure."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeAlias
+
+Row: TypeAlias = tuple[str, datetime, float | None]
+"""symbol, timestamp, value."""
+
+
+@dataclass(slots=True)
+class Carry:
+    """The last ``rows`` rows of each symbol before the slice at hand; more than a window reaches back are never needed."""
+
+    rows: int
+    _held: dict[str, list[Row]] = field(default_factory=lambda: defaultdict(list[Row]))
+
+    def __contains__(self, symbol: str) -> bool:
+        return symbol in self._held
+
+    def of(self, symbols: Iterable[str]) -> list[Row]:
+        """What is carried of these symbols."""
+        return [row for symbol in symbols if symbol in self._held for row in self._held[symbol]]
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Rows that come after all that is held of their symbols, in order of time."""
+        touched: set[str] = set()
+        for row in rows:
+            self._held[row[0]].append(row)
+            touched.add(row[0])
+        for symbol in touched:
+            del self._held[symbol][: -self.rows or None]
