@@ -11,12 +11,13 @@ MINUTES ?= 20
 SOAK_ARGS ?=
 SECONDS ?= 60
 BENCH_ARGS ?=
+DAGSTER_PORT ?= 3000
 PEERS_ARGS ?=
 
 # What tests/tools.sh has fetched without installing it.
 export PATH := $(CURDIR)/.cache/tools/usr/bin:$(PATH)
 
-.PHONY: setup tools lock format check test fuzz bounds soak demo bench peers clean
+.PHONY: setup tools lock format check test fuzz bounds soak demo dagster bench peers clean
 
 setup: $(STAMP)
 
@@ -36,7 +37,7 @@ tools:
 # Pin the newest versions that pyproject.toml allows.
 lock:
 	$(PYTHON) -m venv .cache/lock && .cache/lock/bin/pip install --quiet uv
-	.cache/lock/bin/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --all-extras --group dev pyproject.toml -o requirements.lock
+	.cache/lock/bin/uv pip compile --quiet --upgrade --universal --generate-hashes --no-strip-extras --no-emit-index-url --all-extras --group dev pyproject.toml -o requirements.lock
 
 format: setup
 	$(BIN)/ruff format .
@@ -71,6 +72,11 @@ bounds: setup
 
 demo: setup
 	$(BIN)/tickloom demo $(DEMO_ARGS)
+
+# Broker, Postgres, producer, and Dagster's page on port 3000 with its schedule ticking; Ctrl-C ends all.
+dagster: setup
+	@tests/tools.sh broker
+	$(BIN)/python -m tests.services $(BIN)/python deploy/dagster/local.py $(DAGSTER_PORT)
 
 # What this machine does. The services are started for it as for the tests.
 bench: setup

@@ -1,8 +1,38 @@
-"""Two Kafka topics of market data into exact, hourly-partitioned Postgres tables."""
+"""Two Kafka topics of market data into exact, hourly-partitioned Postgres tables.
+
+``drain(settings) -> Outcome`` does what ``tickloom run --once`` does, as a call; ``load_settings()`` reads the environment.
+"""
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tickloom.embedded import drain
+    from tickloom.outcome import Ended, Outcome
+    from tickloom.settings import Settings
+    from tickloom.settings import load as load_settings
 
 try:
     __version__ = version("tickloom")
 except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0.0.0"
+
+__all__ = ["Ended", "Outcome", "Settings", "__version__", "drain", "load_settings"]
+
+_HOMES = {
+    "drain": ("tickloom.embedded", "drain"),
+    "Ended": ("tickloom.outcome", "Ended"),
+    "Outcome": ("tickloom.outcome", "Outcome"),
+    "Settings": ("tickloom.settings", "Settings"),
+    "load_settings": ("tickloom.settings", "load"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imported when asked for: the commands set the allocator before the large imports."""
+    from importlib import import_module
+
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(import_module(module), attribute)

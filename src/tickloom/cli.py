@@ -1,17 +1,18 @@
-"""The command line. Exit codes: 0 done; 1 a fault that a restart may cure; 2 a mistake that a person must cure;
-3 ``check`` or ``verify`` found something."""
+"""The command line. Exit codes: 0 done (a bounded drain: also at its bound); 1 a fault that a restart may cure, an outage
+that outlasted ``--max-seconds`` among them; 2 a mistake that a person must cure; 3 ``check`` or ``verify`` found something."""
 
 import asyncio
 import json
 import sys
 from collections.abc import Coroutine
+from enum import StrEnum
 from typing import Annotated, Any
 
 import structlog
 import typer
 
 from tickloom import __version__, logs, settings
-from tickloom.errors import Mistake, TickloomError
+from tickloom.errors import Mistake, SettingsError, TickloomError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,6 +46,13 @@ def _configured() -> settings.Settings:
     return loaded
 
 
+class Output(StrEnum):
+    """How a summary is written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         print(__version__)
@@ -60,17 +68,41 @@ def _root(
     pass
 
 
-@app.command(epilog="Example: tickloom run --once")
-def run(once: Annotated[bool, typer.Option(help="Drain to the log's end as it is now, then exit.")] = False) -> None:
+@app.command(
+    epilog="With --once a summary is printed at the end, and 0 is the exit code also where a bound or a signal ended it: the "
+    "summary says which (`drained`, `ended`). 1 where --max-seconds were over while Kafka or Postgres was away.\n\n"
+    "Example, for cron: tickloom run --once --max-seconds 100 --output json"
+)
+def run(
+    once: Annotated[bool, typer.Option(help="Drain to the log's end as it is now, then exit.")] = False,
+    max_seconds: Annotated[
+        float | None, typer.Option(help="With --once: end after this long, with the batch in flight finished.")
+    ] = None,
+    max_messages: Annotated[int | None, typer.Option(help="With --once: load no more than this many messages.")] = None,
+    output: Annotated[Output, typer.Option(help="With --once: how the summary is written.")] = Output.TEXT,
+) -> None:
     """The daemon: reads both topics, keeps the tables exact, until SIGTERM or SIGINT."""
     from tickloom.runtime import leave, tune_first
 
     tune_first()
     from tickloom import daemon
+    from tickloom.outcome import Bounds, Outcome
 
+    if not once and (max_seconds, max_messages, output) != (None, None, Output.TEXT):
+        raise SettingsError("--max-seconds, --max-messages and --output are for a drain; add --once, or leave them out")
+    bounds = Bounds(max_seconds, max_messages) if once else None
     configured = _configured()
     structlog.get_logger("tickloom").info("starting", version=__version__, **configured.shown())
-    _run(daemon.run(configured, once=once))
+
+    async def work() -> Outcome:
+        outcome = (await daemon.run(configured, once=bounds)).outcome()
+        if not once or (output is Output.TEXT and outcome.drained):
+            return outcome  # and nobody waits for Kafka's word on what came since
+        return await daemon.with_lag(outcome, configured)
+
+    outcome: Outcome = _run(work())
+    if once:
+        print(json.dumps(outcome.as_dict(), indent=2) if output is Output.JSON else "\n".join(outcome.lines()))
     leave()
 
 

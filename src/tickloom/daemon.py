@@ -12,15 +12,16 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from random import Random
 from typing import Any, TypeVar, assert_never
 
-import structlog
+from prometheus_client import disable_created_metrics
 
 from tickloom import __version__, ledger, schema
 from tickloom.errors import (
@@ -35,9 +36,11 @@ from tickloom.errors import (
 )
 from tickloom.health import Health
 from tickloom.kafka import Cluster, check_options, describe_cluster
+from tickloom.logs import Logger
 from tickloom.membership import Assigned, Member, MemberEvent, MemberFailed, Revoked
 from tickloom.metrics import CpuClock, Metrics
 from tickloom.model import TABLES, TopicPartition
+from tickloom.outcome import Bounds, Ended, Outcome, Tally
 from tickloom.partitions import Partitioner
 from tickloom.pipeline import flow
 from tickloom.postgres import Connection, connected
@@ -48,7 +51,7 @@ from tickloom.session import Manner, Session, Store, Surroundings, open_session
 from tickloom.settings import Settings
 from tickloom.stages.consume import Reader
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 _HOUSEKEEPING_SECONDS = 60.0
 _DRAINED_SECONDS = 0.5
 _WATCHDOG_SECONDS = 10.0
@@ -58,13 +61,23 @@ T = TypeVar("T")
 class Daemon:
     """One replica. All fields belong to the event loop; the member's thread only posts events."""
 
-    def __init__(self, settings: Settings, *, once: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, *, once: Bounds | None = None, serve: bool = True, notify: bool = True
+    ) -> None:
+        """``once``: drain the log to its end as it is now, or to these bounds. ``serve``: metrics and health by HTTP.
+        ``notify``: tell systemd, where it asked.
+        """
         self.metrics = Metrics()
         self.health = Health(settings.stuck_after_seconds, time.monotonic())
         self.port = 0
         self.serving = asyncio.Event()
         self._settings = settings
         self._once = once
+        self._serve = serve
+        self._notify = _notify if notify else _tell_nobody
+        self._started = time.monotonic()
+        self._ended: Ended | None = None  # why, once it is known
+        self._tally = Tally()
         self._owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._events: asyncio.Queue[MemberEvent] = asyncio.Queue()
         self._assignment: frozenset[TopicPartition] | None = None
@@ -78,14 +91,24 @@ class Daemon:
 
     def stop(self) -> None:
         """Finish the batch in flight, commit, leave the group. Safe to call twice."""
+        self._end(Ended.STOPPED)
+
+    def outcome(self) -> Outcome:
+        """What a run that has ended came to; the lag is not looked at (see ``with_lag``)."""
+        return Outcome.of(self._tally, self._ended or Ended.STOPPED, time.monotonic() - self._started)
+
+    def _end(self, why: Ended) -> None:
+        self._ended = self._ended or why
         self._stop.set()
         self._changed.set()
         if self._session is not None:
             self._session.stop()
 
     async def run(self) -> None:
-        """Until stopped, or (``once``) drained. Raises ``Mistake``."""
-        tune_interpreter()
+        """Until stopped, or (``once``) drained or at a bound.
+
+        Raises ``Mistake``; ``SourceUnavailable`` or ``StoreUnavailable`` where the time was over in an outage.
+        """
         settings = self._settings
         cpu = self.metrics.stage_cpu_seconds
         cpu.labels("start").inc(time.thread_time())
@@ -100,20 +123,20 @@ class Daemon:
             around = Surroundings(
                 settings, self.metrics, self.health, member, partitioner, executor, self._owner, loop_clock
             )
-            async with serving(application(self.health, self.metrics), settings.http_host, settings.http_port) as port:
-                self.port = port
-                self.serving.set()
-                chores = [asyncio.create_task(self._feed_watchdog())]
+            around.tally = self._tally
+            async with self._serving():
+                chores = [asyncio.create_task(self._feed_watchdog()), asyncio.create_task(self._watch_the_clock())]
                 try:
-                    _notify("READY=1")  # an outage is waited out, so it must not look like a failed start
+                    self._notify("READY=1")  # an outage is waited out, so it must not look like a failed start
                     cluster = await self._interruptible(self._check_first(around))
-                    if cluster is None:
-                        return
-                    chores += [asyncio.create_task(self._follow_group()), asyncio.create_task(self._keep_house(around))]
-                    member.start()
-                    await self._run_sessions(around, cluster)
+                    if cluster is not None:
+                        chores += [
+                            asyncio.create_task(work) for work in (self._follow_group(), self._keep_house(around))
+                        ]
+                        member.start()
+                        await self._run_sessions(around, cluster)
                 finally:
-                    _notify("STOPPING=1")
+                    self._notify("STOPPING=1")
                     self._let_go()
                     await loop.run_in_executor(None, member.leave)
                     for chore in chores:
@@ -121,6 +144,19 @@ class Daemon:
                     await asyncio.gather(*chores, return_exceptions=True)
         loop_clock.note()
         _log.info("left the group; all that was loaded is committed", cpu_seconds=self.metrics.cpu_by_stage())
+        if self._ended is Ended.MAX_SECONDS and around.outage is not None:
+            raise around.outage
+
+    @asynccontextmanager
+    async def _serving(self) -> AsyncGenerator[None]:
+        settings = self._settings
+        if not self._serve:
+            yield
+            return
+        async with serving(application(self.health, self.metrics), settings.http_host, settings.http_port) as port:
+            self.port = port
+            self.serving.set()
+            yield
 
     # --- before anything is consumed ----------------------------------------------------------------------------
 
@@ -128,29 +164,34 @@ class Daemon:
         """Database, schema, topics and source, in this order; outages are waited out. Raises ``Mistake``."""
         settings = self._settings
         store = Store(around)
+        around.outage = StoreUnavailable("Postgres has not answered in all that time")
         try:
             await store.run(lambda connection: schema.check(connection, settings))
             self.health.schema_present = True
-            cluster = await self._patiently(lambda: describe_cluster(settings))
+            cluster = await self._patiently(around, lambda: describe_cluster(settings))
             await store.run(lambda connection: schema.claim_source(connection, settings, cluster.cluster_id))
             await store.run(lambda connection: self._make_partitions(around, connection))
         finally:
             await store.close()
         return cluster
 
-    async def _patiently(self, work: Callable[[], T]) -> T:
+    async def _patiently(self, around: Surroundings, work: Callable[[], T]) -> T:
         """Blocking ``work`` against Kafka, off the loop, tried again through any outage."""
         settings = self._settings
         waits = RetryPolicy(settings.retry_initial_seconds, settings.retry_max_seconds).waits(self._random)
+        around.outage = SourceUnavailable("Kafka has not answered in all that time")
         for wait in waits:
             try:
-                return await asyncio.get_running_loop().run_in_executor(None, work)
+                result = await asyncio.get_running_loop().run_in_executor(None, work)
+                around.outage = None
+                return result
             except SourceUnavailable as error:
-                self._wait_for_kafka(error, wait)
+                self._wait_for_kafka(around, error, wait)
                 await asyncio.sleep(wait)
         raise AssertionError("the waits are endless")
 
-    def _wait_for_kafka(self, error: SourceUnavailable, wait: float) -> None:
+    def _wait_for_kafka(self, around: Surroundings, error: SourceUnavailable, wait: float) -> None:
+        around.outage = error
         self.health.beat(time.monotonic())
         self.metrics.retries.labels("kafka").inc()
         _log.warning("waiting for Kafka", wait_seconds=round(wait, 2), error=str(error))
@@ -179,11 +220,14 @@ class Daemon:
             if assignment is None:
                 continue
             if self._once and ends is None:
-                ends = await self._interruptible(self._patiently(partial(_ends, settings, cluster)))
+                ends = await self._interruptible(self._patiently(around, partial(_ends, settings, cluster)))
+                if ends is None:
+                    return
             try:
-                await self._run_session(around, cluster, assignment, ends, manner)
-                manner, waits = Manner(), None
-                if ends is not None and await self._interruptible(self._drained(around, ends)):
+                if assignment:
+                    await self._run_session(around, cluster, assignment, ends, manner)
+                    manner, waits = Manner(), None
+                if ends is not None and await self._interruptible(self._all_done(around, ends)):
                     return
             except Fenced as error:
                 self.metrics.fenced.inc()
@@ -206,7 +250,7 @@ class Daemon:
                     self._random
                 )
                 wait = next(waits)
-                self._wait_for_kafka(error, wait)
+                self._wait_for_kafka(around, error, wait)
                 await self._pause(wait)
             finally:
                 self._let_go()
@@ -217,17 +261,24 @@ class Daemon:
             async with asyncio.timeout(seconds):
                 await self._stop.wait()
 
-    async def _drained(self, around: Surroundings, ends: Mapping[TopicPartition, int]) -> bool:
-        """Whether the whole log is in the tables, whoever loaded it. False when the assignment changes first.
+    async def _all_done(self, around: Surroundings, ends: Mapping[TopicPartition, int]) -> bool:
+        """Whether the whole log is in the tables, whoever loaded it, or as many messages as we may. False when the
+        assignment changes first.
 
         Partitions of a replica that died are assigned to us only when the group has noticed.
         """
         store = Store(around)
         try:
-            while not self._changed.is_set():
+            while not self._stop.is_set():
                 done = await store.run(lambda connection: ledger.positions(connection, list(ends)))
                 if all(done.get(at, 0) >= end for at, end in ends.items()):
+                    self._ended = self._ended or Ended.DRAINED
                     return True
+                if self._may_read() == 0:
+                    self._ended = self._ended or Ended.MAX_MESSAGES
+                    return True
+                if self._changed.is_set():
+                    return False
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_DRAINED_SECONDS):
                         await self._changed.wait()
@@ -245,9 +296,10 @@ class Daemon:
     ) -> None:
         """A session, until its assignment has changed; the batch in flight then has the time of a revocation."""
         mine = None if ends is None else {at: end for at, end in ends.items() if at in assignment}
+        most = self._may_read()
 
         async def session_in_full() -> None:
-            async with open_session(around, assignment, cluster.partitions, mine, manner) as session:
+            async with open_session(around, assignment, cluster.partitions, mine, manner, most) as session:
                 self._session = session
                 self.health.assigned = True
                 self.health.beat(time.monotonic())
@@ -272,14 +324,17 @@ class Daemon:
         self._worked_alone = self._worked_alone or len(assignment) == sum(cluster.partitions.values())
 
     async def _await_assignment(self) -> frozenset[TopicPartition] | None:
-        """The current assignment; None after a while without one, or when told to stop."""
+        """The current assignment; None after a while without one, or when told to stop.
+
+        An empty one is of use for ``once`` alone, which may be done all the same.
+        """
         self._changed.clear()
         if self._stop.is_set():
             self._changed.set()
             return None
         if self._failure is not None:
             raise self._failure
-        if not self._assignment:
+        if not self._assignment and (self._once is None or self._assignment is None):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.5):
                     await self._changed.wait()
@@ -312,6 +367,12 @@ class Daemon:
             else:
                 self._let_go()
 
+    def _may_read(self) -> int | None:
+        """How many more messages this drain may commit; None for all."""
+        if self._once is None or self._once.max_messages is None:
+            return None
+        return max(0, self._once.max_messages - self._tally.messages)
+
     def _let_go(self) -> None:
         """Nothing of a revoked assignment is in flight any more."""
         if self._revoked is not None:
@@ -324,8 +385,14 @@ class Daemon:
         """The loop turns and the flow is not stuck: systemd need not kill us."""
         while True:
             if self.health.alive(time.monotonic())[0]:
-                _notify("WATCHDOG=1")
+                self._notify("WATCHDOG=1")
             await asyncio.sleep(_WATCHDOG_SECONDS)
+
+    async def _watch_the_clock(self) -> None:
+        """Ends a drain whose time is over."""
+        if self._once is not None and self._once.max_seconds is not None:
+            await asyncio.sleep(self._started + self._once.max_seconds - time.monotonic())
+            self._end(Ended.MAX_SECONDS)
 
     async def _keep_house(self, around: Surroundings) -> None:
         """Partitions ahead of time, and the word of the database that an idle daemon would not hear."""
@@ -378,6 +445,34 @@ def _post(loop: asyncio.AbstractEventLoop, queue: "asyncio.Queue[MemberEvent]", 
             event.done.set()
 
 
+async def with_lag(outcome: Outcome, settings: Settings) -> Outcome:
+    """The outcome with the lag: by topic, messages of the log as it ends now that the ledger has not.
+
+    As it was where Kafka or Postgres does not answer, and where somebody wanted the drain to stop and waits. Raises ``Mistake``.
+    """
+    if outcome.ended is Ended.STOPPED:
+        return outcome
+
+    def look() -> dict[TopicPartition, int]:
+        return _ends(settings, describe_cluster(settings))
+
+    try:
+        ends = await asyncio.get_running_loop().run_in_executor(None, look)
+        async with connected(settings) as connection:
+            done = await ledger.positions(connection, list(ends))
+    except (SourceUnavailable, StoreUnavailable) as error:
+        _log.warning("the lag is not known", error=str(error))
+        return outcome
+    lag = dict.fromkeys((settings.prices_topic, settings.volumes_topic), 0)
+    for at, end in ends.items():
+        lag[at.topic] += max(0, end - done.get(at, 0))
+    return replace(outcome, lag=lag)
+
+
+def _tell_nobody(state: str) -> None:
+    pass
+
+
 def _notify(state: str) -> None:
     """Tell systemd (sd_notify(3)); nothing where it did not ask."""
     address = os.environ.get("NOTIFY_SOCKET")
@@ -388,8 +483,13 @@ def _notify(state: str) -> None:
         channel.send(state.encode())
 
 
-async def run(settings: Settings, *, once: bool) -> None:
-    """The daemon with its signals: the first SIGTERM or SIGINT drains, a second leaves at once."""
+async def run(settings: Settings, *, once: Bounds | None = None) -> Daemon:
+    """The daemon as a process of its own, with its signals: the first SIGTERM or SIGINT drains, a second leaves at once.
+
+    Sets the interpreter for its work. Gives the daemon that has ended; raises as ``Daemon.run``.
+    """
+    tune_interpreter()
+    disable_created_metrics()  # of the whole process: a series more for each counter, which nobody asks for
     daemon = Daemon(settings, once=once)
     loop = asyncio.get_running_loop()
     asked = 0
@@ -406,3 +506,4 @@ async def run(settings: Settings, *, once: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     await daemon.run()
+    return daemon

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import confluent_kafka as kafka
-import structlog
 
 from tickloom.errors import Mistake, SettingsError, SourceUnavailable, TickloomError
+from tickloom.logs import Logger
 from tickloom.model import Side
 from tickloom.settings import Settings
 
@@ -28,7 +28,7 @@ _MEMBERSHIP_OPTIONS = (
 )
 """What makes a member of a group: some are valid only together, so all of them go to the member, and to nobody else."""
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 _E = kafka.KafkaError
 _HOPELESS = {
     _E.TOPIC_AUTHORIZATION_FAILED: "grant the client READ and DESCRIBE on both topics",

@@ -17,9 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
-
 from tickloom.errors import Fenced, LockHeld
+from tickloom.logs import Logger
 from tickloom.model import Progress, TopicPartition
 from tickloom.postgres import Connection, sql, told, transaction
 
@@ -35,7 +34,7 @@ _DROP_CLAIMS = (
     "UPDATE tickloom.symbols SET prices_partition = NULL, volumes_partition = NULL "
     "WHERE prices_partition IS NOT NULL OR volumes_partition IS NOT NULL"
 )
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,11 @@
-"""Structured logs: a console on a terminal, one JSON object a line elsewhere. No secret enters them."""
+"""Structured logs: a console on a terminal, one JSON object a line elsewhere. No secret enters them.
+
+In a process that has not set up structlog (somebody else's, see ``embedded``) the same lines go to Python's ``logging``.
+"""
 
 import logging
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 
@@ -26,3 +29,31 @@ def configure(log_format: Literal["auto", "console", "json"], level: str) -> Non
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+class Logger:
+    """Says a line with its values by the process's structlog; where that is not set up, by ``logging``."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._structured: Any = structlog.get_logger(name)
+
+    def debug(self, event: str, **values: Any) -> None:
+        self._say(logging.DEBUG, event, values)
+
+    def info(self, event: str, **values: Any) -> None:
+        self._say(logging.INFO, event, values)
+
+    def warning(self, event: str, **values: Any) -> None:
+        self._say(logging.WARNING, event, values)
+
+    def error(self, event: str, **values: Any) -> None:
+        self._say(logging.ERROR, event, values)
+
+    def _say(self, level: int, event: str, values: dict[str, Any]) -> None:
+        if structlog.is_configured():
+            self._structured.log(level, event, **values)
+            return
+        plain = logging.getLogger(self._name)
+        if plain.isEnabledFor(level):
+            plain.log(level, "%s", " ".join((event, *(f"{name}={value!r}" for name, value in values.items()))))

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import confluent_kafka as kafka
-import structlog
 
 from tickloom.errors import Mistake, SourceUnavailable
 from tickloom.kafka import make_consumer, member_config, side_of, translate, uses_consumer_protocol
+from tickloom.logs import Logger
 from tickloom.model import TopicPartition
 from tickloom.settings import Settings
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 _POLL_SECONDS = 0.05
 """So late a leaving member notices that it is to leave, and a courtesy commit is made."""
 

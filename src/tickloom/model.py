@@ -4,6 +4,7 @@ A polars frame of rows always has the columns of ``rows_schema(side)``; times ar
 1970 UTC, so that no library's idea of a time zone or precision can touch them.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -141,6 +142,19 @@ class Chunk:
             object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.int64))
         object.__setattr__(self, "value_bytes", sum(map(len, filter(None, self.values))))
 
+    def part(self, start: int, end: int) -> "Chunk":
+        """The messages [``start``, ``end``)."""
+        of = slice(start, end)
+        return Chunk(
+            side=self.side,
+            topic=self.topic,
+            messages=self.messages[of],
+            values=self.values[of],
+            partitions=self.partitions[of],
+            offsets=self.offsets[of],
+            timestamps_ms=self.timestamps_ms[of],
+        )
+
     def lasts(self) -> list[tuple[int, int, int]]:
         """For each partition, in order: its number, how many of its messages are here, the index of the last."""
         numbers, counts = np.unique(self.partitions, return_counts=True)
@@ -212,7 +226,10 @@ class Progress:
 
 @dataclass(slots=True)
 class Batch:
-    """A closed micro-batch: rows by side, rejects, and the offsets that they come from."""
+    """A closed micro-batch: rows by side, rejects, and the offsets that they come from.
+
+    ``events``: its first and last event time, in µs; ``hours``: valid messages by hour of event time since 1970.
+    """
 
     rows: dict[Side, pl.DataFrame]
     raw: list[Chunk]
@@ -223,3 +240,5 @@ class Batch:
     opened_at: float
     newest_ms: dict[TopicPartition, int] = field(default_factory=dict[TopicPartition, int])
     oldest_ms: int | None = None
+    events: tuple[int, int] | None = None
+    hours: Counter[int] = field(default_factory=Counter[int])

@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
-import structlog
 import uvicorn
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
@@ -17,12 +16,13 @@ from starlette.routing import Route
 
 from tickloom.errors import SettingsError
 from tickloom.health import Health
+from tickloom.logs import Logger
 from tickloom.metrics import Metrics
 
 _CLOSE_SECONDS = 5.0
 """For answers that are under way."""
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 
 class _Server(uvicorn.Server):

@@ -16,7 +16,6 @@ from random import Random
 from typing import Any, TypeVar, cast
 
 import polars as pl
-import structlog
 
 from tickloom import ledger
 from tickloom.errors import (
@@ -25,6 +24,7 @@ from tickloom.errors import (
     Mistake,
     NotCopartitioned,
     RowsRefused,
+    SourceUnavailable,
     StateSpoilt,
     StoreUnavailable,
     TooWide,
@@ -32,9 +32,11 @@ from tickloom.errors import (
 from tickloom.health import Health
 from tickloom.history import History
 from tickloom.kafka import side_of
+from tickloom.logs import Logger
 from tickloom.membership import Member
 from tickloom.metrics import CpuClock, Metrics
 from tickloom.model import TABLES, Batch, Chunk, Decoded, Gap, ReadEvent, Side, TopicPartition
+from tickloom.outcome import Tally
 from tickloom.partitions import Partitioner, lock_budget
 from tickloom.postgres import Connection, close, connect
 from tickloom.retry import RetryPolicy
@@ -50,7 +52,7 @@ from tickloom.tails import Loaded as LoadedTail
 from tickloom.tails import Tails
 from tickloom.timestamps import micros_of
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 _BUSY_WAIT_SECONDS = 0.005
 _ROWS_LOADED_AT_ONCE = 1 << 18
 """Of tails, by one query a side: what comes takes a hundred bytes a row until it is in its ring."""
@@ -75,7 +77,7 @@ class Manner:
 
 @dataclass(slots=True)
 class Surroundings:
-    """What outlives a session."""
+    """What outlives a session. ``outage``: what is being waited out just now. Written by the event loop."""
 
     settings: Settings
     metrics: Metrics
@@ -86,6 +88,8 @@ class Surroundings:
     owner: str
     loop_clock: CpuClock
     random: Random = field(default_factory=Random)
+    tally: Tally = field(default_factory=Tally)
+    outage: SourceUnavailable | StoreUnavailable | None = None
 
 
 class Store:
@@ -118,6 +122,7 @@ class Store:
                     raise asyncio.CancelledError from error  # no library may turn a cancellation into an outage
                 if isinstance(error, LocksExhausted) and time.monotonic() - started > _LOCKS_PATIENCE_SECONDS:
                     raise Mistake(str(error)) from error
+                around.outage = error
                 around.health.database_reachable = False
                 around.health.beat(time.monotonic())
                 around.metrics.retries.labels("postgres").inc()
@@ -127,6 +132,7 @@ class Store:
                 await self.close()
                 raise
             else:
+                around.outage = None
                 around.health.database_reachable = True
                 return result
         raise AssertionError("the waits are endless")
@@ -161,7 +167,9 @@ class Session:
         owns_everything: bool,
         manner: Manner,
         budget: int,
+        most: int | None = None,
     ) -> None:
+        """``ends``: where each partition's work ends; ``most``: messages to read. None: no such bound."""
         settings = around.settings
         positions = {at: claim.next_offset for at, claim in claims.items()}
         limits = RejectLimits(settings.reject_limit_ratio, settings.reject_limit_min_messages)
@@ -171,6 +179,7 @@ class Session:
         self._around = around
         self._reader = reader
         self._ends = ends
+        self._left = most  # messages that may still be read; only the making task writes it
         self.owns_everything = owns_everything
         self._manner = manner
         self._budget = budget
@@ -211,8 +220,8 @@ class Session:
         self.stopping = True
 
     def drained(self) -> bool:
-        """Whether there is nothing more to do: stopped, or (``--once``) read to the ends."""
-        if self.stopping:
+        """Whether there is nothing more to do: stopped, or (``--once``) read to the ends or to the bound."""
+        if self.stopping or self._left == 0:
             return True
         if self._ends is None:
             return False
@@ -225,7 +234,11 @@ class Session:
             timeout = 0.1
         else:
             timeout = max(self.gatherer.seconds_left(self.now()), _BUSY_WAIT_SECONDS if self._loading else 0)
-        return await self._reader.next_event(timeout)
+        event = await self._reader.next_event(timeout)
+        if isinstance(event, Chunk) and self._left is not None:
+            event = event.part(0, self._left)  # the rest is read again by whoever comes next
+            self._left -= len(event.values)
+        return event
 
     def batch_due(self, handed_over: bool) -> bool:
         """Whether to close the batch: full, or of age while nothing is being loaded (else it may as well grow)."""
@@ -420,6 +433,7 @@ class Session:
         metrics.rows_collapsed.inc(loaded.collapsed)
         for reason, count in loaded.rejects.items():
             metrics.rejects.labels(reason.value).inc(count)
+        self._around.tally.add(batch, loaded)
         for at, step in batch.progress.items():
             metrics.messages.labels(at.topic).inc(step.messages)
             metrics.gaps.inc(step.missing)
@@ -475,9 +489,11 @@ async def open_session(
     counts: Mapping[str, int],
     ends: Mapping[TopicPartition, int] | None,
     manner: Manner,
+    most: int | None = None,
 ) -> AsyncGenerator[Session]:
     """Take the partitions over, open the readers at the ledger's offsets; all of it is closed at the end.
 
+    ``ends`` and ``most``: as ``Session`` has them.
     Raises ``NotCopartitioned``, ``LogLost``, ``SourceUnavailable``, ``Mistake``.
     """
     loop = asyncio.get_running_loop()
@@ -493,7 +509,7 @@ async def open_session(
         gaps = _gaps(claims, marks, around.settings)
         around.partitioner.forget()  # what others have made, and filled, since
         budget = await store.run(lock_budget)
-        session = Session(around, reader, store, claims, ends, owns_everything, manner, budget)
+        session = Session(around, reader, store, claims, ends, owns_everything, manner, budget, most)
         for gap in gaps:
             session.gatherer.add(gap, session.now())
         reader.start(session.gatherer.positions)

@@ -19,7 +19,10 @@ from tickloom.errors import SettingsError
 
 PREFIX = "TICKLOOM_"
 DAY_SECONDS = 86_400
-_TEST_PREFIX = f"{PREFIX}TEST_"  # read by the project's own tests and tools
+_OF_OTHERS = (
+    f"{PREFIX}TEST_",
+    f"{PREFIX}DAGSTER_",
+)  # read by the project's own tests and tools; by its Dagster integration
 _SECRETS_DIR = f"{PREFIX}SECRETS_DIR"
 _OWNED_OPTIONS = {
     *("group.id", "bootstrap.servers", "metadata.broker.list"),
@@ -205,7 +208,7 @@ def unknown_variables(names: Iterable[str]) -> dict[str, str | None]:
     nearest: dict[str, str | None] = {}
     for name in sorted(names):
         upper = name.upper()
-        ours = upper.startswith(PREFIX) and not upper.startswith(_TEST_PREFIX)
+        ours = upper.startswith(PREFIX) and not upper.startswith(_OF_OTHERS)
         if ours and upper not in fields and name not in exact and not _of_a_service(name, names):
             alike = difflib.get_close_matches(upper.removeprefix(PREFIX), known, n=1)
             nearest[name] = known[alike[0]] if alike else None

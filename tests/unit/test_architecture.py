@@ -41,6 +41,21 @@ def test_who_may_talk_to_postgres() -> None:
     assert {name for name, tree in MODULES.items() if "asyncpg" in imports(tree)} == {"postgres.py"}
 
 
+def test_who_may_know_dagster() -> None:
+    """Who installs tickloom without the extra could start nothing."""
+    users = {name for name, tree in MODULES.items() if "dagster" in imports(tree)}
+    assert users
+    assert all(name.startswith("integrations/dagster/") for name in users)
+
+
+def test_integrations_know_no_daemon() -> None:
+    """Each would become a second daemon, with errors and rules of its own."""
+    for name, tree in MODULES.items():
+        if name.startswith("integrations/"):
+            modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+            assert not modules & {"tickloom.daemon", "tickloom.session", "tickloom.pipeline", "tickloom.ledger"}, name
+
+
 def test_the_core_is_pure() -> None:
     """A core with a clock or a socket in it cannot be tested for any split of any log."""
     for name in PURE:

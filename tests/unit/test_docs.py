@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from tickloom.cli import app
+from tickloom.integrations.dagster.resource import DagsterSettings
 from tickloom.metrics import Metrics
 from tickloom.settings import PREFIX, Settings
 from tickloom.shapes import SHAPES
@@ -45,11 +46,11 @@ def default_of(field: FieldInfo) -> str:
             return str(value)
 
 
-def settings_table() -> str:
+def settings_table(of: Any = Settings, prefix: str = PREFIX) -> str:
     """Every setting, in the order of the code."""
     rows = [
-        (code(PREFIX + name.upper()), code(default_of(field)), field.description or "")
-        for name, field in Settings.model_fields.items()
+        (code(prefix + name.upper()), code(default_of(field)), field.description or "")
+        for name, field in of.model_fields.items()
     ]
     return table(("Variable", "Default", "Meaning"), rows)
 
@@ -89,18 +90,36 @@ def test_readme_says_what_the_code_does(name: str) -> None:
     assert found[1].strip() == expected, f"the table {name} of README.md is out of date; the right one is printed above"
 
 
+def test_the_guide_to_dagster_says_what_the_code_does() -> None:
+    """A limit that is not in the guide is not found."""
+    expected = settings_table(DagsterSettings, f"{PREFIX}DAGSTER_")
+    guide = (ROOT / "docs/dagster.md").read_text()
+    found = re.search(r"<!-- dagster settings -->\n(.*?)\n?<!-- /dagster settings -->", guide, re.DOTALL)
+    assert found
+    if found[1].strip() != expected:
+        print(expected)
+    assert found[1].strip() == expected, (
+        "the table of settings in docs/dagster.md is out of date; the right one is printed above"
+    )
+
+
 def test_every_shape_is_named() -> None:
     """A shape that nobody knows of is measured by nobody."""
     assert [name for name in SHAPES if f"`{name}`" not in README] == []
 
 
-@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/dagster.md"]
+)
 def test_links_and_paths_lead_somewhere(document: str) -> None:
     """A map with places that are not there is worse than none."""
     text = (ROOT / document).read_text()
     links = {link.partition("#")[0] for link in re.findall(r"\]\((?!https?:|#)([^)]+)\)", text)}
     paths = set(re.findall(r"`((?:src|tests|deploy|producer|sql|stages)/[\w./]+\.\w+)(?:::\w+)?`", text))
-    missing = [path for path in links | paths if not any((ROOT / at / path).exists() for at in ("", "src/tickloom"))]
+    beside = str(Path(document).parent)
+    missing = [
+        path for path in links | paths if not any((ROOT / at / path).exists() for at in ("", "src/tickloom", beside))
+    ]
     assert not missing
 
 

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 UNIT = ROOT / "deploy/systemd/tickloom.service"
 MANIFESTS = sorted((ROOT / "deploy/kubernetes").glob("*.yaml"))
-DOCKERFILES = (ROOT / "Dockerfile", ROOT / "producer/Dockerfile")
+DOCKERFILES = (ROOT / "Dockerfile", ROOT / "producer/Dockerfile", ROOT / "deploy/dagster/Dockerfile")
 ALERTS = ROOT / "deploy/prometheus/alerts.yml"
 DASHBOARD = ROOT / "deploy/grafana/dashboard.json"
 TIMEOUT = 60
@@ -95,6 +95,23 @@ def test_compose_starts_in_the_right_order() -> None:
             assert not healthy or "healthcheck" in services()[other], f"{name} waits for {other}, which never says"
 
 
+def test_compose_brings_what_the_original_brought() -> None:
+    """Whoever comes from the original looks for the tables and the pages where they were; two cannot have one port."""
+    ports = {name: port.split(":")[1] for name, service in services().items() for port in service.get("ports", ())}
+    assert len(set(ports.values())) == len(ports)
+    assert (ports["postgres"], ports["dagster-webserver"]) == ("5432", "3000")
+    environment = services()["postgres"]["environment"]
+    assert environment == {"POSTGRES_USER": "myuser", "POSTGRES_PASSWORD": "mypassword", "POSTGRES_DB": "mydatabase"}
+    always = {name for name, service in services().items() if "profiles" not in service}
+    assert {"broker", "console", "postgres", "producer", "tickloom"} <= always
+    assert {name for name, service in services().items() if service.get("profiles") == ["orchestrate"]} == {
+        "dagster-database",
+        "dagster-code",
+        "dagster-webserver",
+        "dagster-daemon",
+    }
+
+
 def test_compose_mounts_only_what_exists() -> None:
     """Docker makes an empty folder of a missing file, and the service then fails oddly."""
     for service in services().values():
@@ -104,9 +121,9 @@ def test_compose_mounts_only_what_exists() -> None:
 
 
 @pytest.mark.skipif(not ALL_TOOLS and compose_command() is None, reason="no docker compose here")
-@pytest.mark.parametrize("profile", ["", "monitoring"])
+@pytest.mark.parametrize("profile", ["", "orchestrate", "monitoring"])
 def test_compose_accepts_the_file(profile: str) -> None:
-    """The real tool reads the file, with and without monitoring."""
+    """The real tool reads the file, with and without what a profile adds."""
     profiles = ("--profile", profile) if profile else ()
     done = run(*(compose_command() or ()), *profiles, "-f", COMPOSE, "config", "--quiet")
     assert done.returncode == 0, done.stderr
@@ -127,7 +144,7 @@ def test_images_run_without_root_and_copy_what_is_let_through(dockerfile: Path) 
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     final = text[text.rindex("\nFROM ") :]
     assert re.search(r"^USER 10001$", final, re.MULTILINE)
-    for line in re.findall(r"^COPY (?!--from)(.+)$", text, re.MULTILINE):
+    for line in re.findall(r"^COPY (?!--from)(.+)$", text, re.MULTILINE):  # its last word is the target
         assert set(line.split()[:-1]) <= allowed
 
 

@@ -17,14 +17,14 @@ from typing import Any
 
 import confluent_kafka as kafka
 import numpy as np
-import structlog
 
 from tickloom.errors import LogLost, Mistake, SourceUnavailable
 from tickloom.kafka import METADATA_TIMEOUT_SECONDS, make_consumer, reader_config, side_of, translate
+from tickloom.logs import Logger
 from tickloom.model import Chunk, EndOfPartition, Gap, ReadEvent, ReadFailed, Side, TopicPartition
 from tickloom.settings import GapPolicy, Settings
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 _CHUNK_MESSAGES = 10_000
 _CHUNKS_HELD = 3

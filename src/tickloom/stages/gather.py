@@ -15,6 +15,7 @@ from tickloom.model import (
     Decoded,
     EndOfPartition,
     Gap,
+    Ints,
     Progress,
     Reject,
     Side,
@@ -22,10 +23,16 @@ from tickloom.model import (
     rows_schema,
 )
 
+HOUR_MICROS = 3_600_000_000
+_HOURS_COUNTED = 1 << 16
+
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """When a batch closes. ``max_spans``: so many spans of event time, each of ``span_micros``, may its rows lie in."""
+    """When a batch closes. ``max_spans``: so many spans of event time, each of ``span_micros``, may its rows lie in.
+
+    A span is whole hours.
+    """
 
     max_messages: int
     max_bytes: int
@@ -70,17 +77,9 @@ def _cut(decoded: Decoded, places: list[int], cuts: list[int]) -> list[Decoded]:
     rows = np.cumsum(alive)  # before each message
     parts: list[Decoded] = []
     for start, end in pairwise([0, *cuts, len(chunk.values)]):
-        of, row, last = slice(start, end), int(rows[start]), int(rows[end])
-        part = Chunk(
-            side=chunk.side,
-            topic=chunk.topic,
-            messages=chunk.messages[of],
-            values=chunk.values[of],
-            partitions=chunk.partitions[of],
-            offsets=chunk.offsets[of],
-            timestamps_ms=chunk.timestamps_ms[of],
-        )
-        parts.append(Decoded(part, decoded.rows[row:last], decoded.rejects[start - row : end - last]))
+        row, last = int(rows[start]), int(rows[end])
+        rejects = decoded.rejects[start - row : end - last]
+        parts.append(Decoded(chunk.part(start, end), decoded.rows[row:last], rejects))
     return parts
 
 
@@ -146,6 +145,8 @@ class Gatherer:
             opened_at=self._opened_at,
             newest_ms=self._newest_ms,
             oldest_ms=self._oldest_ms,
+            events=self._events,
+            hours=self._hours,
         )
         self._open()
         return batch
@@ -161,6 +162,8 @@ class Gatherer:
         self._messages = 0
         self._bytes = 0
         self._spans: set[int] = set()
+        self._events: tuple[int, int] | None = None
+        self._hours: Counter[int] = Counter()
         self._opened_at = 0.0
 
     def _frame(self, side: Side) -> pl.DataFrame:
@@ -181,13 +184,24 @@ class Gatherer:
         oldest = int(chunk.timestamps_ms.min())
         self._oldest_ms = oldest if self._oldest_ms is None else min(self._oldest_ms, oldest)
         self._frames[chunk.side].append(decoded.rows)
-        self._spans.update(np.unique(decoded.rows["ts"].to_numpy() // self._limits.span_micros).tolist())
+        self._note_times(decoded.rows["ts"].to_numpy())
         self._rejects.extend(decoded.rejects)
         self._messages += len(chunk.values)
         self._bytes += chunk.value_bytes
         self._bytes += sum(_beside_the_value(letter) for letter in decoded.rejects)
         if self._keep_raw:
             self._raw.append(chunk)
+
+    def _note_times(self, micros: Ints) -> None:
+        if not len(micros):
+            return
+        first, last = int(micros.min()), int(micros.max())
+        hours, counts = _by_hour(micros, first // HOUR_MICROS, last // HOUR_MICROS)
+        self._hours.update(dict(zip(hours.tolist(), counts.tolist(), strict=True)))
+        self._spans.update((hours * HOUR_MICROS // self._limits.span_micros).tolist())
+        self._events = (
+            (first, last) if self._events is None else (min(first, self._events[0]), max(last, self._events[1]))
+        )
 
     def _skip_to(self, source: TopicPartition, offset: int) -> None:
         if offset <= self._positions[source]:
@@ -203,6 +217,16 @@ class Gatherer:
     def _move(self, progress: Progress, source: TopicPartition, offset: int) -> None:
         progress.next_offset = offset
         self._positions[source] = offset
+
+
+def _by_hour(micros: Ints, first: int, last: int) -> tuple[Ints, Ints]:
+    """The hours that occur between ``first`` and ``last``, and how often each: counted where that needs no sort."""
+    hours = micros // HOUR_MICROS
+    if last - first >= _HOURS_COUNTED:
+        return np.unique(hours, return_counts=True)
+    counts = np.bincount(hours - first)
+    found = np.flatnonzero(counts)
+    return found + first, counts[found]
 
 
 def _beside_the_value(letter: Reject) -> int:

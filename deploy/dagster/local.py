@@ -1,0 +1,82 @@
+"""``make dagster``: the producer and Dagster's page beside a broker and a Postgres that are already there.
+
+Reads where they are from the environment, as tickloom does. Ctrl-C, SIGTERM, or the end of one of them, ends all. What
+Dagster remembers lies in a temporary folder, as long as the tables live.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+INSTANCE = """\
+telemetry: {enabled: false}
+nux: {enabled: false}
+python_logs:
+  managed_python_loggers: [tickloom]
+  python_log_level: INFO
+"""
+PATIENCE_SECONDS = 20
+
+
+def main(port: str = "3000") -> int:
+    """Until told to stop; 1 where a child ended by itself."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    producer = ["-m", "producer", "--create-topics", "--symbols", "200", "--records", "20000", "--days", "1"]
+    trouble = [
+        "--bad",
+        "0.01",
+        "--disorder",
+        "0.05",
+        "--repeats",
+        "0.02",
+        "--one-sided",
+        "0.01",
+        "--shape",
+        "realistic",
+    ]
+    page = ["-m", "dagster", "dev", "-m", "tickloom.integrations.dagster", "-h", "127.0.0.1", "-p", port]
+    with tempfile.TemporaryDirectory(prefix="tickloom-dagster-", ignore_cleanup_errors=True) as home:
+        Path(home, "dagster.yaml").write_text(INSTANCE)
+        environment = os.environ | {"DAGSTER_HOME": home, "DAGSTER_DISABLE_TELEMETRY": "1"}
+        subprocess.run([sys.executable, "-m", "tickloom", "migrate"], env=environment, check=True)
+        print(f"Dagster's page:  http://127.0.0.1:{port}/asset-groups    (the schedule ticks every two minutes)")
+        print(
+            f'the tables:      psql "{os.environ["TICKLOOM_DATABASE_URL"]}" -c "SELECT * FROM stock_analytics_data LIMIT 10"'
+        )
+        print("Ctrl-C ends all.", flush=True)
+        with child(environment, *producer, *trouble) as sends, child(environment, *page) as serves:
+            while not stop.wait(0.5):
+                for one in (sends, serves):
+                    if one.poll() is not None:
+                        print(f"{' '.join(map(str, one.args))} ended with {one.returncode}", file=sys.stderr)
+                        return 1
+        print("ended", flush=True)
+    return 0
+
+
+@contextlib.contextmanager
+def child(environment: Mapping[str, str], *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A Python process while inside, in a session of its own: Ctrl-C is for us, and we end it with all that it started."""
+    process = subprocess.Popen([sys.executable, *arguments], env=environment, start_new_session=True)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE_SECONDS)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
