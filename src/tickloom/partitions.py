@@ -134,7 +134,7 @@ async def lock_budget(connection: Connection) -> int:
     return budget_of(await lock_table(connection))
 
 
-_UNKNOWN, _EMPTY, _FILLED = -1, 0, 1
+_UNKNOWN, _FILLED = -1, 1  # 0: an empty file
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,7 @@ class Partitioner:
                 names: list[str] = await connection.fetchval(sql("partitions"), table)
                 starts, stops, foreign = _bounds_by_name(names)
                 for at in foreign:
-                    row = await connection.fetchrow(sql("partition_bounds"), names[at])
+                    row = await connection.fetchrow(sql("partition_bounds"), table, names[at])
                     starts[at], stops[at] = micros_of(row["start"]), micros_of(row["stop"])
             order = np.argsort(starts)
             filled = np.where(np.isin(starts, list(self._filled.get(table, ()))), _FILLED, _UNKNOWN).astype(np.int8)
@@ -228,7 +228,8 @@ class Partitioner:
         if len(unknown):
             with told():
                 rows: list[bool] = await connection.fetchval(
-                    "SELECT array_agg(coalesce(pg_relation_size(to_regclass(name)), 0) > 0 ORDER BY number) "
+                    # Whom we cannot name, say in another schema, may hold rows.
+                    "SELECT array_agg(coalesce(pg_relation_size(to_regclass(quote_ident(name))) > 0, true) ORDER BY number) "
                     "FROM unnest($1::text[]) WITH ORDINALITY AS names (name, number)",
                     [layout.names[at] for at in unknown.tolist()],
                 )

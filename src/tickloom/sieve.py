@@ -59,10 +59,11 @@ class Sieve:
         rows: Rows = batch.rows
         while True:
             encoded = await self._encode(connection, rows, now_micros)
-            if await self._objection(connection, encoded) is None:
+            detail = await self._objection(connection, encoded)
+            if detail is None:
                 break
             before = len(self._refused)
-            await self._find(connection, rows, now_micros)
+            await self._find(connection, rows, detail, now_micros)
             if len(self._refused) == before:
                 await self._find_contradiction(connection, rows, now_micros)
             rows = self._without_refused(rows)
@@ -72,17 +73,16 @@ class Sieve:
         sifted = replace(batch, rows={}, raw=[], rejects=[*batch.rejects, *self._refused], progress=progress)
         return Work(sifted, encoded)
 
-    async def _find(self, connection: Connection, rows: Rows, now_micros: int) -> None:
-        """Note who of ``rows`` is refused even alone."""
-        detail = await self._objection(connection, await self._encode(connection, rows, now_micros))
-        if detail is None:
-            return
+    async def _find(self, connection: Connection, rows: Rows, detail: str, now_micros: int) -> None:
+        """Note who of ``rows``, which are refused with these words, is refused even alone."""
         count = _count(rows)
         if count == 1:
             self._note(rows, detail)
             return
-        await self._find(connection, _slice(rows, 0, count // 2), now_micros)
-        await self._find(connection, _slice(rows, count // 2, count), now_micros)
+        for half in (_slice(rows, 0, count // 2), _slice(rows, count // 2, count)):
+            found = await self._objection(connection, await self._encode(connection, half, now_micros))
+            if found is not None:
+                await self._find(connection, half, found, now_micros)
 
     async def _find_contradiction(self, connection: Connection, rows: Rows, now_micros: int) -> None:
         """Note the last row of the shortest beginning of ``rows`` that is refused."""

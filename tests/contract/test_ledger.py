@@ -15,6 +15,7 @@ from tests.contract.test_any_split import START, TOPICS, Tick, chunk_of
 from tickloom import ledger, schema
 from tickloom.errors import Fenced, LockHeld, NotCopartitioned, SchemaMismatch, StoreUnavailable, WrongSource
 from tickloom.health import Health
+from tickloom.history import History
 from tickloom.metrics import Metrics
 from tickloom.model import TABLES, Batch, Side, TopicPartition
 from tickloom.partitions import Partitioner, partition_at
@@ -25,6 +26,7 @@ from tickloom.stages.gather import BatchLimits, Gatherer
 from tickloom.stages.join import begin, finish, symbols_of
 from tickloom.stages.load import Encoded, Loader, Work, prepare, stage
 from tickloom.tails import FOREVER, NO_FLOOR, Loaded, Tails
+from tickloom.timestamps import moment
 
 SOURCES = {TopicPartition("p", 0): 0, TopicPartition("v", 0): 0}
 HOURLY = dict.fromkeys((table.name for table in TABLES), Partitioning.HOURLY)
@@ -350,3 +352,18 @@ async def test_another_source_is_refused(settings: Settings, connection: Connect
 async def test_ratio_in_sql(connection: Connection, price: float, volume: float, ratio: float | None) -> None:
     """Postgres raises where a quotient leaves float8: one such pair would hold up the flow."""
     assert await connection.fetchval("SELECT tickloom.ratio($1, $2)", price, volume) == ratio
+
+
+async def test_partitions_of_any_name_and_schema_are_read(settings: Settings, connection: Connection) -> None:
+    """Rows in a partition that somebody else has named would be taken for none, and averages be computed without them."""
+    await connection.execute(
+        "CREATE SCHEMA elsewhere; "
+        "CREATE TABLE \"Odd name\" PARTITION OF stock_prices FOR VALUES FROM ('2026-01-01Z') TO ('2026-01-03Z'); "
+        "CREATE TABLE elsewhere.old PARTITION OF stock_prices FOR VALUES FROM ('2025-01-01Z') TO ('2026-01-01Z'); "
+        "INSERT INTO tickloom.symbols (symbol) VALUES ('A'); "
+        "INSERT INTO stock_prices SELECT 'A', t, 1, 1, 1, 1, 1, 0, 0 "
+        "FROM unnest('{2025-06-01Z, 2026-01-02Z}'::timestamptz[]) t"
+    )
+    history = History(Partitioner(HOURLY, 0), 5, 100)
+    rows = (await history.newest(connection, ["A"], 16))[Side.PRICES].rows
+    assert [moment(ts).date().isoformat() for ts in rows["ts"]] == ["2025-06-01", "2026-01-02"]
