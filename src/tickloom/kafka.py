@@ -109,7 +109,7 @@ def _config(settings: Settings, ours: Mapping[str, Any]) -> dict[str, Any]:
         "allow.auto.create.topics": False,
         "log_level": 3,
     }
-    return {**plain, **ours, **settings.kafka_options}
+    return {**plain, **ours, **settings.kafka_options}  # none that ``options`` refuses is in the last
 
 
 def _session_timeout_ms(config: Mapping[str, Any]) -> int:
@@ -150,7 +150,7 @@ def describe_cluster(settings: Settings) -> Cluster:
 
     Raises ``SourceUnavailable``; ``Mistake`` where a topic does not exist or may not be seen.
     """
-    consumer = make_consumer(reader_config(settings) | ({"allow.auto.create.topics": True} if _mock(settings) else {}))
+    consumer = make_consumer(reader_config(settings))
     try:
         counts: dict[str, int] = {}
         cluster_id = ""
@@ -170,10 +170,6 @@ def describe_cluster(settings: Settings) -> Cluster:
         raise translate(error.args[0]) from None
     finally:
         consumer.close()
-
-
-def _mock(settings: Settings) -> bool:
-    return "test.mock.num.brokers" in settings.kafka_options
 
 
 def peek_keys(settings: Settings) -> str:

@@ -59,8 +59,7 @@ class Member:
         self._lock = threading.Lock()
         self._told: dict[TopicPartition, int] = {}  # by the loop and this thread, under the lock
         config = member_config(settings)
-        strategy = str(config.get("partition.assignment.strategy"))
-        self._incremental = uses_consumer_protocol(config) or "cooperative" in strategy
+        self._incremental = uses_consumer_protocol(config)
         self._consumer = make_consumer(config)
         self._thread = threading.Thread(target=self._run, name="tickloom-member", daemon=True)
 
