@@ -10,7 +10,7 @@ from typing import Any
 
 from tickloom import schema
 from tickloom.errors import TickloomError
-from tickloom.kafka import Cluster, check_options, describe_cluster, peek_keys
+from tickloom.kafka import Cluster, ask_group, check_options, describe_cluster, peek_keys
 from tickloom.model import TABLES
 from tickloom.partitions import LockTable, Partitioner, budget_of, lock_table
 from tickloom.postgres import connected, told, transaction
@@ -59,6 +59,7 @@ async def check(settings: Settings) -> list[Finding]:
     findings = [_settings(settings), await _find("broker", broker)]
     if cluster:
         findings.append(_replicas(cluster[0]))
+        findings.append(await _find("group", lambda: loop.run_in_executor(None, ask_group, settings)))
         findings.append(await _find("keys", lambda: loop.run_in_executor(None, peek_keys, settings)))
     findings.append(await _find("database", lambda: _database(settings)))
     if findings[-1].good:

@@ -29,6 +29,7 @@ from tickloom.errors import (
     Mistake,
     NotCopartitioned,
     RowsRefused,
+    SourceRefuses,
     SourceUnavailable,
     StateSpoilt,
     StoreUnavailable,
@@ -37,7 +38,7 @@ from tickloom.errors import (
 from tickloom.health import Health
 from tickloom.kafka import Cluster, check_options, describe_cluster
 from tickloom.logs import Logger
-from tickloom.membership import Assigned, Member, MemberEvent, MemberFailed, Revoked
+from tickloom.membership import Assigned, Member, MemberEvent, MemberFailed, MemberRefused, Revoked
 from tickloom.metrics import CpuClock, Metrics
 from tickloom.model import TABLES, TopicPartition
 from tickloom.outcome import Bounds, Ended, Outcome, Tally
@@ -55,6 +56,8 @@ _log = Logger(__name__)
 _HOUSEKEEPING_SECONDS = 60.0
 _DRAINED_SECONDS = 0.5
 _WATCHDOG_SECONDS = 10.0
+_PROVEN_SECONDS = 10.0
+"""Of a session that nobody refused: by then every partition was asked for."""
 T = TypeVar("T")
 
 
@@ -86,6 +89,7 @@ class Daemon:
         self._changed = asyncio.Event()  # the assignment is no longer what the session was made for
         self._session: Session | None = None
         self._worked_alone = False
+        self._opened: float | None = None  # when the first session was (monotonic)
         self._failure: BaseException | None = None
         self._random = Random()
 
@@ -186,9 +190,18 @@ class Daemon:
                 around.outage = None
                 return result
             except SourceUnavailable as error:
+                if mistake := self._ours_to_mend(error):
+                    raise mistake from error
                 self._wait_for_kafka(around, error, wait)
                 await asyncio.sleep(wait)
         raise AssertionError("the waits are endless")
+
+    def _ours_to_mend(self, error: SourceUnavailable) -> Mistake | None:
+        """What Kafka refuses at the start; what it refuses to one whom it has served before is waited out."""
+        served = self._opened is not None and time.monotonic() - self._opened >= _PROVEN_SECONDS
+        if isinstance(error, SourceRefuses) and not served and self._tally.messages == 0:
+            return Mistake(str(error))
+        return None
 
     def _wait_for_kafka(self, around: Surroundings, error: SourceUnavailable, wait: float) -> None:
         around.outage = error
@@ -246,6 +259,8 @@ class Daemon:
                 _log.warning("another replica joined that cannot share these topics; waiting for it to leave")
                 self._assignment = None
             except SourceUnavailable as error:
+                if mistake := self._ours_to_mend(error):
+                    raise mistake from error
                 waits = waits or RetryPolicy(settings.retry_initial_seconds, settings.retry_max_seconds).waits(
                     self._random
                 )
@@ -301,6 +316,7 @@ class Daemon:
         async def session_in_full() -> None:
             async with open_session(around, assignment, cluster.partitions, mine, manner, most) as session:
                 self._session = session
+                self._opened = self._opened or time.monotonic()
                 self.health.assigned = True
                 self.health.beat(time.monotonic())
                 await flow(session)
@@ -359,6 +375,12 @@ class Daemon:
                     self._revoked = done
                 case MemberFailed(error):
                     self._failure = error
+                case MemberRefused(error):
+                    self._failure = self._ours_to_mend(error)
+                    if self._failure is None:
+                        self.metrics.retries.labels("kafka").inc()
+                        _log.warning("waiting for Kafka", error=str(error))
+                        continue
                 case _:
                     assert_never(event)
             self._changed.set()

@@ -6,6 +6,7 @@ by its ``notify`` only.
 """
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ from typing import Any, TypeAlias
 
 import confluent_kafka as kafka
 
-from tickloom.errors import Mistake, SourceUnavailable
-from tickloom.kafka import make_consumer, member_config, side_of, translate, uses_consumer_protocol
+from tickloom.errors import Mistake, SourceRefuses, SourceUnavailable
+from tickloom.kafka import make_consumer, member_config, side_of, uses_consumer_protocol
 from tickloom.logs import Logger
 from tickloom.model import TopicPartition
 from tickloom.settings import Settings
@@ -22,6 +23,7 @@ from tickloom.settings import Settings
 _log = Logger(__name__)
 _POLL_SECONDS = 0.05
 """So late a leaving member notices that it is to leave, and a courtesy commit is made."""
+_TELL_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,14 @@ class MemberFailed:
     error: BaseException
 
 
-MemberEvent: TypeAlias = Assigned | Revoked | MemberFailed
+@dataclass(frozen=True, slots=True)
+class MemberRefused:
+    """The group does not let us in, or no longer; the member goes on asking."""
+
+    error: SourceRefuses
+
+
+MemberEvent: TypeAlias = Assigned | Revoked | MemberFailed | MemberRefused
 
 
 class Member:
@@ -60,6 +69,7 @@ class Member:
         self._told: dict[TopicPartition, int] = {}  # by the loop and this thread, under the lock
         config = member_config(settings)
         self._incremental = uses_consumer_protocol(config)
+        self._tell_next = 0.0  # monotonic: a refusal that goes on is told again after this; only the thread writes it
         self._consumer = make_consumer(config)
         self._thread = threading.Thread(target=self._run, name="tickloom-member", daemon=True)
 
@@ -113,9 +123,12 @@ class Member:
                 _log.debug("courtesy commit failed", error=str(error))
 
     def _complain(self, error: Any) -> None:
-        told = translate(error)
+        told = self._consumer.explain(error, idle=False)
         if isinstance(told, Mistake):
             raise told
+        if isinstance(told, SourceRefuses) and time.monotonic() >= self._tell_next:
+            self._tell_next = time.monotonic() + _TELL_SECONDS
+            self._notify(MemberRefused(told))
         if error.fatal():
             raise SourceUnavailable(f"Kafka ended the membership: {error.str()}")
         _log.debug("group", error=error.str())

@@ -197,8 +197,9 @@ def load(*, tolerant: bool = False, **overrides: Any) -> Settings:
     if not tolerant and (lines := ignored(os.environ)):
         raise SettingsError(". ".join(lines))
     texts = _from_files(os.environ)
+    values: dict[str, Any] = {name: text for name, (text, _) in texts.items()}
     try:
-        return Settings(**{name: text for name, (text, _) in texts.items()} | overrides)
+        return Settings(**values | overrides)
     except ValidationError as error:
         raise SettingsError(_explain(error, {name: source for name, (_, source) in texts.items()})) from None
 

@@ -1,10 +1,14 @@
 """What stands at the daemon's edges: settings, Kafka's options and passwords, HTTP, the group. Each is told, with the fix."""
 
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.acceptance.guarded import Guarded, guarded_broker, options
 from tests.acceptance.world import World
 from tests.hostile import hostile_things
 
@@ -78,3 +82,118 @@ def test_a_reset_cannot_hide_a_gap(world: World, name: str) -> None:
     assert "jumped over" in told
     assert "TICKLOOM_GAP_POLICY" in told
     assert world.query("SELECT * FROM tickloom.offsets") == []
+
+
+# --- Kafka lets nobody in ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Guarded]:
+    """A broker with passwords, certificates and rights."""
+    with guarded_broker() as broker:
+        broker.let_in("s256", "SCRAM-SHA-256")
+        broker.let_in("s512", "SCRAM-SHA-512")
+        yield broker
+
+
+@pytest.fixture
+def behind(guarded: Guarded, database_url: str, topics: tuple[str, str]) -> World:
+    """A world on that broker, with some messages in it; the user ``s256`` has the rights that the daemon needs."""
+    world = World.make(guarded, database_url, topics)
+    world.produce(hostile_things(seed=1, messages=50))
+    for topic in topics:
+        guarded.grant("s256", "topic", topic)
+    guarded.grant("s256", "group", f"group-{topics[0]}")
+    return world
+
+
+def comes(guarded: Guarded, user: str, **others: str) -> dict[str, str]:
+    """The settings of a daemon that comes through the guarded door as ``user``."""
+    chosen = options(user) | {name.replace("__", "."): value for name, value in others.items()}
+    return {
+        "TICKLOOM_KAFKA_BOOTSTRAP_SERVERS": guarded.guarded,
+        "TICKLOOM_KAFKA_OPTIONS": json.dumps(chosen),
+    }
+
+
+@pytest.mark.parametrize(
+    ("user", "mechanism"), [("s256", "SCRAM-SHA-256"), ("s512", "SCRAM-SHA-512"), ("plain", "PLAIN")]
+)
+def test_who_is_let_in_works(guarded: Guarded, behind: World, user: str, mechanism: str) -> None:
+    """Messages about passwords would be of no use if the right ones did not work, with the rights that README names."""
+    for topic in behind.topics.values():
+        guarded.grant(user, "topic", topic)
+    guarded.grant(user, "group", f"group-{behind.topics['prices']}")
+    settings = comes(guarded, user, sasl__mechanism=mechanism)
+    done = behind.tickloom("run", "--once", **settings)
+    assert done.returncode == 0, done.stderr
+    assert behind.differences() == []
+
+
+def test_check_says_why_kafka_lets_nobody_in(guarded: Guarded, behind: World) -> None:
+    """ "Broker transport failure" is what each of these was called: nobody knew whether to look at the network or a password."""
+    in_plain = {"TICKLOOM_KAFKA_OPTIONS": "{}"}
+    tls = {"TICKLOOM_KAFKA_OPTIONS": '{"security.protocol": "ssl"}'}
+    options_name, servers = "TICKLOOM_KAFKA_OPTIONS", "TICKLOOM_KAFKA_BOOTSTRAP_SERVERS"
+    good = behind.tickloom("check", **comes(guarded, "s256"))
+    assert good.returncode == 0, good.stdout + good.stderr
+    cases: tuple[tuple[dict[str, str], tuple[str, ...]], ...] = (
+        (
+            comes(guarded, "s256", sasl__password="wrong-word"),
+            ("'s256'", "SCRAM-SHA-256", guarded.guarded, "sasl.password"),
+        ),
+        (comes(guarded, "s512", sasl__mechanism="SCRAM-SHA-256"), ("'s512'", "SCRAM-SHA-256", "sasl.mechanism")),
+        (
+            comes(guarded, "plain", sasl__mechanism="PLAIN", sasl__password="x"),
+            ("'plain'", "by PLAIN", "sasl.password"),
+        ),
+        (comes(guarded, "s512", sasl__mechanism="SCRAM-SHA-512"), ("'s512'", "READ and DESCRIBE on the topics")),
+        (comes(guarded, "s256") | {servers: guarded.bootstrap}, (guarded.bootstrap, "security.protocol")),
+        (tls | {servers: guarded.bootstrap}, (guarded.bootstrap, "PLAINTEXT", "security.protocol")),
+        (tls | {servers: guarded.tls}, (guarded.tls, "certificate", "ssl.ca.location")),
+        (in_plain | {servers: guarded.tls}, (guarded.tls, "security.protocol", options_name)),
+        (in_plain | {servers: guarded.guarded}, (guarded.guarded, "security.protocol", options_name)),
+        (in_plain | {servers: "no-such-host.invalid:9092"}, ("no-such-host.invalid", "resolve", servers)),
+        (in_plain | {servers: "127.0.0.1:1"}, ("127.0.0.1:1", "refused", servers)),
+    )
+    with ThreadPoolExecutor(len(cases)) as pool:  # each takes the ten seconds that a question to Kafka may take
+        runs = list(pool.map(lambda case: behind.tickloom("check", **case[0]), cases))
+    for done, (_, told) in zip(runs, cases, strict=True):
+        assert done.returncode == 3, done.stdout + done.stderr
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith("BAD  broker")]
+        assert [part for part in told if part not in line] == []
+        assert "word" not in line.replace("sasl.password", "").replace("password", "")
+
+
+@pytest.mark.parametrize("fault", ["password", "topic", "read", "group", "certificate"])
+def test_what_kafka_refuses_at_the_start_is_a_mistake(guarded: Guarded, behind: World, fault: str) -> None:
+    """A daemon that never worked would be "waiting" for ever, and live."""
+    prices, group = behind.topics["prices"], f"group-{behind.topics['prices']}"
+    settings = comes(guarded, "s256")
+    match fault:
+        case "password":
+            told = "does not let 's256' in"
+            settings = comes(guarded, "s256", sasl__password="wrong-word")
+        case "topic":
+            told = "grant 's256' READ and DESCRIBE"
+            guarded.withdraw("s256", "topic", prices)
+        case "read":
+            told = "grant 's256' READ and DESCRIBE"
+            guarded.withdraw("s256", "topic", prices)
+            guarded.grant("s256", "topic", prices, "DESCRIBE")
+        case "group":
+            told = "grant 's256' READ on the group"
+            guarded.withdraw("s256", "group", group)
+        case _:
+            told = "ssl.ca.location"
+            settings = {
+                "TICKLOOM_KAFKA_BOOTSTRAP_SERVERS": guarded.tls,
+                "TICKLOOM_KAFKA_OPTIONS": '{"security.protocol": "ssl"}',
+            }
+    with ThreadPoolExecutor(1) as pool:
+        checking = pool.submit(behind.tickloom, "check", **settings)
+        last = refused(behind, told, command=("run",), **settings)
+        checked = checking.result()
+    assert "wrong-word" not in last
+    assert checked.returncode == 3, checked.stdout
+    assert told in checked.stdout
