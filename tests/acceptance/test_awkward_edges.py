@@ -1,13 +1,26 @@
 """What stands at the daemon's edges: settings, Kafka's options and passwords, HTTP, the group. Each is told, with the fix."""
 
+import contextlib
+import http.client
 import json
+import os
+import resource
+import signal
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import services
 from tests.acceptance.guarded import Guarded, guarded_broker, options
 from tests.acceptance.world import World
 from tests.hostile import hostile_things
@@ -149,7 +162,7 @@ def test_check_says_why_kafka_lets_nobody_in(guarded: Guarded, behind: World) ->
         ),
         (comes(guarded, "s512", sasl__mechanism="SCRAM-SHA-512"), ("'s512'", "READ and DESCRIBE on the topics")),
         (comes(guarded, "s256") | {servers: guarded.bootstrap}, (guarded.bootstrap, "security.protocol")),
-        (tls | {servers: guarded.bootstrap}, (guarded.bootstrap, "PLAINTEXT", "security.protocol")),
+        (tls | {servers: guarded.bootstrap}, (guarded.bootstrap, "SSL", "security.protocol")),
         (tls | {servers: guarded.tls}, (guarded.tls, "certificate", "ssl.ca.location")),
         (in_plain | {servers: guarded.tls}, (guarded.tls, "security.protocol", options_name)),
         (in_plain | {servers: guarded.guarded}, (guarded.guarded, "security.protocol", options_name)),
@@ -197,3 +210,89 @@ def test_what_kafka_refuses_at_the_start_is_a_mistake(guarded: Guarded, behind: 
     assert "wrong-word" not in last
     assert checked.returncode == 3, checked.stdout
     assert told in checked.stdout
+
+
+# --- HTTP -------------------------------------------------------------------------------------------------------
+
+
+class Crowd:
+    """Connections that others hold open: idle, half a request, or an answer that nobody takes. New ones take the place of old ones."""
+
+    _SAY = (b"", b"GET /livez HTTP/1.1\r\nHost: x\r\n", b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    def __init__(self, port: int, size: int) -> None:
+        self._port = port
+        self._size = size
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> "Crowd":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        held: deque[socket.socket] = deque()
+        says = cycle(self._SAY)
+        while not self._stop.wait(0.005 if len(held) < self._size else 0.05):
+            channel = socket.socket()
+            channel.setblocking(False)
+            with contextlib.suppress(OSError):
+                channel.connect_ex(("127.0.0.1", self._port))
+                channel.send(next(says))
+            held.append(channel)
+            if len(held) > self._size:
+                held.popleft().close()
+        for channel in held:
+            channel.close()
+
+
+def until(condition: Any, seconds: float = 30) -> None:
+    """Wait for what must come true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not come true in time"
+        time.sleep(0.1)
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    """Status and text; 0 without an answer within two seconds."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except (OSError, http.client.HTTPException):
+        return 0, ""
+
+
+def test_a_crowd_at_the_http_port(world: World) -> None:
+    """260 connections and `ulimit -n 200` left no descriptor for Postgres, and the flow stood still."""
+    port = services.free_port()
+    daemon = world.start("run", TICKLOOM_HTTP_PORT=str(port))
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (200, 200))
+    try:
+        until(lambda: get(port, "/readyz")[0] == 200)
+        before = len(os.listdir(f"/proc/{daemon.pid}/fd"))
+        with Crowd(port, 260):
+            time.sleep(2)  # by then they are all there
+            alive = 0
+            for seed in range(2, 6):
+                world.produce(hostile_things(seed=seed, messages=500))
+                world.query(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name ~ '^tickloom '"
+                )
+                alive += get(port, "/livez")[0] == 200
+                assert len(os.listdir(f"/proc/{daemon.pid}/fd")) < before + 48
+            until(lambda: world.query("SELECT sum(next_offset)::int FROM tickloom.offsets")[0][0] == 2_050)
+            assert alive == 4
+        daemon.send_signal(signal.SIGTERM)
+        _, told = daemon.communicate(timeout=30)
+    finally:
+        daemon.kill()
+    assert daemon.returncode == 0, told
+    assert "cannot accept" not in told
+    assert world.differences() == []
