@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tickloom.errors import Fenced, LockHeld
+from tickloom.errors import Fenced, LockHeld, StateSpoilt
 from tickloom.logs import Logger
 from tickloom.model import Progress, TopicPartition
 from tickloom.postgres import Connection, sql, told, transaction
@@ -34,6 +34,7 @@ _DROP_CLAIMS = (
     "UPDATE tickloom.symbols SET prices_partition = NULL, volumes_partition = NULL "
     "WHERE prices_partition IS NOT NULL OR volumes_partition IS NOT NULL"
 )
+_REPAIRS = "SELECT repairs FROM tickloom.source"
 _log = Logger(__name__)
 
 
@@ -132,6 +133,21 @@ async def already_done(
     """Whether this very batch was committed though its answer was lost. Raises ``StoreUnavailable``."""
     found = await _rows(connection, list(progress))
     return all(found.get(source) == (step.next_offset, epochs[source]) for source, step in progress.items())
+
+
+async def repairs(connection: Connection) -> int | None:
+    """How many repairs the tables have seen, as ``refuse_repaired`` wants it. Raises ``StoreUnavailable``."""
+    with told():
+        return await connection.fetchval(_REPAIRS)
+
+
+async def refuse_repaired(connection: Connection, seen: int | None) -> None:
+    """Raise ``StateSpoilt`` where a repair has committed since ``seen``: averages that were read then may be wrong.
+
+    After ``compare_and_set``, which waits for a repair under way, and which the next one waits for.
+    """
+    if await connection.fetchval(_REPAIRS) != seen:
+        raise StateSpoilt("a repair has changed rows that this batch had read")
 
 
 async def positions(connection: Connection, sources: Sequence[TopicPartition]) -> dict[TopicPartition, int]:

@@ -37,7 +37,7 @@ BOOKKEEPING = {
     ],
     "gaps": ["topic", "partition", "from_offset", "to_offset", "noticed_at", "policy"],
     "symbols": ["symbol", "prices_partition", "volumes_partition", "since"],
-    "source": ["cluster_id", "prices_topic", "volumes_topic", "window_rows"],
+    "source": ["cluster_id", "prices_topic", "volumes_topic", "window_rows", "repairs"],
 }
 
 
@@ -141,7 +141,11 @@ async def claim_source(connection: Connection, settings: Settings, cluster_id: s
             await connection.execute("LOCK TABLE tickloom.source IN SHARE ROW EXCLUSIVE MODE")
             row = await connection.fetchrow("SELECT * FROM tickloom.source")
             if row is None:
-                await connection.execute("INSERT INTO tickloom.source VALUES ($1, $2, $3, $4)", *mine)
+                await connection.execute(
+                    "INSERT INTO tickloom.source (cluster_id, prices_topic, volumes_topic, window_rows) "
+                    "VALUES ($1, $2, $3, $4)",
+                    *mine,
+                )
                 return
     refuse_other_source(row, mine)
 
