@@ -21,6 +21,7 @@ from tickloom.errors import Fenced, LockHeld, StateSpoilt
 from tickloom.logs import Logger
 from tickloom.model import Progress, TopicPartition
 from tickloom.postgres import Connection, sql, told, transaction
+from tickloom.timestamps import micros_of, moment
 
 PATIENCE_SECONDS = 2.0
 """A replica hands its partitions over only when nothing of its own is in flight: whoever still holds a row then is not
@@ -40,10 +41,13 @@ _log = Logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a take-over gave: from which offset to go on, under which epoch."""
+    """What a take-over gave: from which offset to go on, under which epoch; ``logged``: the latest record timestamp before
+    it, in µs.
+    """
 
     next_offset: int
     epoch: int
+    logged: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,12 @@ async def take_over(
             )
         await end_sessions(connection, [row["owner"] for row in owners])
         raise
-    return {TopicPartition(row["topic"], row["partition"]): Claim(row["next_offset"], row["epoch"]) for row in rows}
+    return {
+        TopicPartition(row["topic"], row["partition"]): Claim(
+            row["next_offset"], row["epoch"], micros_of(row["newest_timestamp"]) if row["newest_timestamp"] else 0
+        )
+        for row in rows
+    }
 
 
 def session_name(owner: str) -> str:
@@ -120,7 +129,7 @@ async def compare_and_set(
     rows: list[tuple[Any, ...]] = []
     for source in sorted(progress):
         step, count = progress[source], counts.get(source, Counts())
-        ledger = (source.topic, source.partition, epochs[source], step.expected, step.next_offset)
+        ledger = (source.topic, source.partition, epochs[source], step.expected, step.next_offset, moment(step.logged))
         rows.append((*ledger, count.stored, count.superseded, step.dead, step.skipped, step.missing))
     status = await connection.execute(_COMPARE_AND_SET, *([list(column) for column in zip(*rows, strict=True)]))
     if int(status.rpartition(" ")[2]) != len(rows):

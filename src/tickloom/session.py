@@ -175,7 +175,8 @@ class Session:
         limits = RejectLimits(settings.reject_limit_ratio, settings.reject_limit_min_messages)
         self.stopping = False
         self._limits = _batch_limits(settings, manner, budget)
-        self.gatherer = Gatherer(self._limits, positions, keep_raw=manner.careful)
+        logged = {at: claim.logged for at, claim in claims.items()}
+        self.gatherer = Gatherer(self._limits, positions, logged, keep_raw=manner.careful)
         self._around = around
         self._reader = reader
         self._ends = ends

@@ -13,8 +13,11 @@ CREATE TABLE IF NOT EXISTS tickloom.offsets (
     skipped      bigint      NOT NULL DEFAULT 0,
     missing      bigint      NOT NULL DEFAULT 0,
     updated_at   timestamptz NOT NULL DEFAULT now(),
+    newest_timestamp timestamptz,
     PRIMARY KEY (topic, partition)
 ) WITH (fillfactor = 50);  -- updated with every batch: room for it on the page keeps the updates HOT
+-- The latest timestamp of all records before next_offset. Between partitions it decides which message is the later one.
+ALTER TABLE tickloom.offsets ADD COLUMN IF NOT EXISTS newest_timestamp timestamptz;
 
 CREATE TABLE IF NOT EXISTS tickloom.dead_letters (
     topic            text        NOT NULL,

@@ -92,7 +92,7 @@ def prepare(joined: Joined, now_micros: int, widths: Mapping[str, Partitioning])
     frames: dict[str, pl.DataFrame] = {ANALYTICS.name: _stamped(joined.met, now_micros)}
     staged: dict[str, pl.DataFrame] = {"pg_temp.remet": _stamped(joined.remet, now_micros)}
     for side, rows in joined.sides.items():
-        columns = ["code", "ts", "value", *OPTIONAL_COLUMNS[side], "average", "partition", "offset"]
+        columns = ["code", "ts", "value", *OPTIONAL_COLUMNS[side], "average", "partition", "offset", "logged"]
         frames[RAW_TABLE[side].name] = rows.new[columns]
         staged[f"pg_temp.corrected_{side}"] = rows.corrected[columns]
         staged[f"pg_temp.revised_{side}"] = rows.revised
