@@ -17,10 +17,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tickloom.errors import Fenced, LockHeld
+from tickloom.errors import Fenced, LockHeld, StateSpoilt
 from tickloom.logs import Logger
 from tickloom.model import Progress, TopicPartition
 from tickloom.postgres import Connection, sql, told, transaction
+from tickloom.timestamps import micros_of, moment
 
 PATIENCE_SECONDS = 2.0
 """A replica hands its partitions over only when nothing of its own is in flight: whoever still holds a row then is not
@@ -34,15 +35,19 @@ _DROP_CLAIMS = (
     "UPDATE tickloom.symbols SET prices_partition = NULL, volumes_partition = NULL "
     "WHERE prices_partition IS NOT NULL OR volumes_partition IS NOT NULL"
 )
+_REPAIRS = "SELECT repairs FROM tickloom.source"
 _log = Logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a take-over gave: from which offset to go on, under which epoch."""
+    """What a take-over gave: from which offset to go on, under which epoch; ``logged``: the latest record timestamp before
+    it, in µs.
+    """
 
     next_offset: int
     epoch: int
+    logged: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,12 @@ async def take_over(
             )
         await end_sessions(connection, [row["owner"] for row in owners])
         raise
-    return {TopicPartition(row["topic"], row["partition"]): Claim(row["next_offset"], row["epoch"]) for row in rows}
+    return {
+        TopicPartition(row["topic"], row["partition"]): Claim(
+            row["next_offset"], row["epoch"], micros_of(row["newest_timestamp"]) if row["newest_timestamp"] else 0
+        )
+        for row in rows
+    }
 
 
 def session_name(owner: str) -> str:
@@ -119,7 +129,7 @@ async def compare_and_set(
     rows: list[tuple[Any, ...]] = []
     for source in sorted(progress):
         step, count = progress[source], counts.get(source, Counts())
-        ledger = (source.topic, source.partition, epochs[source], step.expected, step.next_offset)
+        ledger = (source.topic, source.partition, epochs[source], step.expected, step.next_offset, moment(step.logged))
         rows.append((*ledger, count.stored, count.superseded, step.dead, step.skipped, step.missing))
     status = await connection.execute(_COMPARE_AND_SET, *([list(column) for column in zip(*rows, strict=True)]))
     if int(status.rpartition(" ")[2]) != len(rows):
@@ -132,6 +142,21 @@ async def already_done(
     """Whether this very batch was committed though its answer was lost. Raises ``StoreUnavailable``."""
     found = await _rows(connection, list(progress))
     return all(found.get(source) == (step.next_offset, epochs[source]) for source, step in progress.items())
+
+
+async def repairs(connection: Connection) -> int | None:
+    """How many repairs the tables have seen, as ``refuse_repaired`` wants it. Raises ``StoreUnavailable``."""
+    with told():
+        return await connection.fetchval(_REPAIRS)
+
+
+async def refuse_repaired(connection: Connection, seen: int | None) -> None:
+    """Raise ``StateSpoilt`` where a repair has committed since ``seen``: averages that were read then may be wrong.
+
+    After ``compare_and_set``, which waits for a repair under way, and which the next one waits for.
+    """
+    if await connection.fetchval(_REPAIRS) != seen:
+        raise StateSpoilt("a repair has changed rows that this batch had read")
 
 
 async def positions(connection: Connection, sources: Sequence[TopicPartition]) -> dict[TopicPartition, int]:

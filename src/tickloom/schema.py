@@ -3,7 +3,7 @@
 from typing import Any
 
 from tickloom.errors import SchemaMismatch, WrongSource
-from tickloom.model import ANALYTICS, PRICES, TABLES, VOLUMES, Table
+from tickloom.model import ANALYTICS, PRICES, RAW_TABLE, TABLES, VOLUMES, Table
 from tickloom.postgres import Connection, sql, told, transaction
 from tickloom.settings import Partitioning, Settings
 
@@ -21,6 +21,7 @@ BOOKKEEPING = {
         "skipped",
         "missing",
         "updated_at",
+        "newest_timestamp",
     ],
     "dead_letters": [
         "topic",
@@ -37,7 +38,7 @@ BOOKKEEPING = {
     ],
     "gaps": ["topic", "partition", "from_offset", "to_offset", "noticed_at", "policy"],
     "symbols": ["symbol", "prices_partition", "volumes_partition", "since"],
-    "source": ["cluster_id", "prices_topic", "volumes_topic", "window_rows"],
+    "source": ["cluster_id", "prices_topic", "volumes_topic", "window_rows", "repairs"],
 }
 
 
@@ -61,6 +62,11 @@ def table_ddl(table: Table, width: Partitioning) -> str:
 _WITHOUT_SYMBOLS = "SELECT to_regclass('tickloom.offsets') IS NOT NULL AND to_regclass('tickloom.symbols') IS NULL"
 
 
+_HAS_SOURCE_TIMESTAMP = (
+    "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = 'source_timestamp')"
+)
+
+
 async def migrate(connection: Connection, settings: Settings) -> None:
     """Create what is missing, in one transaction; safe among replicas. Raises ``Mistake``, ``StoreUnavailable``."""
     with told():
@@ -75,6 +81,9 @@ async def migrate(connection: Connection, settings: Settings) -> None:
             await connection.execute(sql("bookkeeping"))
             for table in TABLES:
                 await connection.execute(table_ddl(table, partitioning(settings, table)))
+            for table in RAW_TABLE.values():
+                if not await connection.fetchval(_HAS_SOURCE_TIMESTAMP, table.name):
+                    await connection.execute(f"ALTER TABLE {table.name} ADD COLUMN source_timestamp timestamptz")
     await check(connection, settings)
 
 
@@ -141,7 +150,11 @@ async def claim_source(connection: Connection, settings: Settings, cluster_id: s
             await connection.execute("LOCK TABLE tickloom.source IN SHARE ROW EXCLUSIVE MODE")
             row = await connection.fetchrow("SELECT * FROM tickloom.source")
             if row is None:
-                await connection.execute("INSERT INTO tickloom.source VALUES ($1, $2, $3, $4)", *mine)
+                await connection.execute(
+                    "INSERT INTO tickloom.source (cluster_id, prices_topic, volumes_topic, window_rows) "
+                    "VALUES ($1, $2, $3, $4)",
+                    *mine,
+                )
                 return
     refuse_other_source(row, mine)
 

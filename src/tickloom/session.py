@@ -175,7 +175,8 @@ class Session:
         limits = RejectLimits(settings.reject_limit_ratio, settings.reject_limit_min_messages)
         self.stopping = False
         self._limits = _batch_limits(settings, manner, budget)
-        self.gatherer = Gatherer(self._limits, positions, keep_raw=manner.careful)
+        logged = {at: claim.logged for at, claim in claims.items()}
+        self.gatherer = Gatherer(self._limits, positions, logged, keep_raw=manner.careful)
         self._around = around
         self._reader = reader
         self._ends = ends
@@ -278,14 +279,15 @@ class Session:
             self._check_partitions(batch, symbols)
         await self._load_missing(await self._make_room(symbols, missing))
         joined = await self._offload("join", lambda: self._join(batch, symbols, number))
+        deep, repairs = isinstance(joined, Begun), None
         if isinstance(joined, Begun):
-            joined = await self._join_deep(joined, number)
+            joined, repairs = await self._join_deep(joined, number)
         encoded = await self._offload("encode", partial(self._prepare, joined))
         if encoded.table_partitions > self._budget and batch.messages > 1:
             raise TooWide(batch.messages)
         await self._reads.run(partial(self._make_partitions, encoded=encoded))
         # Three batches may be in memory at once: what is encoded is not kept as rows too.
-        return Work(replace(batch, rows={}), encoded)
+        return Work(replace(batch, rows={}), encoded, deep, repairs)
 
     async def load(self, work: Work) -> None:
         """The batch committed, whatever the outages. Raises ``Fenced``, ``StateSpoilt``, ``Mistake``."""
@@ -322,7 +324,9 @@ class Session:
         now = datetime.now(UTC)
         try:
             if work.encoded is None:
-                work = await self._sieve(work.batch).sift(connection, micros_of(now))
+                repairs = await ledger.repairs(connection)
+                sifted = await self._sieve(work.batch).sift(connection, micros_of(now))
+                work = replace(sifted, averages_read=True, repairs=repairs)
             else:
                 await self._make_partitions(connection, work.encoded)  # again: they may have been dropped meanwhile
             return await self._loader.load(connection, work, now)
@@ -359,18 +363,19 @@ class Session:
         begun = begin(batch, symbols, self._tails, number)
         return begun if begun.needs_tables else finish(begun, self._tails)
 
-    async def _join_deep(self, begun: Begun, number: int) -> Joined:
-        """With what the tables tell, which must be all that was before this batch."""
+    async def _join_deep(self, begun: Begun, number: int) -> tuple[Joined, int | None]:
+        """With what the tables tell, which must be all that was before this batch; and after how many repairs."""
         while self._tails.committed < number - 1:
             self._committed.clear()
             await self._committed.wait()
         started = self.now()
         names: list[str] = begun.symbols.to_list()
+        repairs = await self._reads.run(ledger.repairs)
         around = await self._reads.run(
             lambda connection: self._history.around(connection, names, begun.deep, begun.since)
         )
         self._around.metrics.stage_seconds.labels("around").observe(self.now() - started)
-        return await self._offload("join", lambda: finish(begun, self._tails, around))
+        return await self._offload("join", lambda: finish(begun, self._tails, around)), repairs
 
     def _prepare(self, joined: Joined) -> Encoded:
         return prepare(joined, int(time.time() * _MICROSECONDS), self._around.partitioner.widths)

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import pytest
 from confluent_kafka.admin import AdminClient, NewPartitions
 
-from tests.acceptance.test_bad_days import until
+from tests.acceptance.test_bad_days import frozen, until
 from tests.acceptance.world import World
 from tests.hostile import Thing, hostile_things, read_log
 
@@ -41,8 +41,7 @@ class Replica:
 
     def frozen(self) -> bool:
         """Whether it lies in SIGSTOP."""
-        stat = Path(f"/proc/{self.process.pid}/stat").read_text()
-        return stat.rpartition(")")[2].split()[0] == "T"
+        return frozen(self.process.pid)
 
     def leaves(self) -> None:
         """Ends in order when asked to."""

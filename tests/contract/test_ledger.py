@@ -58,7 +58,14 @@ def encoded_alone(batch: Batch) -> Encoded:
     tails = Tails(5, 16, 10, 1 << 20)
     tails.reserve(len(symbols))
     nothing = pl.DataFrame(
-        schema={"code": pl.UInt32, "ts": pl.Int64, "value": pl.Float64, "partition": pl.Int32, "offset": pl.Int64}
+        schema={
+            "code": pl.UInt32,
+            "ts": pl.Int64,
+            "value": pl.Float64,
+            "partition": pl.Int32,
+            "offset": pl.Int64,
+            "logged": pl.Int64,
+        }
     )
     tails.insert(
         symbols.to_list(),

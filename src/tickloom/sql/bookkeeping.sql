@@ -13,8 +13,11 @@ CREATE TABLE IF NOT EXISTS tickloom.offsets (
     skipped      bigint      NOT NULL DEFAULT 0,
     missing      bigint      NOT NULL DEFAULT 0,
     updated_at   timestamptz NOT NULL DEFAULT now(),
+    newest_timestamp timestamptz,
     PRIMARY KEY (topic, partition)
 ) WITH (fillfactor = 50);  -- updated with every batch: room for it on the page keeps the updates HOT
+-- The latest timestamp of all records before next_offset. Between partitions it decides which message is the later one.
+ALTER TABLE tickloom.offsets ADD COLUMN IF NOT EXISTS newest_timestamp timestamptz;
 
 CREATE TABLE IF NOT EXISTS tickloom.dead_letters (
     topic            text        NOT NULL,
@@ -45,8 +48,11 @@ CREATE TABLE IF NOT EXISTS tickloom.source (
     cluster_id    text NOT NULL,
     prices_topic  text NOT NULL,
     volumes_topic text NOT NULL,
-    window_rows   int  NOT NULL
+    window_rows   int  NOT NULL,
+    repairs       bigint NOT NULL DEFAULT 0
 );
+-- How many transactions of ``verify --repair`` have changed averages, which batches may have read before.
+ALTER TABLE tickloom.source ADD COLUMN IF NOT EXISTS repairs bigint NOT NULL DEFAULT 0;
 
 -- Every symbol that has rows: to find out in the tables that one has none would take a look into each of their
 -- partitions. Some may have none. No row of a symbol is older than ``since``, where that is given, so that nobody looks for one

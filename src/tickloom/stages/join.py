@@ -23,12 +23,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tickloom.model import Batch, Side
-from tickloom.tails import FOREVER, Context, Events, Ints, Points, Tails, distinct, events
+from tickloom.tails import FOREVER, KEPT, Context, Events, Ints, Points, Tails, distinct, events
 
 Bools: TypeAlias = NDArray[np.bool_]
 Floats: TypeAlias = NDArray[np.float64]
 Around: TypeAlias = Mapping[Side, pl.DataFrame]
-"""Per side rows of the tables: code, ts, value, partition, offset, average; each key once, ordered by it."""
+"""Per side rows of the tables: code, ts, value, partition, offset, logged, average; each key once, ordered by it."""
 
 _KEY_BITS = 63
 _MET_NUMBERS = ("price", "volume", "price_average", "volume_average", "ratio")
@@ -39,7 +39,7 @@ class SideRows:
     """What one side's table takes. All frames lead with code and ts and are ordered by them.
 
     ``new``: keys that the table does not have (all columns and ``average``).
-    ``corrected``: keys that it has, whose values a later offset replaces (the same columns).
+    ``corrected``: keys that it has, whose values a later message replaces (the same columns).
     ``revised``: rows that stay, but whose window changed (code, ts, average).
     ``newcomers``: symbols that this table may not have yet (code; partition of a row; ``first``: the other may not either).
     ``stored``, ``superseded``: counts by partition. ``collapsed``: of the superseded those whose value differs from what
@@ -239,7 +239,7 @@ def _merge(known: _Known, known_keys: Ints, read: Events, keys: Ints, window: in
     both = _concat(known.rows, read)
     held = np.arange(len(both.ts)) < len(known_keys)
     key = np.concatenate([known_keys, keys])
-    order = _ordered(key, both.offset, both.partition, held)
+    order = _ordered(key, both.logged, both.offset, both.partition, held)
     last = _last_of_each(key[order])
     won = order[last]
     rows = _take(both, won)
@@ -267,16 +267,13 @@ def _merge(known: _Known, known_keys: Ints, read: Events, keys: Ints, window: in
 
 
 def _take(rows: Events, which: Any) -> Events:
-    return Events(rows.code[which], rows.ts[which], rows.value[which], rows.partition[which], rows.offset[which])
+    return Events(rows.code[which], *(getattr(rows, name)[which] for name in KEPT))
 
 
 def _concat(first: Events, then: Events) -> Events:
     return Events(
         np.concatenate([first.code, then.code]),
-        np.concatenate([first.ts, then.ts]),
-        np.concatenate([first.value, then.value]),
-        np.concatenate([first.partition, then.partition]),
-        np.concatenate([first.offset, then.offset]),
+        *(np.concatenate([getattr(first, name), getattr(then, name)]) for name in KEPT),
     )
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tickloom.copy_binary import SymbolBytes, encode
 from tickloom.errors import Fenced, NotCopartitioned
-from tickloom.ledger import Counts, already_done, compare_and_set, torn_symbol
+from tickloom.ledger import Counts, already_done, compare_and_set, refuse_repaired, torn_symbol
 from tickloom.model import (
     ANALYTICS,
     AVERAGE_COLUMN,
@@ -65,10 +65,15 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A joined batch on its way into the tables; ``encoded`` is None where it must be sifted first (see ``sieve``)."""
+    """A joined batch on its way into the tables; ``encoded`` is None where it must be sifted first (see ``sieve``).
+
+    ``averages_read``: whether it holds averages from the tables, as they were after ``repairs`` repairs.
+    """
 
     batch: Batch
     encoded: Encoded | None
+    averages_read: bool = False
+    repairs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,7 @@ def prepare(joined: Joined, now_micros: int, widths: Mapping[str, Partitioning])
     frames: dict[str, pl.DataFrame] = {ANALYTICS.name: _stamped(joined.met, now_micros)}
     staged: dict[str, pl.DataFrame] = {"pg_temp.remet": _stamped(joined.remet, now_micros)}
     for side, rows in joined.sides.items():
-        columns = ["code", "ts", "value", *OPTIONAL_COLUMNS[side], "average", "partition", "offset"]
+        columns = ["code", "ts", "value", *OPTIONAL_COLUMNS[side], "average", "partition", "offset", "logged"]
         frames[RAW_TABLE[side].name] = rows.new[columns]
         staged[f"pg_temp.corrected_{side}"] = rows.corrected[columns]
         staged[f"pg_temp.revised_{side}"] = rows.revised
@@ -147,7 +152,8 @@ class Loader:
         """Write a batch in one transaction. Partitions must exist, and ``stage`` must have run on the connection.
 
         Raises ``Fenced``; ``DataRefused`` (nothing is left of it); ``StoreUnavailable`` (try the same again: a commit
-        whose answer was lost is noticed); ``NotCopartitioned``, where this replica has but one half of a symbol; ``Mistake``.
+        whose answer was lost is noticed); ``StateSpoilt`` where a repair has come between; ``NotCopartitioned``, where this
+        replica has but one half of a symbol; ``Mistake``.
         """
         batch, encoded = work.batch, work.encoded
         assert encoded is not None, "it must be sifted first"
@@ -161,6 +167,8 @@ class Loader:
                     if not await already_done(connection, batch.progress, self._epochs):
                         raise
                 else:
+                    if work.averages_read:
+                        await refuse_repaired(connection, work.repairs)
                     await _note(connection, batch, now, self._copy_seconds)
                     await self._write(connection, encoded)
         return Loaded(
