@@ -64,6 +64,8 @@ async def check(settings: Settings) -> list[Finding]:
     findings.append(await _find("database", lambda: _database(settings)))
     if findings[-1].good:
         findings.append(await _find("schema", lambda: _schema(settings)))
+        if cluster and findings[-1].good:
+            findings.append(await _find("source", lambda: _source(settings, cluster[0].cluster_id)))
         findings.append(await _find("locks", lambda: _locks(settings)))
         findings.append(await _find("pooler", lambda: _pooler(settings)))
         findings.append(await _find("clock", lambda: _clock(settings)))
@@ -107,6 +109,12 @@ async def _schema(settings: Settings) -> str:
     async with connected(settings) as connection:
         await schema.check(connection, settings)
     return "tables, columns, partitioning and rights are as needed"
+
+
+async def _source(settings: Settings, cluster_id: str) -> str:
+    async with connected(settings) as connection:
+        await schema.check_source(connection, settings, cluster_id)
+    return "the tables are made from these topics, by this group"
 
 
 async def _locks(settings: Settings) -> str:

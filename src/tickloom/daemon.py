@@ -179,6 +179,14 @@ class Daemon:
             await store.close()
         return cluster
 
+    async def _still_ours(self, around: Surroundings, cluster: Cluster) -> None:
+        """Whoever has fenced us may be of a group that has taken the tables over for good. Raises ``WrongSource``."""
+        store = Store(around)
+        try:
+            await store.run(lambda connection: schema.claim_source(connection, self._settings, cluster.cluster_id))
+        finally:
+            await store.close()
+
     async def _patiently(self, around: Surroundings, work: Callable[[], T]) -> T:
         """Blocking ``work`` against Kafka, off the loop, tried again through any outage."""
         settings = self._settings
@@ -246,6 +254,7 @@ class Daemon:
                 self.metrics.fenced.inc()
                 _log.warning("fenced", error=str(error))
                 await self._pause(settings.retry_initial_seconds)
+                await self._interruptible(self._still_ours(around, cluster))
             except TooWide as error:
                 manner = replace(manner, max_messages=max(1, error.messages // 2))
                 _log.info("smaller batches", max_messages=manner.max_messages, reason=str(error))

@@ -38,7 +38,7 @@ BOOKKEEPING = {
     ],
     "gaps": ["topic", "partition", "from_offset", "to_offset", "noticed_at", "policy"],
     "symbols": ["symbol", "prices_partition", "volumes_partition", "since"],
-    "source": ["cluster_id", "prices_topic", "volumes_topic", "window_rows", "repairs"],
+    "source": ["cluster_id", "prices_topic", "volumes_topic", "window_rows", "repairs", "group_id"],
 }
 
 
@@ -59,6 +59,7 @@ def table_ddl(table: Table, width: Partitioning) -> str:
     return f'CREATE TABLE IF NOT EXISTS {table.name} ({columns}, PRIMARY KEY (symbol, "timestamp")){tail}'
 
 
+_OF_ANOTHER = "another program made it: rename or drop it, then `tickloom migrate`"
 _WITHOUT_SYMBOLS = "SELECT to_regclass('tickloom.offsets') IS NOT NULL AND to_regclass('tickloom.symbols') IS NULL"
 
 
@@ -119,9 +120,8 @@ async def _check_columns(connection: Connection, table: str, wanted: set[str]) -
     if not names:
         raise SchemaMismatch(f"table {table} does not exist; run `tickloom migrate`")
     if missing := sorted(wanted - names):
-        raise SchemaMismatch(
-            f"table {table} lacks {', '.join(missing)}; another program made it: rename or drop it, then `tickloom migrate`"
-        )
+        mend = "run `tickloom migrate`" if table.startswith("tickloom.") else _OF_ANOTHER
+        raise SchemaMismatch(f"table {table} lacks {', '.join(missing)}; {mend}")
 
 
 async def _check_partitioning(connection: Connection, table: Table, width: Partitioning) -> None:
@@ -143,20 +143,48 @@ async def _check_rights(connection: Connection, writes: bool) -> None:
 
 
 async def claim_source(connection: Connection, settings: Settings, cluster_id: str) -> None:
-    """Note what the tables are made from, or hold it against what was noted. Raises ``WrongSource``."""
+    """Note what the tables are made from, and by which group, or hold it against what was noted. Raises ``WrongSource``."""
     mine = (cluster_id, settings.prices_topic, settings.volumes_topic, settings.window_rows)
+    group = settings.kafka_group_id
     with told():
         async with transaction(connection):
             await connection.execute("LOCK TABLE tickloom.source IN SHARE ROW EXCLUSIVE MODE")
             row = await connection.fetchrow("SELECT * FROM tickloom.source")
             if row is None:
                 await connection.execute(
-                    "INSERT INTO tickloom.source (cluster_id, prices_topic, volumes_topic, window_rows) "
-                    "VALUES ($1, $2, $3, $4)",
-                    *mine,
+                    "INSERT INTO tickloom.source (cluster_id, prices_topic, volumes_topic, window_rows, group_id) "
+                    "VALUES ($1, $2, $3, $4, $5)",
+                    *(*mine, group),
                 )
                 return
-    refuse_other_source(row, mine)
+            refuse_other_source(row, mine)
+            if row["group_id"] is None:  # filled by a version that did not note it
+                await connection.execute("UPDATE tickloom.source SET group_id = $1", group)
+                return
+    refuse_other_group(row, group)
+
+
+async def check_source(connection: Connection, settings: Settings, cluster_id: str) -> None:
+    """As ``claim_source``, but nothing is noted. Raises ``WrongSource``."""
+    with told():
+        row = await connection.fetchrow("SELECT * FROM tickloom.source")
+    if row is not None:
+        refuse_other_source(row, (cluster_id, settings.prices_topic, settings.volumes_topic, settings.window_rows))
+        refuse_other_group(row, settings.kafka_group_id)
+
+
+def refuse_other_group(noted: Any, group: str) -> None:
+    """Raise ``WrongSource`` where another group fills the tables."""
+    if noted["group_id"] not in (None, group):
+        raise WrongSource(
+            f"the tables are filled by the group {noted['group_id']!r}, not {group!r}: two groups would take the partitions from "
+            f"each other for ever; set TICKLOOM_KAFKA_GROUP_ID to {noted['group_id']!r}, or, to change it for good, stop all "
+            f"daemons and run: UPDATE tickloom.source SET group_id = {_quoted(group)}"
+        )
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def refuse_other_source(noted: Any, mine: tuple[str, str, str, int]) -> None:

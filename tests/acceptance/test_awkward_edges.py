@@ -296,3 +296,45 @@ def test_a_crowd_at_the_http_port(world: World) -> None:
     assert daemon.returncode == 0, told
     assert "cannot accept" not in told
     assert world.differences() == []
+
+
+# --- two groups on one database ---------------------------------------------------------------------------------
+
+
+def test_two_groups_on_one_database(world: World) -> None:
+    """They took the partitions from each other for ever: fenced, fenced, fenced, and no word of why."""
+    first = world.environment["TICKLOOM_KAFKA_GROUP_ID"]
+    daemon = world.start("run")
+    try:
+        until(lambda: world.query("SELECT sum(next_offset)::int FROM tickloom.offsets") == [(50,)])
+        other = {"TICKLOOM_KAFKA_GROUP_ID": "it's another"}
+        last = refused(world, f"filled by the group '{first}'", "TICKLOOM_KAFKA_GROUP_ID to", command=("run",), **other)
+        checked = world.tickloom("check", **other)
+        assert checked.returncode == 3
+        assert f"filled by the group '{first}'" in checked.stdout
+        assert daemon.poll() is None
+        # The statement that the message names makes the other one the owner; the first, if it still runs, ends.
+        world.query(last.partition(" and run: ")[2])
+        world.produce(hostile_things(seed=2, messages=50))
+        done = world.tickloom("run", "--once", **other)
+        assert done.returncode == 0, done.stderr
+        world.produce(hostile_things(seed=3, messages=50))
+        _, told = daemon.communicate(timeout=30)
+    finally:
+        daemon.kill()
+    assert daemon.returncode == 2, told
+    assert "filled by the group" in told.strip().splitlines()[-1]
+    done = world.tickloom("run", "--once", **other)
+    assert done.returncode == 0, done.stderr
+    assert world.differences() == []
+
+
+def test_a_database_that_knows_no_group_yet(world: World) -> None:
+    """Tables of an earlier version would be refused to their own daemon, or never know their group."""
+    assert world.tickloom("run", "--once").returncode == 0
+    world.query("ALTER TABLE tickloom.source DROP COLUMN group_id")
+    refused(world, "tickloom.source lacks group_id", "run `tickloom migrate`")
+    assert world.tickloom("migrate").returncode == 0
+    done = world.tickloom("run", "--once")
+    assert done.returncode == 0, done.stderr
+    assert world.query("SELECT group_id FROM tickloom.source") == [(world.environment["TICKLOOM_KAFKA_GROUP_ID"],)]

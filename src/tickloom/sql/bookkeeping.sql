@@ -49,10 +49,13 @@ CREATE TABLE IF NOT EXISTS tickloom.source (
     prices_topic  text NOT NULL,
     volumes_topic text NOT NULL,
     window_rows   int  NOT NULL,
-    repairs       bigint NOT NULL DEFAULT 0
+    repairs       bigint NOT NULL DEFAULT 0,
+    group_id      text
 );
 -- How many transactions of ``verify --repair`` have changed averages, which batches may have read before.
 ALTER TABLE tickloom.source ADD COLUMN IF NOT EXISTS repairs bigint NOT NULL DEFAULT 0;
+-- The one Kafka group that fills the tables: two would take the partitions from each other for ever.
+ALTER TABLE tickloom.source ADD COLUMN IF NOT EXISTS group_id text;
 
 -- Every symbol that has rows: to find out in the tables that one has none would take a look into each of their
 -- partitions. Some may have none. No row of a symbol is older than ``since``, where that is given, so that nobody looks for one
