@@ -141,6 +141,12 @@ class Client(kafka.Consumer):
             self.poll(0)
         return self._complaints.explain(error, time.monotonic())
 
+    def refusal(self, since: float) -> SourceRefuses | None:
+        """Whether a broker has not let this client in ``since`` then (monotonic). No method fails of that: the client tries
+        for ever, and reads nothing meanwhile.
+        """
+        return self._complaints.refusal(since)
+
 
 class Complaints:
     """The last complaint of each kind. Written where the client is polled, read by whoever was waiting."""
@@ -166,6 +172,13 @@ class Complaints:
             f"security.protocol {self._protocol()}? Else mend TICKLOOM_KAFKA_BOOTSTRAP_SERVERS or TICKLOOM_KAFKA_OPTIONS"
         )
 
+    def refusal(self, since: float) -> SourceRefuses | None:
+        """As ``Client.refusal``."""
+        for code, (at, said) in self._last.items():
+            if at > since and isinstance(told := self._told(code, said), SourceRefuses):
+                return told
+        return None
+
     def _told(self, code: int, said: str) -> TickloomError:
         match = _OF_A_BROKER.fullmatch(said)
         if match is None:
@@ -179,11 +192,11 @@ class Complaints:
                 f"Kafka at {address} does not let {self._whom()} in by {self._mechanism()}: {told}; mend sasl.username, "
                 f"sasl.password, sasl.mechanism or security.protocol in TICKLOOM_KAFKA_OPTIONS, or the user on the brokers"
             )
-        if code == _E._SSL:
+        if code == _E._SSL and "certificate" in told:
             return SourceRefuses(
                 f"no TLS with Kafka at {address}: {told}; mend ssl.ca.location and the other ssl.… in TICKLOOM_KAFKA_OPTIONS"
             )
-        if "SSL" in told or code in (_E._AUTHENTICATION, _E._BAD_MSG):
+        if "SSL" in told or code in (_E._AUTHENTICATION, _E._SSL, _E._BAD_MSG):
             return SourceUnavailable(
                 f"no understanding with Kafka at {address} by security.protocol {self._protocol()}: {told}; mend "
                 f"security.protocol in TICKLOOM_KAFKA_OPTIONS to what that listener speaks, or mend {addresses}"

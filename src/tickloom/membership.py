@@ -69,7 +69,7 @@ class Member:
         self._told: dict[TopicPartition, int] = {}  # by the loop and this thread, under the lock
         config = member_config(settings)
         self._incremental = uses_consumer_protocol(config)
-        self._tell_next = 0.0  # monotonic: a refusal that goes on is told again after this; only the thread writes it
+        self._refused_at = 0.0  # monotonic: when a refusal was told last; only the thread writes it
         self._consumer = make_consumer(config)
         self._thread = threading.Thread(target=self._run, name="tickloom-member", daemon=True)
 
@@ -98,6 +98,7 @@ class Member:
             while not self._stop.is_set():
                 message = self._consumer.poll(_POLL_SECONDS)
                 self._commit_told()
+                self._tell_refusal(self._consumer.refusal(self._refused_at))
                 if message is not None and message.error() is not None:
                     self._complain(message.error())
         except BaseException as error:
@@ -126,12 +127,18 @@ class Member:
         told = self._consumer.explain(error, idle=False)
         if isinstance(told, Mistake):
             raise told
-        if isinstance(told, SourceRefuses) and time.monotonic() >= self._tell_next:
-            self._tell_next = time.monotonic() + _TELL_SECONDS
-            self._notify(MemberRefused(told))
+        if isinstance(told, SourceRefuses):
+            self._tell_refusal(told)
         if error.fatal():
             raise SourceUnavailable(f"Kafka ended the membership: {error.str()}")
         _log.debug("group", error=error.str())
+
+    def _tell_refusal(self, error: SourceRefuses | None) -> None:
+        """At once, and then again and again for as long as it lasts, with pauses."""
+        now = time.monotonic()
+        if error is not None and now >= self._refused_at + _TELL_SECONDS:
+            self._refused_at = now
+            self._notify(MemberRefused(error))
 
     def _assigned(self, consumer: Any, partitions: list[Any]) -> None:
         if self._incremental:

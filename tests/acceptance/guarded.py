@@ -17,6 +17,7 @@ from confluent_kafka.admin import (
     ResourceType,
     ScramCredentialInfo,
     ScramMechanism,
+    UserScramCredentialDeletion,
     UserScramCredentialUpsertion,
 )
 
@@ -62,6 +63,11 @@ class Guarded:
         """The user has this password now."""
         info = ScramCredentialInfo(_SCRAM[mechanism], 4096)
         change: Any = UserScramCredentialUpsertion(user, info, password.encode())
+        self._admin.alter_user_scram_credentials([change])[user].result(30)
+
+    def turn_away(self, user: str, mechanism: str = "SCRAM-SHA-256") -> None:
+        """There is no such user any more."""
+        change: Any = UserScramCredentialDeletion(user, _SCRAM[mechanism])
         self._admin.alter_user_scram_credentials([change])[user].result(30)
 
     def grant(self, user: str, kind: str, name: str, right: str = "READ") -> None:

@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 from pathlib import Path
@@ -44,6 +44,25 @@ def refused(world: World, *told: str, command: tuple[str, ...] = ("run", "--once
         assert part in last
     assert "secret-word" not in done.stderr
     return last
+
+
+def until(condition: Any, seconds: float = 30) -> None:
+    """Wait for what must come true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not come true in time"
+        time.sleep(0.1)
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    """Status and text; 0 without an answer within two seconds."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except (OSError, http.client.HTTPException):
+        return 0, ""
 
 
 # --- settings ---------------------------------------------------------------------------------------------------
@@ -212,6 +231,82 @@ def test_what_kafka_refuses_at_the_start_is_a_mistake(guarded: Guarded, behind: 
     assert told in checked.stdout
 
 
+class Daemon:
+    """One that runs, with its log in a file and its port."""
+
+    def __init__(self, world: World, log: Path, **settings: str) -> None:
+        self.port = services.free_port()
+        self._log = log
+        self._out = log.open("w")
+        self.process = world.start("run", output=self._out, TICKLOOM_HTTP_PORT=str(self.port), **settings)
+
+    def __enter__(self) -> "Daemon":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._out.close()
+
+    def said(self) -> str:
+        return self._log.read_text()
+
+    def retries(self) -> float:
+        """How often something was tried again, of Kafka."""
+        name = 'tickloom_retries_total{target="kafka"} '
+        return sum(
+            float(line.removeprefix(name)) for line in get(self.port, "/metrics")[1].splitlines() if name in line
+        )
+
+    def stop(self) -> None:
+        """End in order."""
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(30) == 0, self.said()[-2000:]
+
+
+def loaded(world: World, messages: int) -> Callable[[], bool]:
+    """Whether so many messages are in the tables."""
+    return lambda: world.query("SELECT sum(next_offset)::int FROM tickloom.offsets") == [(messages,)]
+
+
+@pytest.mark.parametrize("fault", ["password", "user", "topic", "group"])
+def test_what_kafka_refuses_later_is_waited_out(guarded: Guarded, behind: World, tmp_path: Path, fault: str) -> None:
+    """A password that is rotated, or a right that is withdrawn by mistake, is mended by somebody who looks for who complains."""
+    user = f"u-{behind.topics['prices']}"
+    group = f"group-{behind.topics['prices']}"
+    resources = [("group", group), *(("topic", topic) for topic in behind.topics.values())]
+    guarded.let_in(user)
+    for kind, name in resources:
+        guarded.grant(user, kind, name)
+    with Daemon(behind, tmp_path / "log", **comes(guarded, user)) as daemon:
+        until(loaded(behind, 50))
+        assert daemon.retries() == 0
+        match fault:
+            case "password":
+                guarded.let_in(user, password="another-word")
+                told = f"does not let '{user}' in"
+            case "user":
+                guarded.turn_away(user)
+                told = f"does not let '{user}' in"
+            case "topic":
+                guarded.withdraw(user, *resources[1])
+                told = f"grant '{user}' READ and DESCRIBE"
+            case _:
+                guarded.withdraw(user, *resources[0])
+                told = f"grant '{user}' READ on the group"
+        until(lambda: told in daemon.said())
+        until(lambda: daemon.retries() > 0)
+        behind.produce(hostile_things(seed=2, messages=50))
+        assert daemon.process.poll() is None
+        guarded.let_in(user)
+        for kind, name in resources:
+            guarded.grant(user, kind, name)
+        until(loaded(behind, 100))
+        daemon.stop()
+        assert daemon.said().count(told) < 20, "nobody reads a flood"
+    assert behind.differences() == []
+
+
 # --- HTTP -------------------------------------------------------------------------------------------------------
 
 
@@ -248,25 +343,6 @@ class Crowd:
                 held.popleft().close()
         for channel in held:
             channel.close()
-
-
-def until(condition: Any, seconds: float = 30) -> None:
-    """Wait for what must come true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not come true in time"
-        time.sleep(0.1)
-
-
-def get(port: int, path: str) -> tuple[int, str]:
-    """Status and text; 0 without an answer within two seconds."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-    except (OSError, http.client.HTTPException):
-        return 0, ""
 
 
 def test_a_crowd_at_the_http_port(world: World) -> None:
