@@ -171,6 +171,7 @@ def demo(
     from tickloom.demo import DemoSettings
     from tickloom.demo import demo as run_demo
 
+    settings.refuse_ignored()
     logs.configure("auto", "warning")
     _run(run_demo(DemoSettings(rate=rate, symbols=symbols), seconds))
 

@@ -194,14 +194,20 @@ def load(*, tolerant: bool = False, **overrides: Any) -> Settings:
     Raises ``SettingsError``: one line a mistake, or all that is meant for us and would be ignored (see ``ignored``), but where
     ``tolerant`` of that. Reads files; blocks on nothing else.
     """
-    if not tolerant and (lines := ignored(os.environ)):
-        raise SettingsError(". ".join(lines))
+    if not tolerant:
+        refuse_ignored()
     texts = _from_files(os.environ)
     values: dict[str, Any] = {name: text for name, (text, _) in texts.items()}
     try:
         return Settings(**values | overrides)
     except ValidationError as error:
         raise SettingsError(_explain(error, {name: source for name, (_, source) in texts.items()})) from None
+
+
+def refuse_ignored() -> None:
+    """Raise ``SettingsError`` where the environment holds what is meant for us and would be ignored."""
+    if lines := ignored(os.environ):
+        raise SettingsError(". ".join(lines))
 
 
 def ignored(environment: Mapping[str, str]) -> list[str]:

@@ -83,7 +83,7 @@ def test_kafka_options_from_a_file(world: World, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [("run",), ("run", "--once"), ("migrate",), ("verify",), ("bench", "--messages", "0")]
+    "command", [("run",), ("run", "--once"), ("migrate",), ("verify",), ("bench", "--messages", "0"), ("demo",)]
 )
 def test_unknown_names_are_refused(
     database_url: str, topics: tuple[str, str], tmp_path: Path, command: tuple[str, ...]

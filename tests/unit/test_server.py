@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import os
+import resource
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -137,6 +139,42 @@ def test_the_end_waits_for_nobody_idle(run: asyncio.Runner) -> None:
             await get(port)
         for _, writer in held:
             await end(writer)
+
+    with run:
+        run.run(look())
+
+
+@contextlib.contextmanager
+def no_descriptor_left() -> Generator[None]:
+    """The process can open nothing while inside."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    fillers: list[int] = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                fillers.append(os.open(os.devnull, os.O_RDONLY))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for filler in fillers:
+            os.close(filler)
+
+
+def test_no_descriptor_is_left(run: asyncio.Runner) -> None:
+    """The server would ask for the next connection again and again, and leave the loop no time for the flow."""
+
+    async def look() -> None:
+        async with served() as port:
+            with socket.create_connection(("127.0.0.1", port)) as waiting:
+                waiting.setblocking(False)
+                with no_descriptor_left():
+                    before = time.process_time()
+                    await asyncio.sleep(1)
+                    assert time.process_time() - before < 0.3
+                loop = asyncio.get_running_loop()
+                await loop.sock_sendall(waiting, GET)
+                assert (await asyncio.wait_for(loop.sock_recv(waiting, 100), 3)).startswith(b"HTTP/1.1 200")
 
     with run:
         run.run(look())

@@ -222,3 +222,10 @@ def test_both_topics_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TICKLOOM_VOLUMES_TOPIC", "stock_prices")
     with pytest.raises(SettingsError, match="TICKLOOM_PRICES_TOPIC and TICKLOOM_VOLUMES_TOPIC are the same"):
         load()
+
+
+def test_settings_that_are_made_by_hand_ask_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`drain(settings)` in somebody else's process would fail of a variable that is not its affair."""
+    monkeypatch.setenv("TICKLOOM_WINDOW_ROW", "20")
+    monkeypatch.setenv("TICKLOOM_SECRETS_DIR", str(tmp_path / "missing"))
+    assert Settings(kafka_group_id="mine").window_rows == 5  # type: ignore[call-arg]
