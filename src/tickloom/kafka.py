@@ -239,6 +239,11 @@ def translate(error: Any, whom: str = "the client") -> TickloomError:
         return SourceRefuses(f"Kafka refuses {whom}: {error.str()}; grant {whom} {rights}")
     if code in (_E._AUTHENTICATION, _E.SASL_AUTHENTICATION_FAILED):
         return SourceRefuses(f"Kafka refuses {whom}: {error.str()}; mend the SASL settings in TICKLOOM_KAFKA_OPTIONS")
+    if code == _E._FATAL and "group.instance.id" in error.str():
+        return Mistake(
+            f"Kafka: {error.str()}; two replicas may not have one group.instance.id: give each its own, or none, in "
+            f"TICKLOOM_KAFKA_OPTIONS"
+        )
     if code == _E.TOPIC_EXCEPTION:
         return Mistake(f"Kafka refuses: {error.str()}; mend the topic's name")
     return SourceUnavailable(f"Kafka: {error.str()}")

@@ -129,7 +129,7 @@ class Member:
             raise told
         if isinstance(told, SourceRefuses):
             self._tell_refusal(told)
-        if error.fatal():
+        if error.fatal() or error.code() == kafka.KafkaError._FATAL:  # the latter says of itself that it is not fatal
             raise SourceUnavailable(f"Kafka ended the membership: {error.str()}")
         _log.debug("group", error=error.str())
 

@@ -414,3 +414,17 @@ def test_a_database_that_knows_no_group_yet(world: World) -> None:
     done = world.tickloom("run", "--once")
     assert done.returncode == 0, done.stderr
     assert world.query("SELECT group_id FROM tickloom.source") == [(world.environment["TICKLOOM_KAFKA_GROUP_ID"],)]
+
+
+def test_two_replicas_of_one_name(world: World, tmp_path: Path) -> None:
+    """The one whose place was taken sat there, "idle", and took the partitions back with each message that came."""
+    options = '{"group.instance.id": "same", "session.timeout.ms": 6000, "heartbeat.interval.ms": 500}'
+    with Daemon(world, tmp_path / "first", TICKLOOM_KAFKA_OPTIONS=options) as first:
+        until(loaded(world, 50))
+        with Daemon(world, tmp_path / "second", TICKLOOM_KAFKA_OPTIONS=options) as second:
+            assert first.process.wait(30) == 2
+            assert "give each its own, or none, in TICKLOOM_KAFKA_OPTIONS" in first.said().strip().splitlines()[-1]
+            world.produce(hostile_things(seed=2, messages=50))
+            until(loaded(world, 100))
+            second.stop()
+    assert world.differences() == []
