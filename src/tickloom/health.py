@@ -18,6 +18,7 @@ class Health:
     assigned: bool = False
     schema_present: bool = False
     database_reachable: bool = False
+    waiting_for: str | None = None
 
     def beat(self, now: float) -> None:
         """Something moved: a commit, an assignment, or one more try of an outage."""
@@ -25,6 +26,8 @@ class Health:
 
     def alive(self, now: float) -> tuple[bool, str]:
         """The answer of ``/livez`` and why."""
+        if self.waiting_for is not None:
+            return True, self.waiting_for
         if not self.in_flight and self.lag_messages == 0:
             return True, "idle: nothing to read"
         still = now - self.moved_at
@@ -37,10 +40,10 @@ class Health:
         missing = [
             what
             for what, good in (
-                ("no partitions assigned", self.assigned),
+                ("no partitions assigned", self.assigned or self.waiting_for is not None),
                 ("schema not present", self.schema_present),
                 ("database not reachable", self.database_reachable),
             )
             if not good
         ]
-        return not missing, "; ".join(missing) or "ready"
+        return not missing, "; ".join(missing) or self.waiting_for or "ready"

@@ -55,7 +55,7 @@ _TYPES: Mapping[str, Any] = {
 }
 _KNOWN = (
     "SELECT (s.number - 1)::int AS code, since FROM unnest($1::text[]) WITH ORDINALITY AS s (symbol, number) "
-    "JOIN tickloom.symbols USING (symbol) ORDER BY s.number"
+    "JOIN tickloom.symbols USING (symbol) WHERE since IS DISTINCT FROM 'infinity' ORDER BY s.number"
 )
 _STATEMENTS = {
     (name, side): sql(name).format(table=RAW_TABLE[side].name, value=VALUE_COLUMN[side], average=AVERAGE_COLUMN[side])

@@ -1,8 +1,9 @@
 """DDL of the output tables and the bookkeeping, made from the columns declared in ``model``; and its check."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from tickloom.errors import SchemaMismatch, WrongSource
+from tickloom.errors import LogLost, SchemaMismatch, WrongSource
 from tickloom.model import ANALYTICS, PRICES, RAW_TABLE, TABLES, VOLUMES, Table
 from tickloom.postgres import Connection, sql, told, transaction
 from tickloom.settings import Partitioning, Settings
@@ -37,8 +38,18 @@ BOOKKEEPING = {
         "replayed_at",
     ],
     "gaps": ["topic", "partition", "from_offset", "to_offset", "noticed_at", "policy"],
-    "symbols": ["symbol", "prices_partition", "volumes_partition", "since"],
-    "source": ["cluster_id", "prices_topic", "volumes_topic", "window_rows", "repairs", "group_id"],
+    "symbols": ["symbol", "home", "since"],
+    "sharing": ["one", "era", "prices_partitions", "volumes_partitions", "raised", "alone_since", "torn"],
+    "source": [
+        "cluster_id",
+        "prices_topic",
+        "volumes_topic",
+        "window_rows",
+        "repairs",
+        "group_id",
+        "prices_topic_id",
+        "volumes_topic_id",
+    ],
 }
 
 
@@ -142,39 +153,50 @@ async def _check_rights(connection: Connection, writes: bool) -> None:
         raise SchemaMismatch("no right to make temporary tables; GRANT TEMP ON DATABASE to the daemon's role")
 
 
-async def claim_source(connection: Connection, settings: Settings, cluster_id: str) -> None:
-    """Note what the tables are made from, and by which group, or hold it against what was noted. Raises ``WrongSource``."""
-    mine = (cluster_id, settings.prices_topic, settings.volumes_topic, settings.window_rows)
-    group = settings.kafka_group_id
-    with told():
-        async with transaction(connection):
-            await connection.execute("LOCK TABLE tickloom.source IN SHARE ROW EXCLUSIVE MODE")
-            row = await connection.fetchrow("SELECT * FROM tickloom.source")
-            if row is None:
-                await connection.execute(
-                    "INSERT INTO tickloom.source (cluster_id, prices_topic, volumes_topic, window_rows, group_id) "
-                    "VALUES ($1, $2, $3, $4, $5)",
-                    *(*mine, group),
-                )
-                return
-            refuse_other_source(row, mine)
-            if row["group_id"] is None:  # filled by a version that did not note it
-                await connection.execute("UPDATE tickloom.source SET group_id = $1", group)
-                return
-    refuse_other_group(row, group)
+async def claim_source(
+    connection: Connection, settings: Settings, cluster_id: str, topic_ids: Mapping[str, str] | None = None
+) -> None:
+    """Note what the tables are made from, and by which group, or hold it against what was noted.
 
+    Raises ``WrongSource``, ``LogLost``.
 
-async def check_source(connection: Connection, settings: Settings, cluster_id: str) -> None:
-    """As ``claim_source``, but nothing is noted. Raises ``WrongSource``."""
+    ``topic_ids``: of each topic, where the brokers have such: one that was deleted and made anew has another.
+    """
+    mine = source_of(settings, cluster_id)
+    ids = [(topic_ids or {}).get(topic) for topic in mine[1:3]]
     with told():
         row = await connection.fetchrow("SELECT * FROM tickloom.source")
-    if row is not None:
-        refuse_other_source(row, (cluster_id, settings.prices_topic, settings.volumes_topic, settings.window_rows))
-        refuse_other_group(row, settings.kafka_group_id)
+        if row is None or row["group_id"] is None or (row["prices_topic_id"], row["volumes_topic_id"]) != tuple(ids):
+            async with transaction(connection):
+                await connection.execute("LOCK TABLE tickloom.source IN SHARE ROW EXCLUSIVE MODE")
+                row = await connection.fetchrow(sql("note_source"), *mine, *ids, settings.kafka_group_id)
+    refuse_other_source(row, mine)
+    refuse_other_topics(row, settings, topic_ids or {})
+    refuse_other_group(row, settings)
 
 
-def refuse_other_group(noted: Any, group: str) -> None:
+def source_of(settings: Settings, cluster_id: str) -> tuple[str, str, str, int]:
+    """What tables are made from, in the order of ``tickloom.source``."""
+    return (cluster_id, settings.prices_topic, settings.volumes_topic, settings.window_rows)
+
+
+def refuse_other_topics(noted: Any, settings: Settings, topic_ids: Mapping[str, str]) -> None:
+    """Raise ``LogLost`` where a topic has another id than the one that the tables were made from."""
+    for topic, before in (
+        (settings.prices_topic, noted["prices_topic_id"]),
+        (settings.volumes_topic, noted["volumes_topic_id"]),
+    ):
+        now = topic_ids.get(topic)
+        if None not in (now, before) and now != before:
+            raise LogLost(
+                f"topic {topic} was deleted and made anew (its id is {now}, the tables were made from {before}): the "
+                f"ledger's offsets mean other messages there; restore the topic, or start with an empty database for the new one"
+            )
+
+
+def refuse_other_group(noted: Any, settings: Settings) -> None:
     """Raise ``WrongSource`` where another group fills the tables."""
+    group = settings.kafka_group_id
     if noted["group_id"] not in (None, group):
         raise WrongSource(
             f"the tables are filled by the group {noted['group_id']!r}, not {group!r}: two groups would take the partitions from "

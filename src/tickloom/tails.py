@@ -57,14 +57,12 @@ class Context:
     ``floor``: per code the oldest ts that the tail answers for; ``NO_FLOOR`` where it holds the whole history, and where
     all of the batch is newer than the tail.
     ``murky``: per code the last ts at which a window may reach below the floor; ``NO_FLOOR`` where none of the batch can.
-    ``empty``: per code whether the tail has no row.
     """
 
     rows: Events
     base: Ints
     floor: Ints
     murky: Ints
-    empty: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +138,6 @@ class _Ring:
     def context(self, slots: Ints, since: Ints, before: int) -> Context:
         total = self.total[slots]
         first = np.maximum(total - self.rows, 0)
-        empty = total == 0
         newer = self._newer(slots, total, since)
         base = np.maximum(total - newer - before, first)
         counts = total - base
@@ -155,7 +152,7 @@ class _Ring:
         # What has ``before`` rows of the ring before it comes after the last of these.
         last_before = self._at(slots, first + before - 1)["ts"] if before else lowest - 1
         murky[near] = np.where(lowest == NO_FLOOR, NO_FLOOR, np.where(total - first < before, FOREVER, last_before))
-        return Context(rows, base, floor, murky, empty)
+        return Context(rows, base, floor, murky)
 
     def absorb(self, slots: Ints, base: Ints, rows: Events, moved: NDArray[np.bool_]) -> None:
         """``rows`` (ordered by code, ts) replace each code's rows from its logical index ``base`` on.

@@ -49,7 +49,6 @@ def check_with(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(admin, "ask_group", lambda _settings: "may be joined")
     monkeypatch.setattr(admin, "peek_keys", lambda _settings: "all have keys")
     monkeypatch.setattr(schema, "check", no_fault)
-    monkeypatch.setattr(schema, "check_source", no_fault)
 
     async def check(database: Database) -> dict[str, admin.Finding]:
         @asynccontextmanager
