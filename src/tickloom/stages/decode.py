@@ -10,6 +10,7 @@ Two readers of one contract:
 Property tests hold both equal to a judge on any input.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -42,6 +43,7 @@ MAX_MAGNITUDE = 1e15
 MAX_DEPTH = 512
 """JSON nested deeper is ``not_json``. Without a bound of our own the interpreter's would decide, which depends on
 its version and on how deep the caller stands."""
+_NEAR_BYTES = 1 << 17
 _FURTHEST_RECORD_MS = 1 << 51
 _FURTHEST_MICROS = 1 << 62  # with a record's time still in 64 bits; no event is that far from such a record
 
@@ -294,14 +296,16 @@ def _check_number(name: str, number: float) -> None:
 
 def _read_columns(chunk: Chunk, bounds: EventBounds) -> tuple[pl.DataFrame, Ints]:
     """The rows of the messages that are certainly good, and their indexes in the chunk."""
-    index, read = _read_typed(chunk)
-    values = chunk.values if len(index) == len(chunk.values) else [chunk.values[i] for i in index]
-    micros, doubtful = _event_times([row.timestamp for row in read])
-    doubtful |= _out_of_bounds(micros, chunk.timestamps_ms[index], bounds)
+    index, read, doubtful = _read_typed(chunk)
+    micros, in_doubt = _event_times([row.timestamp for row in read])
+    doubtful |= in_doubt | _out_of_bounds(micros, chunk.timestamps_ms[index], bounds)
     symbols = [row.symbol for row in read]
     names = ("value", *OPTIONAL_COLUMNS[chunk.side])
     numbers = {name: np.array(list(map(attrgetter(name), read)), np.float64) for name in names}  # NaN: there is none
-    doubtful |= _symbols_doubtful(symbols) | _numbers_doubtful(chunk.side, numbers) | _bytes_doubtful(values, numbers)
+    doubtful |= _symbols_doubtful(symbols) | _numbers_doubtful(chunk.side, numbers)
+    zero = np.logical_or.reduce([column == 0 for column in numbers.values()])
+    for row in np.flatnonzero(zero & ~doubtful).tolist():
+        doubtful[row] = _holds_minus_zero(chunk.values[index[row]])
     rows = pl.DataFrame(
         [
             pl.Series("symbol", symbols, pl.String),
@@ -317,18 +321,37 @@ def _read_columns(chunk: Chunk, bounds: EventBounds) -> tuple[pl.DataFrame, Ints
     return rows, index
 
 
-def _read_typed(chunk: Chunk) -> tuple[Ints, list[Any]]:
-    """What msgspec makes of the messages that it takes, and the indexes of these."""
+def _read_typed(chunk: Chunk) -> tuple[Ints, list[Any], Bools]:
+    """The indexes of the messages that msgspec takes, what it makes of them, and which of them their bytes put in doubt.
+
+    Some messages at a time: long values are then looked at again while the processor still has them at hand.
+    """
     read: list[Any] = []
     refused: list[int] = []
-    left: Any = iter(chunk.values)
-    while True:
-        try:
-            read.extend(map(_READ[chunk.side], left))
-            break
-        except (ValueError, TypeError, RecursionError):  # not UTF-8, no JSON or other types; no value; nested too deep
-            refused.append(len(read) + len(refused))
-    return np.delete(np.arange(len(chunk.values)), refused), read
+    doubtful: list[bool] = []
+    count = len(chunk.values)
+    step = max(1, count * _NEAR_BYTES // max(1, chunk.value_bytes))
+    for start in range(0, count, step):
+        values: Any = chunk.values[start : start + step]
+        before, left = len(refused), iter(values)
+        while True:
+            try:
+                read.extend(map(_READ[chunk.side], left))
+                break
+            except (
+                ValueError,
+                TypeError,
+                RecursionError,
+            ):  # not UTF-8, no JSON, other types; no value; nested too deep
+                refused.append(len(read) + len(refused))
+        if len(refused) > before:
+            values = np.delete(np.array(values, dtype=object), np.array(refused[before:]) - start).tolist()
+        together, longest = b"".join(values), max(map(len, values), default=0)
+        if together.isascii() and (longest <= 2 * MAX_DEPTH or not _may_be_deep(together)):
+            doubtful.extend(itertools.repeat(False, len(values)))
+        else:
+            doubtful.extend(map(_bytes_doubtful, values))
+    return np.delete(np.arange(count), refused), read, np.array(doubtful, dtype=np.bool_)
 
 
 def _event_times(literals: Sequence[Any]) -> tuple[Ints, Bools]:
@@ -367,19 +390,16 @@ def _numbers_doubtful(side: Side, numbers: Mapping[str, Floats]) -> Bools:
     return doubtful | (numbers["high_price"] < numbers["low_price"])
 
 
-def _bytes_doubtful(values: Sequence[Any], numbers: Mapping[str, Floats]) -> Bools:
-    """What msgspec does not tell: bytes that are not UTF-8 in what it skips, a -0 (it reads 0), mad nesting."""
-    doubtful = np.zeros(len(values), dtype=np.bool_)
-    for row, value in enumerate(values):
-        if not value.isascii():
-            doubtful[row] = not _is_utf8(value)
-    zero = np.logical_or.reduce([column == 0 for column in numbers.values()])
-    for row in np.flatnonzero(zero).tolist():
-        doubtful[row] |= b"-0" in values[row] and _MINUS_ZERO.search(values[row]) is not None
-    for row, value in enumerate(values):
-        if len(value) > 2 * MAX_DEPTH and _may_be_deep(value):
-            doubtful[row] |= _depth(value) > MAX_DEPTH
-    return doubtful
+def _bytes_doubtful(value: bytes) -> bool:
+    """What msgspec does not tell of what it skips: bytes that are not UTF-8, mad nesting."""
+    if len(value) > 2 * MAX_DEPTH and _may_be_deep(value) and _depth(value) > MAX_DEPTH:
+        return True
+    return not value.isascii() and not _is_utf8(value)
+
+
+def _holds_minus_zero(value: Any) -> bool:
+    """Whether a zero may be a -0, of which msgspec makes 0."""
+    return b"-0" in value and _MINUS_ZERO.search(value) is not None
 
 
 def _is_utf8(value: bytes) -> bool:
