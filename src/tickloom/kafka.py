@@ -1,6 +1,6 @@
 """The seam to librdkafka: how its clients are set, whose turn it is when Kafka refuses, what the cluster says of itself."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ METADATA_TIMEOUT_SECONDS = 10.0
 
 _SESSION_TIMEOUT_MS = 10_000
 """A dead replica's partitions wait this long for their next owner; librdkafka's default is 45 s."""
+_RECONNECT_MAX_MS = 1_000
+"""A broker that is back is found this soon; librdkafka's default is 10 s."""
 _HEARTBEAT_MS = 500
 """Upper bound on how long a replica takes to learn that another one joins or leaves, while all others wait; by default 3 s."""
 _QUEUE_MAX_KBYTES = 2**21 - 1  # librdkafka takes no more
@@ -107,6 +109,7 @@ def _config(settings: Settings, ours: Mapping[str, Any]) -> dict[str, Any]:
         "enable.auto.offset.store": False,
         "isolation.level": "read_committed",
         "allow.auto.create.topics": False,
+        "reconnect.backoff.max.ms": _RECONNECT_MAX_MS,
         "log_level": 3,
     }
     return {**plain, **ours, **settings.kafka_options}
@@ -122,8 +125,13 @@ def _session_timeout_ms(config: Mapping[str, Any]) -> int:
 
 def make_consumer(config: dict[str, Any]) -> Any:
     """A consumer, whose own threads connect in the background. Raises ``SettingsError``."""
+    return make_client(kafka.Consumer, config)
+
+
+def make_client(kind: Callable[..., Any], config: dict[str, Any]) -> Any:
+    """A client of librdkafka, as ``make_consumer``. Raises ``SettingsError``."""
     try:
-        return kafka.Consumer(config, logger=_LibrdkafkaLog())
+        return kind(config, logger=_LibrdkafkaLog())
     except kafka.KafkaException as error:
         why = error.args[0].str().strip().removeprefix("Failed to create consumer: ")
     except (ValueError, TypeError) as error:
