@@ -1,7 +1,7 @@
 """Whether the daemon lives and is ready. Pure: ``now`` (monotonic seconds) and ``wall`` (Unix seconds) are arguments.
 
 *Alive*: something moved lately, or there is nothing to do, or an outage or another replica is being waited for (a restart
-would not help). *Ready*: partitions are assigned or all owned by others, the schema is there, and Kafka and Postgres answer.
+would not help). *Ready*: partitions are assigned, or others read all; the schema is there, and Kafka and Postgres answer.
 """
 
 from dataclasses import dataclass, field
@@ -57,9 +57,7 @@ class Health:
     assigned: bool = False
     schema_present: bool = False
     waiting_for: str | None = None
-    """Why this replica does not read though partitions are its own, and nothing is away: alive, and not ready."""
-    standing_by: str | None = None
-    """Why this replica has nothing to read by design: alive and ready."""
+    """Why this replica stands by, that is, reads nothing though nothing is away: it is alive and ready."""
     kafka: Service = field(default_factory=lambda: Service("Kafka"))
     postgres: Service = field(default_factory=lambda: Service("Postgres"))
 
@@ -84,15 +82,11 @@ class Health:
     def ready(self) -> tuple[bool, str]:
         """The answer of ``/readyz`` and why."""
         missing = [service.waited_for() for service in self._away()]
-        if self.waiting_for is not None:
-            missing.append(f"waiting for {self.waiting_for}")
-        elif not self.assigned and self.standing_by is None:
+        if not self.assigned and self.waiting_for is None:
             missing.append("no partitions assigned")
         if not self.schema_present:
             missing.append("schema not present")
-        if missing:
-            return False, "; ".join(missing)
-        return True, "ready" if self.standing_by is None else f"standing by: {self.standing_by}"
+        return not missing, "; ".join(missing) or self.waiting_for or "ready"
 
     def _away(self) -> list[Service]:
         return [service for service in (self.kafka, self.postgres) if service.up is False]
@@ -102,9 +96,7 @@ class Health:
         if away := self._away():
             return "; ".join(service.waited_for() for service in away)
         if self.waiting_for is not None:
-            return f"waiting for {self.waiting_for}"
-        if self.standing_by is not None:
-            return f"standing by: {self.standing_by}"
+            return self.waiting_for
         if not self.in_flight and not self.lag_messages:
             return "idle: nothing to read"
         return None

@@ -50,10 +50,12 @@ class Metrics:
         self.up_changed = gauge(
             "up_changed_timestamp_seconds", "Unix time since which `tickloom_up` is what it is.", "target"
         )
-        self.waiting = gauge("waiting", "1 while it owns partitions, yet may not read them; `/livez` says why.")
+        self.standing_by = gauge(
+            "standing_by", "1 while this replica reads nothing because others do; `/livez` says why."
+        )
         self.lag_messages = gauge(
             "lag_messages",
-            "Messages of an owned partition that are not yet committed, up to the last stable offset; none while unknown.",
+            "Messages of a partition of ours that are not yet committed, up to the last stable offset; none while unknown.",
             "topic",
             "partition",
         )

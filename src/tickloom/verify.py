@@ -17,8 +17,9 @@ Rows that are gone leave a doubt, which is told and not counted as a difference:
 
 A repair never touches either. It works slice by slice, each in one transaction that first locks the ledger against
 writers. A batch moves the ledger first, too, so none is under way: what the repair reads is the latest (also by its
-second session, which looks back), and what it writes cannot overwrite anything newer. A running daemon waits for one slice at most, and what it holds in memory are
-raw values, which a repair does not change.
+second session, which looks back), and what it writes cannot overwrite anything newer. A running daemon waits for one
+slice at most. What it holds in memory are raw values, which a repair does not change; a batch that has read averages
+from the tables is joined anew where a repair came between (``ledger.refuse_repaired``).
 """
 
 import time
@@ -154,8 +155,7 @@ async def _refuse_mistakes(connection: Connection, settings: Settings, repair: b
         raise Mistake("this is a read-only standby; point TICKLOOM_DATABASE_URL at the primary to repair")
     noted = await connection.fetchrow("SELECT * FROM tickloom.source")
     if noted is not None:
-        mine = (noted["cluster_id"], settings.prices_topic, settings.volumes_topic, settings.window_rows)
-        schema.refuse_other_source(noted, mine)
+        schema.refuse_other_source(noted, schema.source_of(settings, noted["cluster_id"]))
 
 
 async def _be_quick(connection: Connection) -> None:
@@ -360,6 +360,7 @@ async def _repair(
         async with transaction(connection):
             await _be_quick(connection)
             await connection.execute("LOCK TABLE tickloom.offsets IN SHARE ROW EXCLUSIVE MODE")
+            await connection.execute("UPDATE tickloom.source SET repairs = repairs + 1")  # see ledger.refuse_repaired
             # Of the parents alone: it keeps partitions from being dropped, and does not lock each of them.
             await connection.execute(f"LOCK TABLE ONLY {', ONLY '.join(t.name for t in TABLES)} IN ROW EXCLUSIVE MODE")
             await _refuse_dropped(connection, parts)

@@ -71,9 +71,8 @@ class Watch:
         self._told_open: set[TopicPartition] = set()
 
     def own(self, partitions: Iterable[TopicPartition]) -> None:
-        """These partitions are ours, and no other: what was told of others goes at once."""
+        """It is ours to read these partitions, and no other: what was told of others goes at once."""
         self._backlog.own(partitions)
-        self._metrics.assigned_partitions.set(len(self._backlog.owned))
         self.tell()
 
     def committed(
@@ -129,7 +128,7 @@ class Watch:
         _show(metrics.lag_seconds, self._backlog.seconds(now, wall))
         _show(metrics.open_transaction_messages, {at: one.messages for at, one in open_ones.items()})
         _show(metrics.open_transaction_seconds, {at: one.seconds for at, one in open_ones.items()})
-        metrics.waiting.set(self._health.waiting_for is not None)
+        metrics.standing_by.set(self._health.waiting_for is not None)
         self._health.lag_messages = sum(lags.values()) if lags else None
         self._health.rest(now)
 

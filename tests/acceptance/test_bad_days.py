@@ -25,6 +25,12 @@ def until(condition: Any, seconds: float = 60) -> None:
         time.sleep(0.2)
 
 
+def frozen(process_id: int) -> bool:
+    """Whether a process lies in SIGSTOP."""
+    stat = Path(f"/proc/{process_id}/stat").read_text()
+    return stat.rpartition(")")[2].split()[0] == "T"
+
+
 def test_what_postgres_refuses(kafka: Any, database_url: str, topics: tuple[str, str]) -> None:
     """One row that a user's own constraint refuses would hold up, or take down, its whole batch."""
     world = World.make(kafka, database_url, topics)

@@ -22,9 +22,9 @@ import pytest
 from pydantic import SecretStr
 
 from tests import services
-from tests.acceptance.test_bad_days import until
+from tests.acceptance.test_bad_days import frozen, until
 from tests.acceptance.world import World
-from tests.hostile import hostile_things
+from tests.hostile import Thing, hostile_things
 from tickloom.settings import Settings
 from tickloom.slices import BEGINNING, END, Span
 from tickloom.verdict import Kind, Report
@@ -129,6 +129,16 @@ def contents(world: World) -> list[Any]:
         world.query(f"SELECT to_jsonb(t) - 'processed_at' FROM {table} t ORDER BY symbol, \"timestamp\"")
         for table in (*AVERAGES, "stock_analytics_data")
     ]
+
+
+def alone(world: World, kafka: Any) -> World:
+    """The world emptied, with topics of its own."""
+    names = [f"{name}-{uuid.uuid4().hex[:8]}" for name in ("prices", "volumes")]
+    for name in names:
+        services.create_topic(kafka.bootstrap, name, 4)
+    world.query("TRUNCATE stock_prices, stock_volumes, stock_analytics_data, tickloom.offsets, tickloom.dead_letters")
+    world.query("DELETE FROM tickloom.source")
+    return replace(world, topics=dict(zip(("prices", "volumes"), names, strict=True)))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -477,13 +487,7 @@ BEND_BESIDE = """
 @pytest.mark.parametrize("layout", ["hourly", "none"])
 def test_repair_beside_a_running_daemon(worlds: Worlds, layout: str, kafka: Any) -> None:
     """A repair that overwrites what the daemon has just committed would do harm where it should mend."""
-    original = worlds(layout)
-    names = [f"{name}-{uuid.uuid4().hex[:8]}" for name in ("prices", "volumes")]
-    for name in names:
-        services.create_topic(kafka.bootstrap, name, 4)
-    world = replace(original, topics=dict(zip(("prices", "volumes"), names, strict=True)))
-    world.query("TRUNCATE stock_prices, stock_volumes, stock_analytics_data, tickloom.offsets, tickloom.dead_letters")
-    world.query("DELETE FROM tickloom.source")
+    world = alone(worlds(layout), kafka)
     world.settings |= {"TICKLOOM_BATCH_MAX_MESSAGES": "100", "TICKLOOM_CACHE_MAX_SYMBOLS": "20"}
     things = hostile_things(seed=6, messages=12_000)
     world.produce(things)
@@ -510,6 +514,33 @@ def test_repair_beside_a_running_daemon(worlds: Worlds, layout: str, kafka: Any)
         _, said = daemon.communicate(timeout=60)
     assert daemon.returncode == 0, said[-2000:]
     assert beside >= 3, "the daemon did not commit while tables were being mended"
+    assert world.differences() == []
+
+
+def test_a_repair_between_a_batchs_reading_and_its_commit(worlds: Worlds, kafka: Any) -> None:
+    """A batch that had read a wrong average would write it into the join after the repair had mended it everywhere."""
+    world = alone(worlds("hourly"), kafka)
+    world.settings["TICKLOOM_CACHE_TAIL_ROWS"] = "4"
+    world.produce(hostile_things(seed=6, messages=4_000))
+    assert world.tickloom("run", "--once").returncode == 0
+    symbol, at, source_partition = world.query(
+        'SELECT symbol, "timestamp", source_partition FROM stock_prices p JOIN stock_analytics_data USING (symbol, "timestamp") '
+        'WHERE (SELECT count(*) FROM stock_prices q WHERE q.symbol = p.symbol AND q."timestamp" > p."timestamp") > 40 '
+        'ORDER BY symbol, "timestamp" DESC LIMIT 1'
+    )[0]
+    world.query(f"UPDATE stock_volumes SET trading_volume_moving_avg = -7 WHERE {where((symbol, at))}")
+    daemon = world.start("run", module="tests.acceptance.faulty", FAULTS="freeze@before_ledger:1")
+    try:
+        value = json.dumps({"symbol": symbol, "price": 0.5, "timestamp": at.isoformat()}).encode()
+        world.produce([Thing("prices", symbol.encode(), value, int(at.timestamp() * 1_000), source_partition)])
+        until(lambda: frozen(daemon.pid))  # it has read the average, and committed nothing
+        told(world, "--repair", code=0)
+        daemon.send_signal(signal.SIGCONT)
+        until(lambda: world.query(f"SELECT price FROM stock_prices WHERE {where((symbol, at))}") == [(0.5,)])
+    finally:
+        daemon.send_signal(signal.SIGCONT)
+        daemon.send_signal(signal.SIGTERM)
+        daemon.communicate(timeout=60)
     assert world.differences() == []
 
 
