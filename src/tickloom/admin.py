@@ -10,7 +10,7 @@ from typing import Any
 
 from tickloom import schema
 from tickloom.errors import TickloomError
-from tickloom.kafka import Cluster, TopicIds, check_options, describe_cluster, peek_keys
+from tickloom.kafka import Cluster, TopicIds, ask_group, check_options, describe_cluster, peek_keys
 from tickloom.model import TABLES
 from tickloom.partitions import LockTable, Partitioner, budget_of, lock_table
 from tickloom.postgres import connected, told, transaction
@@ -59,6 +59,7 @@ async def check(settings: Settings) -> list[Finding]:
     findings = [_settings(settings), await _find("broker", broker)]
     if cluster:
         findings.append(_replicas(cluster[0]))
+        findings.append(await _find("group", lambda: loop.run_in_executor(None, ask_group, settings)))
         findings.append(await _find("keys", lambda: loop.run_in_executor(None, peek_keys, settings)))
     findings.append(await _find("database", lambda: _database(settings)))
     if findings[-1].good:
@@ -120,7 +121,8 @@ async def _source(settings: Settings, cluster: Cluster) -> str:
         return "nothing is loaded yet"
     schema.refuse_other_source(noted, schema.source_of(settings, cluster.cluster_id))
     schema.refuse_other_topics(noted, settings, ids)
-    return "the tables were made from these topics"
+    schema.refuse_other_group(noted, settings)
+    return "the tables were made from these topics, by this group"
 
 
 async def _locks(settings: Settings) -> str:

@@ -30,6 +30,7 @@ from tickloom.errors import (
     Mistake,
     NotCopartitioned,
     RowsRefused,
+    SourceRefuses,
     SourceUnavailable,
     StandBy,
     StateSpoilt,
@@ -39,7 +40,7 @@ from tickloom.errors import (
 from tickloom.health import Health
 from tickloom.kafka import Cluster, TopicIds, check_options, describe_cluster
 from tickloom.logs import Logger
-from tickloom.membership import Assigned, Member, MemberEvent, MemberFailed, Revoked
+from tickloom.membership import Assigned, Member, MemberEvent, MemberFailed, MemberRefused, Revoked
 from tickloom.metrics import CpuClock, Metrics
 from tickloom.model import TABLES, TopicPartition
 from tickloom.outcome import Bounds, Ended, Outcome, Tally
@@ -63,6 +64,8 @@ _WATCHDOG_SECONDS = 10.0
 _SPARE_SECONDS = 2.0
 _LEAVE_SECONDS = 15.0
 """Upper bound on what leaving takes beside the batch in flight: the group is left within 10 s."""
+_PROVEN_SECONDS = 10.0
+"""Of a session that nobody refused: by then every partition was asked for."""
 T = TypeVar("T")
 
 
@@ -96,6 +99,7 @@ class Daemon:
         self._worked_alone = False  # the group has had nobody else
         self._stance = Stance()
         self._era: int | None = None  # of the sharing that the session was made for, where others take part
+        self._opened: float | None = None  # when the first session was (monotonic)
         self._failure: BaseException | None = None  # of the membership
         self._fault: BaseException | None = None  # of a chore
         self._watch = Watch(settings, self.metrics, self.health)
@@ -207,9 +211,18 @@ class Daemon:
                 self._watch.kafka.served(self)
                 return result
             except SourceUnavailable as error:
+                if mistake := self._ours_to_mend(error):
+                    raise mistake from error
                 self._wait_for_kafka(around, error, wait)
                 await asyncio.sleep(wait)
         raise AssertionError("the waits are endless")
+
+    def _ours_to_mend(self, error: SourceUnavailable) -> Mistake | None:
+        """What Kafka refuses at the start; what it refuses to one whom it has served before is waited out."""
+        served = self._opened is not None and time.monotonic() - self._opened >= _PROVEN_SECONDS
+        if isinstance(error, SourceRefuses) and not served and self._tally.messages == 0:
+            return Mistake(str(error))
+        return None
 
     def _wait_for_kafka(self, around: Surroundings, error: SourceUnavailable, wait: float) -> None:
         around.outage = error
@@ -270,6 +283,8 @@ class Daemon:
                 _log.warning("another replica joined that cannot share these topics", reason=str(error))
                 self._stance = Stance(insists=True)
             except SourceUnavailable as error:
+                if mistake := self._ours_to_mend(error):
+                    raise mistake from error
                 waits = waits or RetryPolicy(settings.retry_initial_seconds, settings.retry_max_seconds).waits(
                     self._random
                 )
@@ -339,6 +354,7 @@ class Daemon:
             async with open_session(around, assignment, stance, ends, manner, most) as session:
                 self._session = session
                 self._watch.kafka.served(self)
+                self._opened = self._opened or time.monotonic()
                 self._stance = replace(stance, caught_up=False)
                 if session.policy is Policy.EVERYTHING:
                     self._worked_alone = True
@@ -407,6 +423,12 @@ class Daemon:
                     self._revoked = done
                 case MemberFailed(error):
                     self._failure = error
+                case MemberRefused(error):
+                    self._failure = self._ours_to_mend(error)
+                    if self._failure is None:
+                        self.metrics.retries.labels("kafka").inc()
+                        _log.warning("waiting for Kafka", error=str(error))
+                        continue
                 case _:
                     assert_never(event)
             self._changed.set()

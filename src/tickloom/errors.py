@@ -5,6 +5,7 @@ error                 who acts                               exit code
 ====================  =====================================  =================
 ``Mistake``           a person (settings, rights, schema)    2
 ``SourceUnavailable`` the retry loop (Kafka is away)         never leaves run
+``SourceRefuses``     a person, while the retry loop waits   2 at the start
 ``StoreUnavailable``  the retry loop (Postgres is away)      never leaves run
 ``DataRefused``       the sieve (finds the offenders)        never leaves run
 ``Fenced``            the daemon (drops its state, rejoins)  never leaves run
@@ -64,6 +65,11 @@ class TopicMissing(Mistake):
 
 class SourceUnavailable(TickloomError):
     """Kafka cannot be reached or refuses for now; the caller waits and tries again."""
+
+
+class SourceRefuses(SourceUnavailable):
+    """Kafka does not let us in or may not show us something: password, certificate, rights. A mistake at the start; of a
+    daemon that was let in before, somebody else has changed that, and it waits until it is mended."""
 
 
 class StoreUnavailable(TickloomError):

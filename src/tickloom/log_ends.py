@@ -1,18 +1,19 @@
 """Asks the brokers where the logs end, whoever reads them: by an admin client of its own, which belongs to no group."""
 
-from collections import deque
+import time
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
 import confluent_kafka as kafka
-from confluent_kafka.admin import AdminClient, OffsetSpec  # pyright: ignore[reportPrivateImportUsage]
+from confluent_kafka.admin import OffsetSpec  # pyright: ignore[reportPrivateImportUsage]
 
-from tickloom.errors import Mistake, SourceUnavailable
-from tickloom.kafka import make_client, reader_config, translate
+from tickloom.errors import Mistake, SourceUnavailable, TickloomError
+from tickloom.kafka import Complaints, make_admin, reader_config
 from tickloom.lag import End
 from tickloom.model import TopicPartition
 from tickloom.settings import Settings
+
+_NO_ANSWER = kafka.KafkaError(kafka.KafkaError._TIMED_OUT, "no answer in time")
 
 
 class LogEnds:
@@ -24,12 +25,8 @@ class LogEnds:
 
     def __init__(self, settings: Settings, timeout_seconds: float) -> None:
         """``timeout_seconds``: of one question. Connects lazily. Raises ``SettingsError``."""
-        self._timeout = timeout_seconds
-        # What a connection failed of last, for an answer that did not come only says that it is late. The client must not know
-        # us in turn: with the last of its users it closes its connections, and no garbage collector is waited for.
-        self._trouble: deque[str] = deque(maxlen=1)
-        self._config = {"error_cb": partial(_note, self._trouble)} | reader_config(settings)
-        self._client: Any = make_client(AdminClient, self._config)
+        self._config, self._timeout = reader_config(settings), timeout_seconds
+        self._connect()
 
     def look(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, End]:
         """The ends of these logs. Blocks, for twice the time limit at most. Raises ``SourceUnavailable``, ``Mistake``."""
@@ -39,12 +36,17 @@ class LogEnds:
             high = self._latest(asked, kafka.IsolationLevel.READ_UNCOMMITTED)
             stable = self._latest(asked, kafka.IsolationLevel.READ_COMMITTED)
         except (SourceUnavailable, Mistake):
-            self._client = make_client(AdminClient, self._config)
+            self._connect()
             raise
         return {at: End(stable[at], max(high[at], stable[at])) for at in asked}
 
+    def _connect(self) -> None:
+        # The client knows its complaints, not us: with the last of its users it closes its connections, and no garbage
+        # collector is waited for.
+        self._complaints = Complaints(self._config)
+        self._client: Any = make_admin(self._config | {"error_cb": self._complaints.note})
+
     def _latest(self, asked: Iterable[TopicPartition], level: Any) -> dict[TopicPartition, int]:
-        self._trouble.clear()
         question = {kafka.TopicPartition(at.topic, at.partition): OffsetSpec.latest() for at in asked}
         answers = self._client.list_offsets(question, isolation_level=level, request_timeout=self._timeout)
         found: dict[TopicPartition, int] = {}
@@ -54,21 +56,12 @@ class LogEnds:
             except kafka.KafkaException as error:
                 raise self._told(error.args[0]) from None
             if offset < 0:  # this, and no error, comes of a broker that holds its connection and says nothing
-                raise SourceUnavailable(f"Kafka does not answer: {self._why('no answer in time')}")
+                raise self._told(_NO_ANSWER)
             found[TopicPartition(at.topic, at.partition)] = offset
         return found
 
-    def _told(self, error: Any) -> Exception:
-        told = translate(error)
-        if error.code() < 0 and isinstance(told, SourceUnavailable):  # librdkafka's own word, not a broker's
-            return SourceUnavailable(f"Kafka does not answer: {self._why(error.str())}")
-        return told
-
-    def _why(self, otherwise: str) -> str:
-        self._client.poll(0)  # runs ``_note``
-        return self._trouble[0] if self._trouble else otherwise
-
-
-def _note(trouble: deque[str], error: Any) -> None:
-    if error.code() != kafka.KafkaError._ALL_BROKERS_DOWN:
-        trouble.append(error.str())
+    def _told(self, error: Any) -> TickloomError:
+        self._client.poll(0)  # notes what there is to complain of
+        if error.code() < 0:  # librdkafka's own word, not a broker's: it got no answer
+            error = _NO_ANSWER
+        return self._complaints.explain(error, time.monotonic())

@@ -6,22 +6,21 @@ by its ``notify`` only.
 """
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import confluent_kafka as kafka
-from confluent_kafka.admin import AdminClient
 
-from tickloom.errors import Mistake, SourceUnavailable
+from tickloom.errors import Mistake, SourceRefuses, SourceUnavailable
 from tickloom.kafka import (
-    make_client,
+    make_admin,
     make_consumer,
     member_config,
     reader_config,
     side_of,
-    translate,
     uses_consumer_protocol,
 )
 from tickloom.logs import Logger
@@ -31,6 +30,7 @@ from tickloom.settings import Settings
 _log = Logger(__name__)
 _POLL_SECONDS = 0.05
 """So late a leaving member notices that it is to leave, and a courtesy commit is made."""
+_TELL_SECONDS = 10.0
 
 _DESCRIBE_SECONDS = 4.0
 
@@ -56,7 +56,14 @@ class MemberFailed:
     error: BaseException
 
 
-MemberEvent: TypeAlias = Assigned | Revoked | MemberFailed
+@dataclass(frozen=True, slots=True)
+class MemberRefused:
+    """The group does not let us in, or no longer; the member goes on asking."""
+
+    error: SourceRefuses
+
+
+MemberEvent: TypeAlias = Assigned | Revoked | MemberFailed | MemberRefused
 
 
 class Member:
@@ -70,11 +77,10 @@ class Member:
         self._lock = threading.Lock()
         self._told: dict[TopicPartition, int] = {}  # by the loop and this thread, under the lock
         config = member_config(settings)
-        strategy = str(config.get("partition.assignment.strategy"))
-        self.may_be_spare_in_silence = uses_consumer_protocol(config)
+        self.may_be_spare_in_silence = self._incremental = uses_consumer_protocol(config)
         """Whether the client may join a group in which all partitions are taken and never call back: with KIP-848's
         protocol, where the first assignment is an empty one."""
-        self._incremental = self.may_be_spare_in_silence or "cooperative" in strategy
+        self._refused_at = 0.0  # monotonic: when a refusal was told last; only the thread writes it
         self._consumer = make_consumer(config)
         self._thread = threading.Thread(target=self._run, name="tickloom-member", daemon=True)
 
@@ -97,7 +103,7 @@ class Member:
         Who of them we are does not matter, and must not be asked: ``memberid()`` was seen to wait for ever, with the GIL.
         """
         group, topics = self._settings.kafka_group_id, side_of(self._settings)
-        admin = make_client(AdminClient, reader_config(self._settings))
+        admin = make_admin(reader_config(self._settings))
         try:
             told = admin.describe_consumer_groups([group], request_timeout=_DESCRIBE_SECONDS)[group].result()
         except kafka.KafkaException as error:
@@ -119,6 +125,7 @@ class Member:
             while not self._stop.is_set():
                 message = self._consumer.poll(_POLL_SECONDS)
                 self._commit_told()
+                self._tell_refusal(self._consumer.refusal(self._refused_at))
                 if message is not None and message.error() is not None:
                     self._complain(message.error())
         except BaseException as error:
@@ -139,12 +146,21 @@ class Member:
                 _log.debug("courtesy commit failed", error=str(error))
 
     def _complain(self, error: Any) -> None:
-        told = translate(error)
+        told = self._consumer.explain(error, idle=False)
         if isinstance(told, Mistake):
             raise told
-        if error.fatal():
+        if isinstance(told, SourceRefuses):
+            self._tell_refusal(told)
+        if error.fatal() or error.code() == kafka.KafkaError._FATAL:  # the latter says of itself that it is not fatal
             raise SourceUnavailable(f"Kafka ended the membership: {error.str()}")
         _log.debug("group", error=error.str())
+
+    def _tell_refusal(self, error: SourceRefuses | None) -> None:
+        """At once, and then again and again for as long as it lasts, with pauses."""
+        now = time.monotonic()
+        if error is not None and now >= self._refused_at + _TELL_SECONDS:
+            self._refused_at = now
+            self._notify(MemberRefused(error))
 
     def _assigned(self, consumer: Any, partitions: list[Any]) -> None:
         if self._incremental:

@@ -46,6 +46,7 @@ BOOKKEEPING = {
         "volumes_topic",
         "window_rows",
         "repairs",
+        "group_id",
         "prices_topic_id",
         "volumes_topic_id",
     ],
@@ -69,6 +70,7 @@ def table_ddl(table: Table, width: Partitioning) -> str:
     return f'CREATE TABLE IF NOT EXISTS {table.name} ({columns}, PRIMARY KEY (symbol, "timestamp")){tail}'
 
 
+_OF_ANOTHER = "another program made it: rename or drop it, then `tickloom migrate`"
 _WITHOUT_SYMBOLS = "SELECT to_regclass('tickloom.offsets') IS NOT NULL AND to_regclass('tickloom.symbols') IS NULL"
 
 
@@ -129,9 +131,8 @@ async def _check_columns(connection: Connection, table: str, wanted: set[str]) -
     if not names:
         raise SchemaMismatch(f"table {table} does not exist; run `tickloom migrate`")
     if missing := sorted(wanted - names):
-        raise SchemaMismatch(
-            f"table {table} lacks {', '.join(missing)}; another program made it: rename or drop it, then `tickloom migrate`"
-        )
+        mend = "run `tickloom migrate`" if table.startswith("tickloom.") else _OF_ANOTHER
+        raise SchemaMismatch(f"table {table} lacks {', '.join(missing)}; {mend}")
 
 
 async def _check_partitioning(connection: Connection, table: Table, width: Partitioning) -> None:
@@ -155,7 +156,9 @@ async def _check_rights(connection: Connection, writes: bool) -> None:
 async def claim_source(
     connection: Connection, settings: Settings, cluster_id: str, topic_ids: Mapping[str, str] | None = None
 ) -> None:
-    """Note what the tables are made from, or hold it against what was noted. Raises ``WrongSource``, ``LogLost``.
+    """Note what the tables are made from, and by which group, or hold it against what was noted.
+
+    Raises ``WrongSource``, ``LogLost``.
 
     ``topic_ids``: of each topic, where the brokers have such: one that was deleted and made anew has another.
     """
@@ -163,12 +166,13 @@ async def claim_source(
     ids = [(topic_ids or {}).get(topic) for topic in mine[1:3]]
     with told():
         row = await connection.fetchrow("SELECT * FROM tickloom.source")
-        if row is None or (row["prices_topic_id"], row["volumes_topic_id"]) != tuple(ids):
+        if row is None or row["group_id"] is None or (row["prices_topic_id"], row["volumes_topic_id"]) != tuple(ids):
             async with transaction(connection):
                 await connection.execute("LOCK TABLE tickloom.source IN SHARE ROW EXCLUSIVE MODE")
-                row = await connection.fetchrow(sql("note_source"), *mine, *ids)
+                row = await connection.fetchrow(sql("note_source"), *mine, *ids, settings.kafka_group_id)
     refuse_other_source(row, mine)
     refuse_other_topics(row, settings, topic_ids or {})
+    refuse_other_group(row, settings)
 
 
 def source_of(settings: Settings, cluster_id: str) -> tuple[str, str, str, int]:
@@ -188,6 +192,21 @@ def refuse_other_topics(noted: Any, settings: Settings, topic_ids: Mapping[str, 
                 f"topic {topic} was deleted and made anew (its id is {now}, the tables were made from {before}): the "
                 f"ledger's offsets mean other messages there; restore the topic, or start with an empty database for the new one"
             )
+
+
+def refuse_other_group(noted: Any, settings: Settings) -> None:
+    """Raise ``WrongSource`` where another group fills the tables."""
+    group = settings.kafka_group_id
+    if noted["group_id"] not in (None, group):
+        raise WrongSource(
+            f"the tables are filled by the group {noted['group_id']!r}, not {group!r}: two groups would take the partitions from "
+            f"each other for ever; set TICKLOOM_KAFKA_GROUP_ID to {noted['group_id']!r}, or, to change it for good, stop all "
+            f"daemons and run: UPDATE tickloom.source SET group_id = {_quoted(group)}"
+        )
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def refuse_other_source(noted: Any, mine: tuple[str, str, str, int]) -> None:

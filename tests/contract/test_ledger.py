@@ -303,6 +303,20 @@ async def test_another_source_is_refused(settings: Settings, connection: Connect
         await schema.claim_source(connection, settings, "two")
 
 
+async def test_who_is_refused_notes_nothing(settings: Settings, connection: Connection) -> None:
+    """After an upgrade a daemon of another cluster would leave its topics' ids and its group, and their owner be refused."""
+    await schema.claim_source(connection, settings, "one")
+    await connection.execute("UPDATE tickloom.source SET group_id = NULL")  # as an earlier version has left it
+    stranger = settings.model_copy(update={"kafka_group_id": "stranger"})
+    theirs = dict.fromkeys((settings.prices_topic, settings.volumes_topic), "an id")
+    with pytest.raises(WrongSource, match="cluster_id"):
+        await schema.claim_source(connection, stranger, "two", theirs)
+    ids = dict.fromkeys(theirs, "another id")
+    await schema.claim_source(connection, settings, "one", ids)
+    with pytest.raises(WrongSource, match="filled by the group 'tickloom', not 'stranger'"):
+        await schema.claim_source(connection, stranger, "one", ids)
+
+
 @pytest.mark.parametrize(
     ("price", "volume", "ratio"),
     [

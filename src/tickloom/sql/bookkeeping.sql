@@ -49,10 +49,13 @@ CREATE TABLE IF NOT EXISTS tickloom.source (
     prices_topic  text NOT NULL,
     volumes_topic text NOT NULL,
     window_rows   int  NOT NULL,
-    repairs       bigint NOT NULL DEFAULT 0
+    repairs       bigint NOT NULL DEFAULT 0,
+    group_id      text
 );
 -- How many transactions of ``verify --repair`` have changed averages, which batches may have read before.
 ALTER TABLE tickloom.source ADD COLUMN IF NOT EXISTS repairs bigint NOT NULL DEFAULT 0;
+-- The one Kafka group that fills the tables: two would take the partitions from each other for ever.
+ALTER TABLE tickloom.source ADD COLUMN IF NOT EXISTS group_id text;
 -- Kafka's ids: a topic that is deleted and made anew has another.
 ALTER TABLE tickloom.source ADD COLUMN IF NOT EXISTS prices_topic_id text;
 ALTER TABLE tickloom.source ADD COLUMN IF NOT EXISTS volumes_topic_id text;
