@@ -86,7 +86,7 @@ def run(
 
     tune_first()
     from tickloom import daemon
-    from tickloom.outcome import Bounds, Outcome
+    from tickloom.outcome import Bounds
 
     if not once and (max_seconds, max_messages, output) != (None, None, Output.TEXT):
         raise SettingsError("--max-seconds, --max-messages and --output are for a drain; add --once, or leave them out")
@@ -94,16 +94,15 @@ def run(
     configured = _configured()
     structlog.get_logger("tickloom").info("starting", version=__version__, **configured.shown())
 
-    async def work() -> Outcome:
+    async def work() -> None:
         outcome = (await daemon.run(configured, once=bounds)).outcome()
-        if not once or (output is Output.TEXT and outcome.drained):
-            return outcome  # and nobody waits for Kafka's word on what came since
-        return await daemon.with_lag(outcome, configured)
+        if once:
+            if output is Output.JSON or not outcome.drained:  # else nobody waits for Kafka's word on what came since
+                outcome = await daemon.with_lag(outcome, configured)
+            print(json.dumps(outcome.as_dict(), indent=2) if output is Output.JSON else "\n".join(outcome.lines()))
+        leave()  # from here: the end of the loop would wait for questions to brokers that do not answer
 
-    outcome: Outcome = _run(work())
-    if once:
-        print(json.dumps(outcome.as_dict(), indent=2) if output is Output.JSON else "\n".join(outcome.lines()))
-    leave()
+    _run(work())
 
 
 @app.command(epilog="Example: tickloom migrate")

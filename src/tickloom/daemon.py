@@ -24,6 +24,7 @@ from typing import Any, TypeVar, assert_never
 from prometheus_client import disable_created_metrics
 
 from tickloom import __version__, ledger, schema, sharing
+from tickloom.chores import Chores, end_all
 from tickloom.errors import (
     Fenced,
     Mistake,
@@ -53,12 +54,16 @@ from tickloom.session import Manner, Session, Store, Surroundings, open_session
 from tickloom.settings import Settings
 from tickloom.sharing import Policy, Stance, may_share
 from tickloom.stages.consume import Reader
+from tickloom.watch import Watch
 
 _log = Logger(__name__)
 _HOUSEKEEPING_SECONDS = 60.0
 _DRAINED_SECONDS = 0.5
 _SHARING_SECONDS = 2.0
 _WATCHDOG_SECONDS = 10.0
+_SPARE_SECONDS = 2.0
+_LEAVE_SECONDS = 15.0
+"""Upper bound on what leaving takes beside the batch in flight: the group is left within 10 s."""
 _PROVEN_SECONDS = 10.0
 """Of a session that nobody refused: by then every partition was asked for."""
 T = TypeVar("T")
@@ -95,7 +100,9 @@ class Daemon:
         self._stance = Stance()
         self._era: int | None = None  # of the sharing that the session was made for, where others take part
         self._opened: float | None = None  # when the first session was (monotonic)
-        self._failure: BaseException | None = None
+        self._failure: BaseException | None = None  # of the membership
+        self._fault: BaseException | None = None  # of a chore
+        self._watch = Watch(settings, self.metrics, self.health)
         self._random = Random()
 
     def stop(self) -> None:
@@ -113,10 +120,16 @@ class Daemon:
         if self._session is not None:
             self._session.stop()
 
+    def _chore_failed(self, error: BaseException) -> None:
+        """Nobody would do that chore any more: end as at a stop, and then with the error."""
+        self._fault = self._fault or error
+        self._end(Ended.STOPPED)
+
     async def run(self) -> None:
         """Until stopped, or (``once``) drained or at a bound.
 
-        Raises ``Mistake``; ``SourceUnavailable`` or ``StoreUnavailable`` where the time was over in an outage.
+        Raises ``Mistake``; ``SourceUnavailable`` or ``StoreUnavailable`` where the time was over in an outage; and what a
+        chore failed of, for that is a bug.
         """
         settings = self._settings
         cpu = self.metrics.stage_cpu_seconds
@@ -130,28 +143,30 @@ class Daemon:
         with ThreadPoolExecutor(1, "tickloom-cpu") as executor:
             partitioner = Partitioner(widths, settings.partitions_ahead)
             around = Surroundings(
-                settings, self.metrics, self.health, member, partitioner, executor, self._owner, loop_clock
+                settings, self.metrics, self.health, self._watch, member, partitioner, executor, self._owner, loop_clock
             )
             around.tally = self._tally
             async with self._serving():
-                chores = [asyncio.create_task(self._feed_watchdog()), asyncio.create_task(self._watch_the_clock())]
+                chores = Chores(self._chore_failed)
+                chores.start(self._feed_watchdog(), self._watch_the_clock())
                 try:
                     self._notify("READY=1")  # an outage is waited out, so it must not look like a failed start
                     cluster = await self._interruptible(self._check_first(around))
                     if cluster is not None:
-                        works = (self._follow_group(), self._keep_house(around), self._follow_sharing(around))
-                        chores += [asyncio.create_task(work) for work in works]
+                        chores.start(self._watch.ask_kafka(), self._watch.ask_postgres(), self._follow_group())
+                        chores.start(self._follow_sharing(around), self._notice_a_spare(member, cluster))
+                        chores.start(self._keep_house(around))
                         member.start()
                         await self._run_sessions(around)
                 finally:
                     self._notify("STOPPING=1")
                     self._let_go()
                     await loop.run_in_executor(None, member.leave)
-                    for chore in chores:
-                        chore.cancel()
-                    await asyncio.gather(*chores, return_exceptions=True)
+                    await chores.end()
         loop_clock.note()
         _log.info("left the group; all that was loaded is committed", cpu_seconds=self.metrics.cpu_by_stage())
+        if self._fault is not None:
+            raise self._fault
         if self._ended is Ended.MAX_SECONDS and around.outage is not None:
             raise around.outage
 
@@ -193,6 +208,7 @@ class Daemon:
             try:
                 result = await asyncio.get_running_loop().run_in_executor(None, work)
                 around.outage = None
+                self._watch.kafka.served(self)
                 return result
             except SourceUnavailable as error:
                 if mistake := self._ours_to_mend(error):
@@ -210,6 +226,7 @@ class Daemon:
 
     def _wait_for_kafka(self, around: Surroundings, error: SourceUnavailable, wait: float) -> None:
         around.outage = error
+        self._watch.kafka.failed(self, error)
         self.health.beat(time.monotonic())
         self.metrics.retries.labels("kafka").inc()
         _log.warning("waiting for Kafka", wait_seconds=round(wait, 2), error=str(error))
@@ -222,8 +239,7 @@ class Daemon:
         stop.cancel()
         if task.done():
             return task.result()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await end_all([task])
         return None
 
     # --- sessions -----------------------------------------------------------------------------------------------
@@ -280,6 +296,7 @@ class Daemon:
 
     async def _stand_by(self, around: Surroundings, reason: StandBy, ends: Mapping[TopicPartition, int] | None) -> None:
         """Until it has changed who reads what; for ``once`` until others have read to its ends."""
+        self._watch.own(())
         self.health.waiting_for = str(reason)
         _log.info(str(reason))
         try:
@@ -288,7 +305,8 @@ class Daemon:
                 return
             await self._changed.wait()
         finally:
-            self.health.waiting_for = None
+            if self.health.waiting_for == str(reason):  # else it is that of another assignment
+                self.health.waiting_for = None
 
     async def _pause(self, seconds: float) -> None:
         """Sleep, unless told to stop."""
@@ -335,6 +353,7 @@ class Daemon:
         async def session_in_full() -> None:
             async with open_session(around, assignment, stance, ends, manner, most) as session:
                 self._session = session
+                self._watch.kafka.served(self)
                 self._opened = self._opened or time.monotonic()
                 self._stance = replace(stance, caught_up=False)
                 if session.policy is Policy.EVERYTHING:
@@ -358,9 +377,8 @@ class Daemon:
                 _log.warning("the session is given up: its assignment has changed; what was in flight is read again")
         finally:
             self._session = None
-            for one in (task, changed):
-                one.cancel()
-            await asyncio.gather(task, changed, return_exceptions=True)
+            await end_all([task, changed])
+            self.health.in_flight = False
 
     async def _await_assignment(self) -> frozenset[TopicPartition] | None:
         """The current assignment; None after a while without one, or when told to stop.
@@ -389,13 +407,19 @@ class Daemon:
                     self._assignment = partitions
                     self._stance = Stance()
                     self.metrics.rebalances.inc()
+                    self._watch.kafka.withdraw(self)  # perhaps we ask for nothing any more
                     self.metrics.assigned_partitions.set(len(partitions))
+                    self.health.waiting_for = None if partitions else "standing by: all partitions are owned by others"
+                    self._watch.own(partitions)
                     _log.info("assigned", partitions=len(partitions))
                     if not partitions:
                         self.health.beat(time.monotonic())
                 case Revoked(done):
                     self._assignment = None
                     self.health.assigned = False
+                    self.health.waiting_for = None
+                    self.metrics.assigned_partitions.set(0)
+                    self._watch.own(())
                     self._revoked = done
                 case MemberFailed(error):
                     self._failure = error
@@ -440,19 +464,26 @@ class Daemon:
             await asyncio.sleep(self._started + self._once.max_seconds - time.monotonic())
             self._end(Ended.MAX_SECONDS)
 
+    async def _notice_a_spare(self, member: Member, cluster: Cluster) -> None:
+        """Tells what the member would not be told: that it has joined, and all partitions were taken."""
+        while member.may_be_spare_in_silence and self._assignment is None:
+            await asyncio.sleep(_SPARE_SECONDS)
+            count = sum(cluster.partitions.values())
+            spare = await asyncio.get_running_loop().run_in_executor(None, member.is_spare, count)
+            if spare and self._assignment is None:
+                self._events.put_nowait(Assigned(frozenset()))
+                return
+
     async def _keep_house(self, around: Surroundings) -> None:
-        """Partitions ahead of time, and the word of the database that an idle daemon would not hear."""
+        """Partitions ahead of time, and torn symbols."""
         while True:
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
             try:
                 async with connected(self._settings) as connection:
                     await self._make_partitions(around, connection)
-                self.health.database_reachable = True
-            except StoreUnavailable as error:
-                self.health.database_reachable = False
+            except StoreUnavailable as error:  # whether it is away is watched elsewhere
                 _log.warning("housekeeping waits for Postgres", error=str(error))
             except Mistake as error:
-                self.health.database_reachable = False
                 _log.error("housekeeping failed", error=str(error))
 
     async def _follow_sharing(self, around: Surroundings) -> None:
@@ -489,7 +520,9 @@ class Daemon:
 
 
 def _ends(settings: Settings) -> dict[TopicPartition, int]:
-    """The ends of all partitions of both topics as they are now. Blocks. Raises as ``describe_cluster``."""
+    """The ends of all partitions of both topics as they are now, without what open transactions hold back. Blocks.
+    Raises as ``describe_cluster``.
+    """
     cluster = describe_cluster(settings)
     everything = (
         TopicPartition(topic, number) for topic, count in cluster.partitions.items() for number in range(count)
@@ -544,6 +577,18 @@ def _notify(state: str) -> None:
         channel.send(state.encode())
 
 
+def _give_up_after(seconds: float) -> None:
+    """End the process by then, whatever hangs, the event loop itself included: which is safe at any moment."""
+
+    def leave() -> None:
+        _log.error("did not come to an end in time; leaving; what is in flight will be read again", seconds=seconds)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, leave)
+    timer.daemon = True
+    timer.start()
+
+
 async def run(settings: Settings, *, once: Bounds | None = None) -> Daemon:
     """The daemon as a process of its own, with its signals: the first SIGTERM or SIGINT drains, a second leaves at once.
 
@@ -554,6 +599,7 @@ async def run(settings: Settings, *, once: Bounds | None = None) -> Daemon:
     daemon = Daemon(settings, once=once)
     loop = asyncio.get_running_loop()
     asked = 0
+    patience = settings.revoke_timeout_seconds + _LEAVE_SECONDS
 
     def on_signal() -> None:
         nonlocal asked
@@ -562,6 +608,7 @@ async def run(settings: Settings, *, once: Bounds | None = None) -> Daemon:
             _log.warning("leaving at once; what is in flight will be read again")
             os._exit(0)
         _log.info("stopping: the batch in flight is finished first")
+        _give_up_after(patience)
         daemon.stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -2,9 +2,10 @@
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import confluent_kafka as kafka
 from confluent_kafka.admin import AdminClient
@@ -19,6 +20,8 @@ METADATA_TIMEOUT_SECONDS = 10.0
 
 _SESSION_TIMEOUT_MS = 10_000
 """A dead replica's partitions wait this long for their next owner; librdkafka's default is 45 s."""
+_RECONNECT_MAX_MS = 1_000
+"""A broker that is back is found this soon; librdkafka's default is 10 s."""
 _HEARTBEAT_MS = 500
 """Upper bound on how long a replica takes to learn that another one joins or leaves, while all others wait; by default 3 s."""
 _METADATA_REFRESH_MS = 10_000
@@ -34,6 +37,7 @@ _MEMBERSHIP_OPTIONS = (
 """What makes a member of a group: some are valid only together, so all of them go to the member, and to nobody else."""
 
 _log = Logger(__name__)
+T = TypeVar("T")
 _E = kafka.KafkaError
 _RIGHTS = {
     _E.TOPIC_AUTHORIZATION_FAILED: "READ and DESCRIBE on the topics of TICKLOOM_PRICES_TOPIC and TICKLOOM_VOLUMES_TOPIC",
@@ -120,6 +124,7 @@ def _config(settings: Settings, ours: Mapping[str, Any]) -> dict[str, Any]:
         "enable.auto.offset.store": False,
         "isolation.level": "read_committed",
         "allow.auto.create.topics": False,
+        "reconnect.backoff.max.ms": _RECONNECT_MAX_MS,
         "log_level": 3,
     }
     return {**plain, **ours, **settings.kafka_options}  # none that ``options`` refuses is in the last
@@ -224,8 +229,17 @@ class Complaints:
 
 def make_consumer(config: dict[str, Any]) -> Client:
     """A consumer, whose own threads connect in the background. Raises ``SettingsError``."""
+    return _make(Client, config)
+
+
+def make_admin(config: dict[str, Any]) -> Any:
+    """An admin client, as ``make_consumer``. Raises ``SettingsError``."""
+    return _make(partial(AdminClient, logger=_LibrdkafkaLog()), config)
+
+
+def _make(kind: Callable[[dict[str, Any]], T], config: dict[str, Any]) -> T:
     try:
-        return Client(config)
+        return kind(config)
     except kafka.KafkaException as error:
         why = error.args[0].str().strip().removeprefix("Failed to create consumer: ")
     except (ValueError, TypeError) as error:

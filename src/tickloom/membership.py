@@ -15,7 +15,14 @@ from typing import Any, TypeAlias
 import confluent_kafka as kafka
 
 from tickloom.errors import Mistake, SourceRefuses, SourceUnavailable
-from tickloom.kafka import make_consumer, member_config, side_of, uses_consumer_protocol
+from tickloom.kafka import (
+    make_admin,
+    make_consumer,
+    member_config,
+    reader_config,
+    side_of,
+    uses_consumer_protocol,
+)
 from tickloom.logs import Logger
 from tickloom.model import TopicPartition
 from tickloom.settings import Settings
@@ -24,6 +31,8 @@ _log = Logger(__name__)
 _POLL_SECONDS = 0.05
 """So late a leaving member notices that it is to leave, and a courtesy commit is made."""
 _TELL_SECONDS = 10.0
+
+_DESCRIBE_SECONDS = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +77,9 @@ class Member:
         self._lock = threading.Lock()
         self._told: dict[TopicPartition, int] = {}  # by the loop and this thread, under the lock
         config = member_config(settings)
-        self._incremental = uses_consumer_protocol(config)
+        self.may_be_spare_in_silence = self._incremental = uses_consumer_protocol(config)
+        """Whether the client may join a group in which all partitions are taken and never call back: with KIP-848's
+        protocol, where the first assignment is an empty one."""
         self._refused_at = 0.0  # monotonic: when a refusal was told last; only the thread writes it
         self._consumer = make_consumer(config)
         self._thread = threading.Thread(target=self._run, name="tickloom-member", daemon=True)
@@ -84,6 +95,22 @@ class Member:
             self._consumer.close()
         else:
             self._thread.join(10)
+
+    def is_spare(self, partitions: int) -> bool:
+        """Whether members of the group own all of the topics' ``partitions``: to be asked by one that was given none.
+        Blocks for some seconds at most; False where Kafka does not say.
+
+        Who of them we are does not matter, and must not be asked: ``memberid()`` was seen to wait for ever, with the GIL.
+        """
+        group, topics = self._settings.kafka_group_id, side_of(self._settings)
+        admin = make_admin(reader_config(self._settings))
+        try:
+            told = admin.describe_consumer_groups([group], request_timeout=_DESCRIBE_SECONDS)[group].result()
+        except kafka.KafkaException as error:
+            _log.debug("the group does not describe itself", error=str(error))
+            return False
+        owned = [at for member in told.members for at in member.assignment.topic_partitions if at.topic in topics]
+        return len(owned) >= partitions
 
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Tell the group where we are; returns at once. The member's thread commits what was told last."""
@@ -146,6 +173,8 @@ class Member:
 
     def _revoked(self, consumer: Any, partitions: list[Any]) -> None:
         done = threading.Event()
+        if self._stop.is_set():  # we leave: sessions have ended, and perhaps nobody follows us any more
+            done.set()
         self._notify(Revoked(done))
         if not done.wait(self._settings.revoke_timeout_seconds + 5):
             _log.warning("the batch in flight outlived the revocation; the ledger fences it")

@@ -46,12 +46,34 @@ class Metrics:
         self.freshness_seconds = histogram(
             "freshness_seconds", "From a batch's oldest record timestamp to its commit.", _FRESHNESS
         )
-        self.lag_messages = gauge("lag_messages", "Messages not yet committed.", "topic", "partition")
-        self.lag_seconds = gauge(
-            "lag_seconds",
-            "Age of the newest committed record while messages wait; 0 when drained.",
+        self.up = gauge("up", "Whether `kafka` or `postgres` answers, and nothing waits for it: 1 or 0.", "target")
+        self.up_changed = gauge(
+            "up_changed_timestamp_seconds", "Unix time since which `tickloom_up` is what it is.", "target"
+        )
+        self.standing_by = gauge(
+            "standing_by", "1 while this replica reads nothing because others do; `/livez` says why."
+        )
+        self.lag_messages = gauge(
+            "lag_messages",
+            "Messages of a partition of ours that are not yet committed, up to the last stable offset; none while unknown.",
             "topic",
             "partition",
+        )
+        self.lag_seconds = gauge(
+            "lag_seconds",
+            "How long the oldest of them has been waiting: since it was first seen in the log, or, of a backlog from before "
+            "the start, since the newest committed record's time; 0 when drained.",
+            "topic",
+            "partition",
+        )
+        self.open_transaction_messages = gauge(
+            "open_transaction_messages",
+            "Messages that a producer's open transaction holds back; no lag, for nobody can read them yet.",
+            "topic",
+            "partition",
+        )
+        self.open_transaction_seconds = gauge(
+            "open_transaction_seconds", "For how long the same transaction has been doing so.", "topic", "partition"
         )
         self.retries = counter("retries_total", "Tries repeated because of an outage, by what was away.", "target")
         self.fenced = counter("fenced_total", "Times another replica had taken over.")

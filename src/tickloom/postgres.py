@@ -123,13 +123,16 @@ async def connected(settings: Settings) -> AsyncGenerator[Connection]:
 
 
 async def close(connection: Connection | None) -> None:
-    """Close politely within two seconds, else at once. Never raises."""
+    """Close politely within two seconds, else at once. Raises nothing but the cancellation of its caller."""
     if connection is None or connection.is_closed():
         return
     try:
         await connection.close(timeout=2)
-    except (Exception, asyncio.CancelledError):
+    except Exception:
         connection.terminate()
+    except asyncio.CancelledError:
+        connection.terminate()
+        raise
 
 
 @asynccontextmanager

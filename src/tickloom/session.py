@@ -54,6 +54,7 @@ from tickloom.stages.load import Encoded, Loaded, Loader, Work, prepare, stage
 from tickloom.stages.settle import settle
 from tickloom.tails import Tails
 from tickloom.timestamps import micros_of
+from tickloom.watch import Watch
 
 _log = Logger(__name__)
 _BUSY_WAIT_SECONDS = 0.005
@@ -87,6 +88,7 @@ class Surroundings:
     settings: Settings
     metrics: Metrics
     health: Health
+    watch: Watch
     member: Member
     partitioner: Partitioner
     executor: ThreadPoolExecutor
@@ -128,7 +130,8 @@ class Store:
                 if isinstance(error, LocksExhausted) and time.monotonic() - started > _LOCKS_PATIENCE_SECONDS:
                     raise Mistake(str(error)) from error
                 around.outage = error
-                around.health.database_reachable = False
+                if attempt > 1:  # the first may be a conflict with somebody, or a connection that broke
+                    around.watch.postgres.failed(self, error)
                 around.health.beat(time.monotonic())
                 around.metrics.retries.labels("postgres").inc()
                 _log.warning("waiting for Postgres", attempt=attempt, wait_seconds=round(wait, 2), error=str(error))
@@ -138,12 +141,13 @@ class Store:
                 raise
             else:
                 around.outage = None
-                around.health.database_reachable = True
+                around.watch.postgres.served(self)
                 return result
         raise AssertionError("the waits are endless")
 
     async def close(self) -> None:
         """Let the connection go."""
+        self._around.watch.postgres.withdraw(self)
         connection, self._connection = self._connection, None
         await close(connection)
 
@@ -344,8 +348,10 @@ class Session:
 
     async def close(self) -> None:
         """Let the connections go."""
-        await self._writes.close()
-        await self._reads.close()
+        try:
+            await self._writes.close()
+        finally:
+            await self._reads.close()
 
     # --- how ----------------------------------------------------------------------------------------------------
 
@@ -488,13 +494,8 @@ class Session:
         metrics.last_progress.set(now)
         health.beat(self.now())
         health.in_flight = not self.gatherer.empty
-        lags = self._reader.lag_messages()
-        health.lag_messages = sum(lags.values())
-        for at, lag in lags.items():
-            metrics.lag_messages.labels(at.topic, str(at.partition)).set(lag)
-            newest = batch.newest_ms.get(at)
-            behind = 0.0 if not lag or newest is None else max(0.0, now - newest / 1_000)
-            metrics.lag_seconds.labels(at.topic, str(at.partition)).set(behind)
+        positions = {at: step.next_offset for at, step in batch.progress.items()}
+        self._around.watch.committed(positions, batch.newest_ms)
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:
@@ -553,6 +554,8 @@ async def open_session(
         session = Session(around, reader, store, entered, ends, highs, watch, ids, manner, budget, most)
         for gap in gaps:
             session.gatherer.add(gap, session.now())
+        around.watch.own(claims)
+        around.watch.committed({at: claim.next_offset for at, claim in claims.items()})
         reader.start(session.gatherer.positions)
         _log.info(
             "took over",
@@ -565,8 +568,10 @@ async def open_session(
         finally:
             await session.close()
     finally:
-        await store.close()
-        await asyncio.shield(loop.run_in_executor(None, reader.stop))
+        try:
+            await store.close()
+        finally:
+            await asyncio.shield(loop.run_in_executor(None, reader.stop))
 
 
 def _ask(question: Callable[[], T]) -> T:

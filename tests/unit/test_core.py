@@ -164,14 +164,35 @@ def test_health() -> None:
     """A stuck daemon must be restarted, an idle one must not."""
     health = Health(10, moved_at=0)
     assert health.alive(1_000)[0], "idle is healthy"
+    health.rest(1_000)
     health.lag_messages = 5
-    assert health.alive(9)[0]
-    assert not health.alive(11)[0]
-    health.beat(11)
-    assert health.alive(20)[0]
+    assert health.alive(1_009)[0], "the time of rest does not count"
+    assert not health.alive(1_011)[0]
+    health.rest(1_011)
+    assert not health.alive(1_011)[0], "who is stuck does not rest"
+    health.beat(1_011)
+    assert health.alive(1_020)[0]
     assert not health.ready()[0]
-    health.assigned = health.schema_present = health.database_reachable = True
+    health.assigned = health.schema_present = True
     assert health.ready() == (True, "ready")
+
+
+def test_health_says_what_is_waited_for() -> None:
+    """Who waits for somebody would be restarted in a circle, or be called idle while messages wait."""
+    health = Health(10, moved_at=0, lag_messages=5, assigned=True, schema_present=True)
+    assert health.postgres.complain("the flow", "no space left", 1_790_000_000)
+    assert not health.postgres.complain("the watch", "no answer", 1_790_000_007), "no news"
+    told = "waiting for Postgres since 2026-09-21T14:13:20+00:00: no answer"
+    assert health.alive(1_000) == (True, told)
+    assert health.ready() == (False, told)
+    assert not health.postgres.praise("the watch", 1_790_000_010), "the flow still waits"
+    health.postgres.withdraw("the flow")
+    assert health.ready()[0] is False, "who asks no longer has got no answer"
+    assert health.postgres.praise("the watch", 1_790_000_020)
+    assert health.ready() == (True, "ready")
+    assert not health.alive(1_000)[0]
+    health.waiting_for, health.assigned = "standing by: others read", False
+    assert health.ready() == (True, "standing by: others read") == health.alive(1_000)
 
 
 @given(seed=st.integers(), first=st.floats(0.01, 5), longest=st.floats(5, 60))

@@ -90,20 +90,11 @@ class Reader:
         self._thread = threading.Thread(target=self._run, name="tickloom-reader", daemon=True)
 
     def watermarks(self) -> dict[TopicPartition, tuple[int, int]]:
-        """First offset and end of each partition's log. Blocks. Raises ``SourceUnavailable``, ``Mistake``."""
+        """First offset and end of each partition's log, which is its last stable offset: what an open transaction holds
+        back cannot be read. Blocks. Raises ``SourceUnavailable``, ``Mistake``.
+        """
         with self._asking:
             return {at: self._watermark(at) for at in sorted(self._partitions)}
-
-    def lag_messages(self) -> dict[TopicPartition, int]:
-        """Messages between what was read and the log's end as last heard of. Does not block."""
-        lags: dict[TopicPartition, int] = {}
-        for at, position in list(self._positions.items()):
-            with suppress(kafka.KafkaException, RuntimeError):
-                _, high = self._consumers[self._sides[at.topic]].get_watermark_offsets(
-                    kafka.TopicPartition(at.topic, at.partition), cached=True
-                )
-                lags[at] = max(0, high - position)
-        return lags
 
     def start(self, positions: Mapping[TopicPartition, int]) -> None:
         """Read from ``positions`` on, for the running event loop."""
