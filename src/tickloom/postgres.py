@@ -18,6 +18,7 @@ from tickloom.errors import (
     LockHeld,
     LocksExhausted,
     Mistake,
+    NotAllowed,
     SchemaMismatch,
     SettingsError,
     StoreUnavailable,
@@ -235,7 +236,7 @@ def classify(error: Any) -> TickloomError:
     if state in {"42P01", "42703", "3F000", "42883", "42804"}:
         return SchemaMismatch(f"{message}; run `tickloom migrate`")
     if state == "42501":
-        return SchemaMismatch(f"{message}; grant the role its rights on the tables and on schema tickloom")
+        return NotAllowed(f"{message}; grant the role its rights: `tickloom check` prints what to type")
     if state.startswith("28"):
         return SettingsError(f"{message}; mend user and password in TICKLOOM_DATABASE_URL")
     if state == "3D000":

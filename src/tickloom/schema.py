@@ -75,6 +75,7 @@ async def migrate(connection: Connection, settings: Settings) -> None:
             await connection.execute(sql("bookkeeping"))
             for table in TABLES:
                 await connection.execute(table_ddl(table, partitioning(settings, table)))
+            await connection.execute(sql("owner"))
     await check(connection, settings)
 
 

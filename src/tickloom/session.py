@@ -35,18 +35,31 @@ from tickloom.kafka import side_of
 from tickloom.logs import Logger
 from tickloom.membership import Member
 from tickloom.metrics import CpuClock, Metrics
-from tickloom.model import TABLES, Batch, Chunk, Decoded, Gap, ReadEvent, Side, TopicPartition
+from tickloom.model import (
+    ANALYTICS,
+    RAW_TABLE,
+    TABLES,
+    Batch,
+    Chunk,
+    Decoded,
+    Gap,
+    Ints,
+    ReadEvent,
+    Reason,
+    Side,
+    TopicPartition,
+)
 from tickloom.outcome import Tally
-from tickloom.partitions import Partitioner, lock_budget
+from tickloom.partitions import Bools, Partitioner, lock_budget
 from tickloom.postgres import Connection, close, connect
 from tickloom.retry import RetryPolicy
 from tickloom.settings import Partitioning, Settings
 from tickloom.sieve import Sieve
 from tickloom.stages.consume import Reader, find_gap
-from tickloom.stages.decode import EventBounds, decode
+from tickloom.stages.decode import EventBounds, decode, without
 from tickloom.stages.gather import BatchLimits, Gatherer, RejectLimits, RejectWatch, parts_of
 from tickloom.stages.join import Begun, Joined, begin, finish, partition_of_symbols, symbols_of
-from tickloom.stages.load import Encoded, Loaded, Loader, Work, prepare, stage
+from tickloom.stages.load import Encoded, Loaded, Loader, Work, prepare, stage, without_expired
 from tickloom.stages.settle import settle
 from tickloom.tails import Loaded as LoadedTail
 from tickloom.tails import Tails
@@ -250,7 +263,10 @@ class Session:
         return gatherer.full() or (idle and gatherer.seconds_left(self.now()) <= 0)
 
     async def decode(self, chunk: Chunk) -> Decoded:
-        """The chunk decoded, off the loop. Raises ``TooManyRejects``, ``NotCopartitioned``."""
+        """The chunk decoded, off the loop; its rows have partitions, or are rejects because theirs was detached.
+
+        Raises ``TooManyRejects``, ``NotCopartitioned``, ``StateSpoilt``, ``Mistake``.
+        """
         if not self.owns_everything and any(message.key() is None for message in chunk.messages):
             raise NotCopartitioned(
                 f"topic {chunk.topic} holds messages without a key, so several replicas cannot share it; "
@@ -258,7 +274,7 @@ class Session:
             )
         decoded = await self._offload("decode", lambda: decode(chunk, self._bounds))
         self._watch.see(decoded)
-        return decoded
+        return await self._without_expired(decoded)
 
     def parts(self, decoded: Decoded) -> list[Decoded]:
         """What was decoded, in parts that a batch can hold: mostly as it is."""
@@ -267,7 +283,8 @@ class Session:
     async def join(self, batch: Batch) -> Work:
         """The batch joined and encoded, off the loop; symbols that are not cached are loaded first.
 
-        Its partitions are made at once, while the batch before it is still being loaded. Raises ``TooWide``.
+        The joined rows' partitions are made at once, while the batch before it is still being loaded. Raises ``TooWide``,
+        ``StateSpoilt``, ``Mistake``.
         """
         self._joined += 1
         number = self._joined
@@ -281,10 +298,11 @@ class Session:
         deep, repairs = isinstance(joined, Begun), None
         if isinstance(joined, Begun):
             joined, repairs = await self._join_deep(joined, number)
-        encoded = await self._offload("encode", partial(self._prepare, joined))
-        if encoded.table_partitions > self._budget and batch.messages > 1:
+        met = joined.met["ts"].to_numpy()
+        expired = await self._reads.run(partial(self._expired, table=ANALYTICS.name, micros=met))
+        encoded = await self._offload("encode", lambda: self._prepare(without_expired(joined, expired)))
+        if self._around.partitioner.count(encoded.touched) > self._budget and batch.messages > 1:
             raise TooWide(batch.messages)
-        await self._reads.run(partial(self._make_partitions, encoded=encoded))
         # Three batches may be in memory at once: what is encoded is not kept as rows too.
         return Work(replace(batch, rows={}), encoded, deep, repairs)
 
@@ -334,8 +352,29 @@ class Session:
             raise
 
     async def _make_partitions(self, connection: Connection, encoded: Encoded) -> None:
-        made = await self._around.partitioner.ensure_for(connection, dict(encoded.needed))
+        made = await self._around.partitioner.ensure_for(connection, encoded.needed)
         self._around.metrics.partitions_created.inc(made)
+
+    async def _expired(self, connection: Connection, table: str, micros: Ints) -> Bools:
+        """Which rows at these times have lost their partition; the others have one from now on."""
+        partitioner = self._around.partitioner
+        self._around.metrics.partitions_created.inc(await partitioner.ensure_kept(connection, table, micros))
+        return partitioner.expired(table, micros)
+
+    async def _without_expired(self, decoded: Decoded) -> Decoded:
+        """What was decoded, with the rows among the rejects whose partition was detached."""
+        table, micros = RAW_TABLE[decoded.chunk.side].name, decoded.rows["ts"].to_numpy()
+        expired = await self._reads.run(partial(self._expired, table=table, micros=micros))
+        if not expired.any():
+            return decoded
+        _log.warning(
+            "the partition of some rows was detached: they become dead letters",
+            rows=int(expired.sum()),
+            partitions=[part.name for part in self._around.partitioner.detached],
+        )
+        return without(
+            decoded, expired, Reason.EXPIRED, f"the partition of {table} for the event's time was detached"
+        )
 
     def _who_is_missing(self, batch: Batch) -> tuple[pl.Series, list[str]]:
         """The batch's symbols, and those of them that are not cached."""
