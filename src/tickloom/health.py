@@ -18,6 +18,8 @@ class Health:
     assigned: bool = False
     schema_present: bool = False
     database_reachable: bool = False
+    waits_for: str = ""
+    """What somebody must make before the flow goes on, though the database answers."""
 
     def beat(self, now: float) -> None:
         """Something moved: a commit, an assignment, or one more try of an outage."""
@@ -43,4 +45,6 @@ class Health:
             )
             if not good
         ]
+        if self.waits_for:
+            missing.append(self.waits_for)
         return not missing, "; ".join(missing) or "ready"

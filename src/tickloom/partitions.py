@@ -222,7 +222,11 @@ class Layout:
             if stop <= since:
                 continue
             inside = np.flatnonzero((self.starts < stop) & (self.stops > start))
-            bounds = [start, *np.clip(np.stack([self.starts, self.stops])[:, inside].T.ravel(), start, stop).tolist(), stop]
+            bounds = [
+                start,
+                *np.clip(np.stack([self.starts, self.stops])[:, inside].T.ravel(), start, stop).tolist(),
+                stop,
+            ]
             if len(inside):
                 found += [Range(a, b) for a, b in zip(bounds[::2], bounds[1::2], strict=True) if a < b]
         return found
@@ -345,8 +349,12 @@ class Partitioner:
             starts, stops = np.array(parts, dtype=np.int64).reshape(-1, 2).T
             order = np.argsort(starts)
             filled = np.where(np.isin(starts, list(self._filled.get(table, ()))), _FILLED, _UNKNOWN).astype(np.int8)
-            self._layouts[table] = found = Layout([names[at] for at in order], starts[order], stops[order], filled[order])
-            back = {part for part in self._detached.get(table, ()) if found.at(np.array([micros_of(part.start)]))[0] >= 0}
+            self._layouts[table] = found = Layout(
+                [names[at] for at in order], starts[order], stops[order], filled[order]
+            )
+            back = {
+                part for part in self._detached.get(table, ()) if found.at(np.array([micros_of(part.start)]))[0] >= 0
+            }
             self._detached.get(table, set()).difference_update(back)
             self._attached_again |= bool(back)
         return self._layouts[table]
@@ -426,6 +434,26 @@ class Partitioner:
         elif made and table in self._layouts:
             self._layouts[table] = self._layouts[table].with_parts(made)
         return len(made)
+
+
+async def put_away(connection: Connection, table: str) -> list[Partition]:
+    """What was detached of a table and stands under its name still, in order. Raises ``StoreUnavailable``, ``Mistake``."""
+    with told():
+        names: list[str] = await connection.fetchval(sql("detached"), table)
+    return sorted(part for part in (_named(table, name) for name in names) if part is not None)
+
+
+def _named(table: str, name: str) -> Partition | None:
+    """The partition that we would give this name; None where we give no such name."""
+    stamp = name.removeprefix(f"{table}_")
+    for width, form in _FORMATS.items():
+        try:
+            part = partition_at(table, width, datetime.strptime(stamp, form).replace(tzinfo=UTC))
+        except ValueError:
+            continue
+        if part.name == name:
+            return part
+    return None
 
 
 def statement(part: Partition) -> str:

@@ -31,10 +31,12 @@ _BAD_DAY = ("08", "25", "40", "53", "55", "57", "58", "XX")
 _AS_WE_NEED_IT = """
     SET default_transaction_isolation = 'read committed'; SET plan_cache_mode = force_custom_plan;
     SET idle_in_transaction_session_timeout = '60s'; SET tcp_user_timeout = '30s';
-    SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3
+    SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
+    SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET lock_timeout = 0;
+    SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')
 """
 """What is read after a lock was waited for must be the newest, whatever the database's default, or replicas misjudge each
-other. A plan that knows the parameters plans for, and locks, no partition outside of their range. And a daemon that
+other. Bounds of partitions are read as text. Limits of the role's are for people. A plan that knows the parameters plans for, and locks, no partition outside of their range. And a daemon that
 vanished, or sleeps, must not hold the ledger's row locks against its successor's take-over. By SET, for poolers refuse
 these as start-up parameters."""
 LOOKUPS_ONLY = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off; SET LOCAL jit = off"
@@ -231,6 +233,11 @@ def classify(error: Any) -> TickloomError:
         )
     if state.startswith(_BAD_DATA):
         return DataRefused(message)
+    if state == "25006":
+        return StoreUnavailable(
+            f"{message}: this is a standby, or default_transaction_read_only is on for the role or the database "
+            f"(ALTER ROLE … or ALTER DATABASE … RESET default_transaction_read_only)"
+        )
     if state.startswith(_BAD_DAY):
         return StoreUnavailable(message)
     if state in {"42P01", "42703", "3F000", "42883", "42804"}:

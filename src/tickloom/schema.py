@@ -1,11 +1,15 @@
 """DDL of the output tables and the bookkeeping, made from the columns declared in ``model``; and its check."""
 
+from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from tickloom.errors import SchemaMismatch, WrongSource
 from tickloom.model import ANALYTICS, PRICES, TABLES, VOLUMES, Table
+from tickloom.partitions import Partition, Partitioner, statement
 from tickloom.postgres import Connection, sql, told, transaction
 from tickloom.settings import Partitioning, Settings
+from tickloom.timestamps import micros_of, moment
 
 BOOKKEEPING = {
     "offsets": [
@@ -49,6 +53,18 @@ def partitioning(settings: Settings, table: Table) -> Partitioning:
         ANALYTICS.name: settings.analytics_partitioning,
     }
     return wanted[table.name]
+
+
+_SETTINGS = {
+    PRICES.name: "TICKLOOM_PRICES_PARTITIONING",
+    VOLUMES.name: "TICKLOOM_VOLUMES_PARTITIONING",
+    ANALYTICS.name: "TICKLOOM_ANALYTICS_PARTITIONING",
+}
+
+
+def partitioner(settings: Settings) -> Partitioner:
+    """One for the tables as the settings want them."""
+    return Partitioner({table.name: partitioning(settings, table) for table in TABLES}, settings.partitions_ahead)
 
 
 def table_ddl(table: Table, width: Partitioning) -> str:
@@ -123,6 +139,30 @@ async def _check_partitioning(connection: Connection, table: Table, width: Parti
         raise SchemaMismatch(
             f"table {table.name} is {is_so}, the settings say {width.value}; set its TICKLOOM_…_PARTITIONING to what it is, or make the table anew"
         )
+
+
+async def check_widths(connection: Connection, maker: Partitioner, now: datetime) -> None:
+    """Whether the partitions from ``now`` on can be made as wide as the settings say.
+
+    Older ones may have any width: what is missing beside them is made narrower. Where this role may make none, it is
+    nothing to us how wide they are. Raises ``SchemaMismatch`` with the mend, ``StoreUnavailable``.
+    """
+    with told():
+        if not await connection.fetchval(_MAY_MAKE):
+            return
+    for table, width in maker.widths.items():
+        holes = (await maker.layout(connection, table)).holes(width, micros_of(now))
+        if holes and width is not Partitioning.NONE:
+            parts = [Partition(table, moment(hole.start), moment(hole.stop), "") for hole in holes]
+            fills = [statement(replace(part, name=f"{table}_from_{part.start:%Y%m%d%H%M}")) for part in parts]
+            raise SchemaMismatch(
+                f"{table} has partitions of another width than {width.value}, which have but a part of {parts[0].start:%Y-%m-%d}; "
+                f"set {_SETTINGS[table]} to what they are, or, for {width.value} ones after them, make what is missing: "
+                f"{'; '.join(fills[:4])}{'; …' if len(fills) > 4 else ''}"
+            )
+
+
+_MAY_MAKE = "SELECT has_function_privilege('tickloom.make_partitions(regclass, text[])', 'EXECUTE')"
 
 
 async def _check_rights(connection: Connection, writes: bool) -> None:

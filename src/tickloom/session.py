@@ -23,6 +23,7 @@ from tickloom.errors import (
     LocksExhausted,
     Mistake,
     NotCopartitioned,
+    PartitionMissing,
     RowsRefused,
     SourceUnavailable,
     StateSpoilt,
@@ -116,6 +117,7 @@ class Store:
         self._around = around
         self._writes_ledger = writes_ledger
         self._connection: Connection | None = None
+        self._waits_for_partitions = False
 
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """``work`` done, whatever the outages: tried again, with backoff, for as long as it takes.
@@ -136,7 +138,7 @@ class Store:
                 if isinstance(error, LocksExhausted) and time.monotonic() - started > _LOCKS_PATIENCE_SECONDS:
                     raise Mistake(str(error)) from error
                 around.outage = error
-                around.health.database_reachable = False
+                self._wait_for(error)
                 around.health.beat(time.monotonic())
                 around.metrics.retries.labels("postgres").inc()
                 _log.warning("waiting for Postgres", attempt=attempt, wait_seconds=round(wait, 2), error=str(error))
@@ -146,9 +148,16 @@ class Store:
                 raise
             else:
                 around.outage = None
-                around.health.database_reachable = True
+                self._wait_for(None)
                 return result
         raise AssertionError("the waits are endless")
+
+    def _wait_for(self, outage: StoreUnavailable | None) -> None:
+        health, waited = self._around.health, self._waits_for_partitions
+        self._waits_for_partitions = isinstance(outage, PartitionMissing)
+        health.database_reachable = outage is None or self._waits_for_partitions
+        if self._waits_for_partitions or waited:  # the other store's word is not ours
+            health.waits_for = str(outage or "")
 
     async def close(self) -> None:
         """Let the connection go."""
@@ -372,9 +381,7 @@ class Session:
             rows=int(expired.sum()),
             partitions=[part.name for part in self._around.partitioner.detached],
         )
-        return without(
-            decoded, expired, Reason.EXPIRED, f"the partition of {table} for the event's time was detached"
-        )
+        return without(decoded, expired, Reason.EXPIRED, f"the partition of {table} for the event's time was detached")
 
     def _who_is_missing(self, batch: Batch) -> tuple[pl.Series, list[str]]:
         """The batch's symbols, and those of them that are not cached."""

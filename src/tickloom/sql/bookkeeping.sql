@@ -89,8 +89,9 @@ $$;
 -- detached, or that of its day or month ('detached'); detached ones of a part of it ('beside'); 'foreign', another table of
 -- that name; or 'absent'.
 CREATE OR REPLACE FUNCTION tickloom.partition_state(parent regclass, stamp text) RETURNS text
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    WITH named AS (
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (WITH named AS (
         SELECT c.oid, length(c.relname) - length(own.relname) - 1 AS digits
         FROM pg_class own JOIN pg_class c ON c.relnamespace = own.relnamespace
         WHERE own.oid = parent AND (
@@ -98,17 +99,20 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
             -- longer by some digits; the colon comes after the nine
             OR (c.relname > own.relname || '_' || stamp AND c.relname < own.relname || '_' || stamp || ':')
         )
-    ), judged AS (
-        SELECT digits, tickloom.is_detached(parent, oid) AS detached,
+    ), looked AS (
+        SELECT oid, digits,
                EXISTS (SELECT FROM pg_inherits WHERE inhrelid = oid AND NOT inhdetachpending) AND pg_partition_root(oid) = parent AS present
         FROM named
+    ), judged AS (
+        SELECT digits, present, CASE WHEN present THEN false ELSE tickloom.is_detached(parent, oid) END AS detached FROM looked
     )
     SELECT coalesce(
         (SELECT CASE WHEN present THEN 'present' WHEN NOT detached THEN 'foreign' END FROM judged WHERE digits = length(stamp)),
         (SELECT 'detached' FROM judged WHERE detached AND digits <= length(stamp) LIMIT 1),
         (SELECT 'beside' FROM judged WHERE detached LIMIT 1),
         'absent'
-    )
+    ));
+END
 $$;
 
 DROP FUNCTION IF EXISTS tickloom.make_partitions(text, text[], timestamptz[], timestamptz[]);
