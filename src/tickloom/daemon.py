@@ -46,6 +46,7 @@ from tickloom.model import TopicPartition
 from tickloom.outcome import Bounds, Ended, Outcome, Tally
 from tickloom.partitions import Partitioner, lock_table, partition_at, statement
 from tickloom.pipeline import flow
+from tickloom.pooler import refuse_poolers
 from tickloom.postgres import Connection, connected
 from tickloom.retry import RetryPolicy
 from tickloom.runtime import tune_interpreter
@@ -174,6 +175,7 @@ class Daemon:
         store = Store(around)
         around.outage = StoreUnavailable("Postgres has not answered in all that time")
         try:
+            await store.run(lambda _: refuse_poolers(settings))
             await store.run(lambda connection: schema.check(connection, settings))
             self.health.schema_present = True
             cluster = await self._patiently(around, lambda: describe_cluster(settings))

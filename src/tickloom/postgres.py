@@ -43,6 +43,10 @@ LOOKUPS_ONLY = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = of
 """For a transaction that looks rows up by key, from lists or staging tables without statistics: one look-up a row is
 always right, and what the planner must take."""
 
+SESSION_MODE = (
+    "give this database session mode (pgbouncer: pool_mode = session for it, or for the user), or point TICKLOOM_DATABASE_URL "
+    "past the pooler"
+)
 _NOT_AMONG_OUR_BOOKS = """
     SELECT set_config('search_path', 'public', false)
     WHERE current_user = 'tickloom' AND current_setting('search_path') ~ '[$]user'
@@ -240,6 +244,8 @@ def classify(error: Any) -> TickloomError:
         )
     if state.startswith(_BAD_DAY):
         return StoreUnavailable(message)
+    if state in {"26000", "42P05"}:  # a statement that was prepared elsewhere, or by somebody else
+        return SettingsError(f"{message}: a pooler in transaction mode stands between; {SESSION_MODE}")
     if state in {"42P01", "42703", "3F000", "42883", "42804"}:
         return SchemaMismatch(f"{message}; run `tickloom migrate`")
     if state == "42501":

@@ -107,6 +107,8 @@ async def check(connection: Connection, settings: Settings, *, writes: bool = Tr
             await _check_partitioning(connection, table, partitioning(settings, table))
         for name, columns in BOOKKEEPING.items():
             await _check_columns(connection, f"tickloom.{name}", set(columns))
+        if await connection.fetchval("SELECT to_regprocedure('tickloom.make_partitions(regclass, text[])') IS NULL"):
+            raise SchemaMismatch("schema tickloom is of an older version; run `tickloom migrate`")
         await _check_rights(connection, writes)
 
 
@@ -125,11 +127,26 @@ async def _check_columns(connection: Connection, table: str, wanted: set[str]) -
     )
     names = {row["attname"] for row in found}
     if not names:
-        raise SchemaMismatch(f"table {table} does not exist; run `tickloom migrate`")
+        raise SchemaMismatch(f"table {table} does not exist{await _elsewhere(connection, table)}")
     if missing := sorted(wanted - names):
         raise SchemaMismatch(
             f"table {table} lacks {', '.join(missing)}; another program made it: rename or drop it, then `tickloom migrate`"
         )
+
+
+async def _elsewhere(connection: Connection, table: str) -> str:
+    """Where a table that we do not see is, and what to do about that."""
+    found = await connection.fetchval(
+        "SELECT relnamespace::regnamespace::text FROM pg_class WHERE relname = $1 AND relkind IN ('r', 'p') LIMIT 1",
+        table,
+    )
+    if found is None:
+        return "; run `tickloom migrate`"
+    role = await connection.fetchval("SELECT quote_ident(current_user)")
+    return (
+        f" for {role}, but there is {found}.{table}: GRANT USAGE ON SCHEMA {found} TO {role}; ALTER ROLE {role} SET search_path = {found}; "
+        f"or, where it is another program's, `tickloom migrate`"
+    )
 
 
 async def _check_partitioning(connection: Connection, table: Table, width: Partitioning) -> None:
@@ -137,7 +154,12 @@ async def _check_partitioning(connection: Connection, table: Table, width: Parti
     if (kind == "p") != (width is not Partitioning.NONE):
         is_so = "partitioned" if kind == "p" else "not partitioned"
         raise SchemaMismatch(
-            f"table {table.name} is {is_so}, the settings say {width.value}; set its TICKLOOM_…_PARTITIONING to what it is, or make the table anew"
+            f"table {table.name} is {is_so}, the settings say {width.value}; set {_SETTINGS[table.name]} to what it is, or make the table anew"
+        )
+    by = await connection.fetchval("SELECT pg_get_partkeydef(to_regclass($1))", table.name)
+    if by not in (None, 'RANGE ("timestamp")'):
+        raise SchemaMismatch(
+            f'table {table.name} is partitioned by {by}; make it anew, PARTITION BY RANGE ("timestamp")'
         )
 
 
@@ -166,12 +188,27 @@ _MAY_MAKE = "SELECT has_function_privilege('tickloom.make_partitions(regclass, t
 
 
 async def _check_rights(connection: Connection, writes: bool) -> None:
+    rights = ("SELECT", "INSERT", "UPDATE") if writes else ("SELECT",)
+    missing: dict[str, list[str]] = {}
     for table in (*(table.name for table in TABLES), *(f"tickloom.{name}" for name in BOOKKEEPING)):
-        for right in ("SELECT", "INSERT", "UPDATE") if writes else ("SELECT",):
-            if not await connection.fetchval("SELECT has_table_privilege($1, $2)", table, right):
-                raise SchemaMismatch(f"no right to {right} on {table}; GRANT {right} ON {table} TO the daemon's role")
+        lacks = [
+            right
+            for right in rights
+            if not await connection.fetchval("SELECT has_table_privilege($1, $2)", table, right)
+        ]
+        if lacks:
+            missing.setdefault(", ".join(lacks), []).append(table)
+    role = await connection.fetchval("SELECT quote_ident(current_user)")
+    if missing:
+        grants = [f"GRANT {lacks} ON {', '.join(tables)} TO {role}" for lacks, tables in missing.items()]
+        raise SchemaMismatch(
+            f"no right to {next(iter(missing))} on {next(iter(missing.values()))[0]}; as the owner type: {'; '.join(grants)}"
+        )
     if writes and not await connection.fetchval("SELECT has_database_privilege(current_database(), 'TEMP')"):
-        raise SchemaMismatch("no right to make temporary tables; GRANT TEMP ON DATABASE to the daemon's role")
+        database = await connection.fetchval("SELECT quote_ident(current_database())")
+        raise SchemaMismatch(
+            f"no right to make temporary tables; as the owner type: GRANT TEMPORARY ON DATABASE {database} TO {role}"
+        )
 
 
 async def claim_source(connection: Connection, settings: Settings, cluster_id: str) -> None:
