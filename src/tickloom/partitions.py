@@ -232,6 +232,14 @@ class Layout:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Far:
+    """How many partitions of a table may begin ``after`` a time (µs): who may produce could make any number of them."""
+
+    after: int
+    most: int
+
+
 class Partitioner:
     """Makes partitions, and remembers which there are."""
 
@@ -266,8 +274,10 @@ class Partitioner:
                 raise StateSpoilt(f"a partition of {table} was detached while rows for it were on their way")
         return made
 
-    async def ensure_kept(self, connection: Connection, table: str, micros: NDArray[np.int64]) -> int:
-        """As ``ensure_for``, but for rows of which some may be ``expired``.
+    async def ensure_kept(
+        self, connection: Connection, table: str, micros: NDArray[np.int64], far: "Far | None" = None
+    ) -> int:
+        """As ``ensure_for``, but for rows of which some may be ``expired``, or ``too_far``.
 
         Raises ``StateSpoilt`` where a partition was attached again: what was read without its rows is wrong.
         """
@@ -279,7 +289,10 @@ class Partitioner:
         at = layout.at(starts)
         torn = (at < 0) | (at != layout.at(starts + step - 1))
         if torn.any():
-            made = await self._ensure(connection, table, micros[np.isin(micros // step * step, starts[torn])])
+            left = micros[np.isin(micros // step * step, starts[torn])]
+            made = await self._ensure(
+                connection, table, left if far is None else await self._near(connection, table, left, far)
+            )
             layout = await self.layout(connection, table)
             at = layout.at(micros)
         self._note_rows(table, layout, at)
@@ -302,6 +315,13 @@ class Partitioner:
                 except PartitionMissing:
                     continue  # there is no row for it yet
         return made
+
+    def too_far(self, table: str, micros: NDArray[np.int64], far: "Far") -> Bools:
+        """Which rows at these times have no partition, since ``ensure_kept`` makes no more that far ahead."""
+        beyond, layout = micros > far.after, self._layouts.get(table)
+        if layout is not None and beyond.any():
+            return beyond & (layout.at(micros) < 0) & ~self.expired(table, micros)
+        return np.zeros(len(micros), dtype=np.bool_)
 
     def count(self, touched: Mapping[str, Sequence[Range]]) -> int:
         """How many partitions lie in these ranges of each table: one each where nothing is known."""
@@ -381,6 +401,20 @@ class Partitioner:
         layout.filled[at] = _FILLED
         self._filled.setdefault(table, set()).update(layout.starts[at].tolist())
 
+    async def _near(
+        self, connection: Connection, table: str, micros: NDArray[np.int64], far: "Far"
+    ) -> NDArray[np.int64]:
+        """Those of the times for which a partition may be made."""
+        layout = await self.layout(connection, table)
+        there = int(np.count_nonzero(layout.starts > far.after))
+        beyond = micros[(micros > far.after) & (layout.at(micros) < 0)]
+        coming = partitions_for(table, self.widths[table], beyond)
+        if there + len(coming) <= far.most:
+            return micros
+        left = max(0, far.most - there)
+        end = micros_of(coming[left].start)
+        return micros[(micros <= far.after) | (micros < end)]
+
     async def _ensure(self, connection: Connection, table: str, micros: NDArray[np.int64]) -> int:
         """Make partitions for what no partition holds yet of these times; how many."""
         made = 0
@@ -415,7 +449,7 @@ class Partitioner:
                 found: list[str] = await connection.fetchval(_MAKE, table, stamps)
             self.refusal = ""
         except NotAllowed as error:
-            self.refusal = str(error)
+            self.refusal = await why_not(connection, error)
             with told():
                 found = await connection.fetchval(_STATES, table, stamps)
         detached = self._detached.setdefault(table, set())
@@ -434,6 +468,16 @@ class Partitioner:
         elif made and table in self._layouts:
             self._layouts[table] = self._layouts[table].with_parts(made)
         return len(made)
+
+
+async def why_not(connection: Connection, error: NotAllowed) -> str:
+    """What to type for a role that may make no partitions. Raises ``StoreUnavailable``."""
+    with told():
+        role = await connection.fetchval("SELECT quote_ident(current_user)")
+    return (
+        f"{str(error).partition('; ')[0]}; as the tables' owner type: "
+        f"GRANT EXECUTE ON FUNCTION tickloom.make_partitions(regclass, text[]) TO {role}"
+    )
 
 
 async def put_away(connection: Connection, table: str) -> list[Partition]:

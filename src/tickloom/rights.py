@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tickloom import ledger
-from tickloom.errors import NotAllowed, StoreUnavailable, TickloomError
+from tickloom.errors import NotAllowed, SchemaMismatch, StoreUnavailable, TickloomError
 from tickloom.model import TABLES
-from tickloom.partitions import Partitioner, partition_at
+from tickloom.partitions import Partitioner, partition_at, why_not
 from tickloom.postgres import Connection, close, connect, told, transaction
 from tickloom.schema import BOOKKEEPING
 from tickloom.settings import Partitioning, Settings
@@ -63,7 +63,9 @@ async def rehearse(connection: Connection, settings: Settings) -> str:
     except NotAllowed as error:
         words = str(error)
         grants[f"GRANT TEMPORARY ON DATABASE {where['database']}"] = None
-    columns = {table.name: table.names for table in TABLES}
+    except SchemaMismatch:  # tables that this role does not see
+        pass
+    columns = {f"{schema or 'public'}.{table.name}": table.names for table in TABLES}
     books = {f"tickloom.{name}": names for name, names in BOOKKEEPING.items()}
     for trial in trials({**columns, **books}):
         try:
@@ -76,7 +78,7 @@ async def rehearse(connection: Connection, settings: Settings) -> str:
     if grants:
         usage = f"GRANT USAGE ON SCHEMA tickloom, {schema or 'public'}"
         typed = "; ".join(f"{grant} TO {role}" for grant in (usage, *_together(grants)))
-        raise TickloomError(f"{words.partition('; grant')[0]}. As the tables' owner type: {typed}")
+        raise TickloomError(f"{words.partition('; ')[0]}; as the tables' owner type: {typed}")
     await _rehearse_ending_sessions(connection, settings)
     return f"{role} may do all that run does; it was tried and undone"
 
@@ -108,16 +110,14 @@ async def rehearse_partitions(connection: Connection, maker: Partitioner, now: d
                         "SELECT tickloom.make_partitions($1::text::regclass, $2)", table, [coming.stamp]
                     )
         except NotAllowed as error:
-            with told():
-                role = await connection.fetchval("SELECT quote_ident(current_user)")
-            grant = f"GRANT EXECUTE ON FUNCTION tickloom.make_partitions(regclass, text[]) TO {role}"
-            there = f"{table} has partitions until {moment(until):%Y-%m-%dT%H:%MZ}"
+            refusal = await why_not(connection, error)
             if until <= micros_of(now):
                 raise TickloomError(
-                    f"{table} has no partition for now, and {role} may make none: {error}. As the tables' owner type: {grant}; "
-                    f"or have somebody else make them ahead of time"
+                    f"{table} has no partition for now, and this role may make none, so somebody else must ahead of time: {refusal}"
                 ) from error
-            lines.append(f"{there}; who makes the next ones? {role} may not: {grant}")
+            lines.append(
+                f"{table} has partitions until {moment(until):%Y-%m-%dT%H:%MZ}; who makes the next ones? This role may not: {refusal}"
+            )
     return ". ".join(lines) or "the next ones can be made: it was tried and undone"
 
 

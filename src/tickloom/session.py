@@ -51,7 +51,7 @@ from tickloom.model import (
     TopicPartition,
 )
 from tickloom.outcome import Tally
-from tickloom.partitions import Bools, Partitioner, lock_budget
+from tickloom.partitions import Bools, Far, Partitioner, lock_budget
 from tickloom.postgres import Connection, close, connect
 from tickloom.retry import RetryPolicy
 from tickloom.settings import Partitioning, Settings
@@ -64,7 +64,7 @@ from tickloom.stages.load import Encoded, Loaded, Loader, Work, prepare, stage, 
 from tickloom.stages.settle import settle
 from tickloom.tails import Loaded as LoadedTail
 from tickloom.tails import Tails
-from tickloom.timestamps import micros_of
+from tickloom.timestamps import LATEST, micros_of
 
 _log = Logger(__name__)
 _BUSY_WAIT_SECONDS = 0.005
@@ -283,7 +283,7 @@ class Session:
             )
         decoded = await self._offload("decode", lambda: decode(chunk, self._bounds))
         self._watch.see(decoded)
-        return await self._without_expired(decoded)
+        return await self._with_partitions(decoded)
 
     def parts(self, decoded: Decoded) -> list[Decoded]:
         """What was decoded, in parts that a batch can hold: mostly as it is."""
@@ -364,24 +364,30 @@ class Session:
         made = await self._around.partitioner.ensure_for(connection, encoded.needed)
         self._around.metrics.partitions_created.inc(made)
 
-    async def _expired(self, connection: Connection, table: str, micros: Ints) -> Bools:
-        """Which rows at these times have lost their partition; the others have one from now on."""
+    async def _expired(self, connection: Connection, table: str, micros: Ints, far: Far | None = None) -> Bools:
+        """Which rows at these times have lost their partition; the others have one from now on, if they are not too far."""
         partitioner = self._around.partitioner
-        self._around.metrics.partitions_created.inc(await partitioner.ensure_kept(connection, table, micros))
+        self._around.metrics.partitions_created.inc(await partitioner.ensure_kept(connection, table, micros, far))
         return partitioner.expired(table, micros)
 
-    async def _without_expired(self, decoded: Decoded) -> Decoded:
-        """What was decoded, with the rows among the rejects whose partition was detached."""
+    async def _with_partitions(self, decoded: Decoded) -> Decoded:
+        """What was decoded; among the rejects also rows whose partition was detached, or is too many that far ahead."""
         table, micros = RAW_TABLE[decoded.chunk.side].name, decoded.rows["ts"].to_numpy()
-        expired = await self._reads.run(partial(self._expired, table=table, micros=micros))
-        if not expired.any():
-            return decoded
-        _log.warning(
-            "the partition of some rows was detached: they become dead letters",
-            rows=int(expired.sum()),
-            partitions=[part.name for part in self._around.partitioner.detached],
-        )
-        return without(decoded, expired, Reason.EXPIRED, f"the partition of {table} for the event's time was detached")
+        settings, partitioner = self._around.settings, self._around.partitioner
+        latest = round((time.time() + settings.event_max_ahead_seconds) * _MICROSECONDS)
+        far = Far(min(latest, LATEST), settings.partitions_far_ahead)
+        expired = await self._reads.run(partial(self._expired, table=table, micros=micros, far=far))
+        too_far = partitioner.too_far(table, micros, far)
+        if expired.any():
+            names = [part.name for part in partitioner.detached]
+            _log.warning("the partition of some rows was detached", rows=int(expired.sum()), partitions=names)
+            detail = f"the partition of {table} for the event's time was detached"
+            decoded = without(decoded, expired, Reason.EXPIRED, detail)
+        if too_far.any():
+            detail = f"the event lies ahead of now, and {table} has {far.most} partitions that far ahead already"
+            _log.warning("events lie too far ahead of now", rows=int(too_far.sum()), table=table)
+            decoded = without(decoded, too_far[~expired], Reason.OUT_OF_BOUNDS, detail)
+        return decoded
 
     def _who_is_missing(self, batch: Batch) -> tuple[pl.Series, list[str]]:
         """The batch's symbols, and those of them that are not cached."""

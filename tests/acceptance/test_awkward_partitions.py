@@ -1,16 +1,26 @@
 """What a DBA does to partitions, roles and poolers while the daemon lives: it goes on, or says what to type."""
 
+import asyncio
 import json
+import re
 import signal
 import subprocess
+import tempfile
 import time
+import urllib.error
+import urllib.request
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
+import asyncpg
 import pytest
 
+from tests import services
 from tests.acceptance.test_bad_days import until
 from tests.acceptance.world import World
 from tests.hostile import Thing
@@ -214,3 +224,272 @@ def test_another_table_of_that_name(world: World) -> None:
     assert done.returncode == 2, done.stderr
     assert f"table {part_of('stock_prices', OLD)} exists but is no partition" in done.stderr.splitlines()[-1]
     assert letters(world) == []
+
+
+# --- roles ------------------------------------------------------------------------------------------------------
+
+
+def login(world: World, *options: str) -> str:
+    """A new role that may log in, with ``ALTER ROLE`` options; its name."""
+    name = f"r_{uuid.uuid4().hex[:12]}"
+    world.query(f"CREATE ROLE {name} LOGIN PASSWORD 'weak'")
+    for option in options:
+        world.query(f"ALTER ROLE {name} {option}")
+    return name
+
+
+def as_role(world: World, name: str) -> World:
+    """The same world for a daemon with this role."""
+    parts = urlsplit(world.database_url)
+    url = urlunsplit(parts._replace(netloc=f"{name}:weak@{parts.hostname}:{parts.port}"))
+    return replace(world, settings={**world.settings, "TICKLOOM_DATABASE_URL": url})
+
+
+def found_bad(world: World) -> dict[str, str]:
+    """What `check` finds: what it is, and what it says of it."""
+    done = world.tickloom("check", "--json")
+    bad = {each["what"]: each["told"] for each in json.loads(done.stdout) if not each["good"]}
+    assert done.returncode == (3 if bad else 0), done.stdout
+    return bad
+
+
+def type_grants(world: World, told: str) -> None:
+    """What `check` has printed, typed as it stands."""
+    for grant in told.partition(" type: ")[2].split("; "):
+        world.query(grant)
+
+
+def test_least_privilege(world: World) -> None:
+    """A daemon that must own its tables may drop them; and what it lacks would be found out one by one, at each start."""
+    weak = as_role(world, login(world))
+    world.produce(pairs(OLD, 40) + pairs(NOW, 40))
+    bad = found_bad(weak)
+    assert "GRANT USAGE ON SCHEMA tickloom, public TO r_" in bad["rights"]
+    type_grants(world, bad["rights"])
+    bad = found_bad(weak)
+    assert list(bad) == []
+    told = weak.tickloom("check").stdout
+    grant = re.search(r"GRANT EXECUTE ON FUNCTION tickloom.make_partitions\(regclass, text\[\]\) TO \w+", told)
+    assert grant, told
+    world.query(grant[0])
+    drained(weak)
+    assert "may not" not in weak.tickloom("check").stdout
+    assert world.differences() == []
+    assert world.query("SELECT count(*) FROM pg_inherits WHERE inhparent = 'stock_prices'::regclass")[0][0] >= 5
+    assert weak.tickloom("verify").returncode == 0
+    refused = weak.tickloom("migrate")
+    assert refused.returncode == 2
+
+
+def test_make_partitions_is_no_hole(world: World) -> None:
+    """Who may call it could run DDL with the owner's rights on whatever he names."""
+    name = login(world)
+    world.query(f"GRANT USAGE ON SCHEMA tickloom TO {name}")
+    world.query(f"GRANT CREATE ON SCHEMA public TO {name}")
+    world.query('CREATE TABLE public.other ("timestamp" timestamptz) PARTITION BY RANGE ("timestamp")')
+    weak = replace(world, database_url=as_role(world, name).settings["TICKLOOM_DATABASE_URL"])
+    call = "SELECT tickloom.make_partitions('{}', ARRAY['{}'])"
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        weak.query(call.format("stock_prices", "2026010100"))
+    world.query(f"GRANT EXECUTE ON FUNCTION tickloom.make_partitions(regclass, text[]) TO {name}")
+    assert weak.query(call.format("stock_prices", "2026010100")) == [(["made"],)]
+    for stamp in ("2026013200", "x", "", "2026", "20260101; DROP TABLE stock_prices", "20260101001", "2026010100_"):
+        with pytest.raises(asyncpg.DataError):
+            weak.query(call.format("stock_prices", stamp))
+    for table in ("public.other", "tickloom.offsets", "pg_catalog.pg_class"):
+        with pytest.raises(asyncpg.DataError, match="no partitioned table of tickloom"):
+            weak.query(call.format(table, "2026010100"))
+    world.query(f"CREATE SCHEMA {name} AUTHORIZATION {name}")
+    weak.query(f'CREATE TABLE {name}.stock_prices ("timestamp" timestamptz) PARTITION BY RANGE ("timestamp")')
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="belongs to another role"):
+        weak.query(call.format(f"{name}.stock_prices", "2026010100"))
+
+
+def test_tables_of_an_owner_who_is_nobody_special(world: World) -> None:
+    """The function that makes partitions would have a superuser's rights, or none on the tables."""
+    owner, name = login(world), login(world)
+    for table in (*RAW, "stock_analytics_data"):
+        world.query(f"ALTER TABLE {table} OWNER TO {owner}")
+    world.query(f"GRANT CREATE ON SCHEMA tickloom, public TO {owner}")
+    world.query(f"GRANT USAGE ON SCHEMA tickloom TO {owner}")
+    assert world.tickloom("migrate").returncode == 0
+    assert world.query("SELECT proowner::regrole::text FROM pg_proc WHERE proname = 'make_partitions'") == [(owner,)]
+    weak = as_role(world, name)
+    type_grants(world, found_bad(weak)["rights"])
+    world.query(f"GRANT EXECUTE ON FUNCTION tickloom.make_partitions(regclass, text[]) TO {name}")
+    world.produce(pairs(OLD, 20) + pairs(NOW, 20))
+    drained(weak)
+    assert world.differences() == []
+
+
+def answers(port: int, path: str) -> tuple[int, str]:
+    """What the daemon says by HTTP; 0 where nobody does."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError:
+        return 0, ""
+
+
+def test_somebody_else_makes_the_partitions(world: World) -> None:
+    """Rows without a partition would be rejected, or end the daemon, where only the DBA's cron job may make one."""
+    weak = as_role(world, login(world))
+    type_grants(world, found_bad(weak)["rights"])
+    weak.settings["TICKLOOM_RETRY_MAX_SECONDS"] = "0.5"
+    port = services.free_port()
+    world.produce(pairs(NOW, 20))
+    with running(weak, TICKLOOM_HTTP_PORT=str(port)):
+        until(lambda: loaded(world, 40))
+        assert 'tickloom_partitions_until_timestamp_seconds{table="stock_prices"}' in answers(port, "/metrics")[1]
+        assert answers(port, "/readyz")[0] == 200
+        world.produce(pairs(OLD, 20) + pairs(NOW + HOUR // 60, 20))
+        made = set[str]()
+
+        def another() -> bool:
+            status, told = answers(port, "/readyz")
+            found = re.search(r"or make it by hand: (CREATE TABLE (\w+) .*)$", told)
+            if status != 503 or not found:
+                return loaded(world, 120)
+            assert "GRANT EXECUTE ON FUNCTION tickloom.make_partitions" in told
+            if found[2] not in made:
+                world.query(found[1].replace("CREATE TABLE ", "CREATE TABLE public."))
+                made.add(found[2])
+            return False
+
+        until(another)
+        assert made == {part_of(table, OLD) for table in (*RAW, "stock_analytics_data")}
+        until(lambda: answers(port, "/readyz")[0] == 200)
+    assert letters(world) == []
+    assert world.differences() == []
+
+
+def test_no_partition_for_now_and_none_may_be_made(world: World) -> None:
+    """`check` would call a table good that takes no row."""
+    weak = as_role(world, login(world))
+    type_grants(world, found_bad(weak)["rights"])
+    for (name,) in world.query(
+        "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'stock_prices'::regclass"
+    ):
+        world.query(f"DROP TABLE {name}")
+    bad = found_bad(weak)
+    assert list(bad) == ["table partitions"]
+    assert "stock_prices has no partition for now" in bad["table partitions"]
+    type_grants(world, bad["table partitions"])
+    assert found_bad(weak) == {}
+
+
+def test_settings_of_the_role_and_the_database(world: World) -> None:
+    """Limits that a role has for people, its zone or its way of writing dates would end sessions, or misread bounds."""
+    name = login(
+        world,
+        "SET TimeZone = 'America/New_York'",
+        "SET DateStyle = 'SQL, DMY'",
+        "SET lock_timeout = '20ms'",
+        "SET statement_timeout = '100ms'",
+        "SET idle_in_transaction_session_timeout = '20ms'",
+        "SET idle_session_timeout = '150ms'",
+        "SET default_transaction_isolation = 'serializable'",
+    )
+    database = urlsplit(world.database_url).path[1:]
+    world.query(f"ALTER DATABASE {database} SET timezone = 'Australia/Sydney'")
+    world.query(f"ALTER DATABASE {database} SET datestyle = 'German'")
+    weak = as_role(world, name)
+    type_grants(world, found_bad(weak)["rights"])
+    world.query(f"GRANT EXECUTE ON FUNCTION tickloom.make_partitions(regclass, text[]) TO {name}")
+    world.produce(pairs(OLD, 40, step=HOUR // 8))
+    with running(weak):
+        until(lambda: loaded(world, 80))
+        time.sleep(0.5)  # longer than an idle session may live
+        world.produce(pairs(OLD, 40, step=HOUR // 7))
+        until(lambda: loaded(world, 160))
+    assert letters(world) == []
+    assert world.differences() == []
+    bounds = "SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname = '{}'"
+    start = datetime.fromtimestamp(OLD / 1e6, UTC)
+    world.query(f"ALTER DATABASE {database} RESET ALL")
+    assert f"FROM ('{start:%Y-%m-%d %H}:" in world.query(bounds.format(part_of("stock_prices", OLD)))[0][0]
+
+
+def test_tables_in_another_schema(kafka: Any, database_url: str, topics: tuple[str, str]) -> None:
+    """Partitions would be made beside their table's schema, and looked for in vain."""
+    world = World(kafka.bootstrap, database_url, dict(zip(("prices", "volumes"), topics, strict=True)))
+    for topic in topics:
+        services.create_topic(kafka.bootstrap, topic, 4)
+    owner = login(world, "SET search_path = market, public")
+    world.query(f"CREATE SCHEMA market AUTHORIZATION {owner}")
+    world.query(f"GRANT CREATE ON DATABASE {urlsplit(database_url).path[1:]} TO {owner}")
+    assert as_role(world, owner).tickloom("migrate").returncode == 0
+    stray = login(world)
+    assert "CREATE TABLE" not in str(found_bad(as_role(world, stray)))
+    reader = login(world, "SET search_path = market")
+    type_grants(world, found_bad(as_role(world, reader))["rights"])
+    world.query(f"GRANT EXECUTE ON FUNCTION tickloom.make_partitions(regclass, text[]) TO {reader}")
+    world.produce(pairs(OLD, 40))
+    drained(as_role(world, reader))
+    where = "SELECT DISTINCT relnamespace::regnamespace::text FROM pg_inherits JOIN pg_class ON oid = inhrelid"
+    assert world.query(where) == [("market",)]
+    seen = as_role(world, owner)
+    assert seen.tickloom("verify").returncode == 0
+    assert replace(world, database_url=seen.settings["TICKLOOM_DATABASE_URL"]).differences() == []
+
+
+def test_transactions_are_read_only_by_default(world: World) -> None:
+    """A provider sets that when the disk is full; a daemon that ends then, or says nothing, would not come back."""
+    database = urlsplit(world.database_url).path[1:]
+    world.produce(pairs(NOW, 20))
+    world.query(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+    assert "default_transaction_read_only" in str(found_bad(world))
+    with tempfile.TemporaryFile("w+") as output:
+        daemon = world.start("run", output=output, TICKLOOM_RETRY_MAX_SECONDS="0.3")
+
+        def told() -> str:
+            output.seek(0)
+            return output.read()
+
+        until(lambda: "RESET default_transaction_read_only" in told())
+        assert daemon.poll() is None
+        services.execute(
+            urlunsplit(urlsplit(world.database_url)._replace(path="/postgres")),
+            f"ALTER DATABASE {database} RESET default_transaction_read_only",
+        )
+        until(lambda: loaded(world, 40))
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(60) == 0, told()
+    assert world.differences() == []
+
+
+@contextmanager
+def held(url: str, query: str) -> Iterator[None]:
+    """A transaction that has run a query stays open while inside."""
+
+    async def begin() -> Any:
+        connection = await asyncpg.connect(url)
+        await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        await connection.execute(query)
+        return connection
+
+    with asyncio.Runner() as runner:
+        connection = runner.run(begin())
+        try:
+            yield
+        finally:
+            runner.run(connection.close())
+
+
+def test_a_tables_tablespace(world: World) -> None:
+    """Partitions that are made while somebody reads would land on another disk than the others."""
+    space = f"space_{uuid.uuid4().hex[:8]}"
+    services.execute(
+        world.database_url, "SET allow_in_place_tablespaces = on", f"CREATE TABLESPACE {space} LOCATION ''"
+    )
+    world.query(f"ALTER TABLE stock_prices SET TABLESPACE {space}")
+    world.produce(pairs(OLD, 4))
+    with held(world.database_url, "SELECT * FROM stock_prices"):
+        drained(world)
+    found = world.query(
+        "SELECT spcname FROM pg_class LEFT JOIN pg_tablespace t ON t.oid = reltablespace "
+        f"WHERE relname = '{part_of('stock_prices', OLD)}'"
+    )
+    assert found == [(space,)]
