@@ -10,7 +10,7 @@ from typing import Any
 
 from tickloom import schema
 from tickloom.errors import TickloomError
-from tickloom.kafka import Cluster, check_options, describe_cluster, peek_keys
+from tickloom.kafka import Cluster, TopicIds, check_options, describe_cluster, peek_keys
 from tickloom.partitions import LockTable, budget_of, lock_table
 from tickloom.pooler import refuse_poolers
 from tickloom.postgres import connected, told
@@ -64,6 +64,8 @@ async def check(settings: Settings) -> list[Finding]:
     if findings[-1].good:
         findings.append(await _find("pooler", lambda: _pooler(settings)))
         findings.append(await _find("schema", lambda: _schema(settings)))
+        if cluster and findings[-1].good:
+            findings.append(await _find("source", lambda: _source(settings, cluster[0])))
         findings.append(await _find("rights", lambda: _rights(settings)))
         findings.append(await _find("table partitions", lambda: _partitions(settings)))
         findings.append(await _find("locks", lambda: _locks(settings)))
@@ -120,6 +122,19 @@ async def _partitions(settings: Settings) -> str:
     async with connected(settings) as connection:
         await schema.check_widths(connection, maker, now)
         return await rehearse_partitions(connection, maker, now)
+
+
+async def _source(settings: Settings, cluster: Cluster) -> str:
+    """Whether the tables were made from these topics, or nobody has yet noted from which."""
+    ids = await asyncio.get_running_loop().run_in_executor(None, TopicIds(settings).read)
+    async with connected(settings) as connection:
+        with told():
+            noted = await connection.fetchrow("SELECT * FROM tickloom.source")
+    if noted is None:
+        return "nothing is loaded yet"
+    schema.refuse_other_source(noted, schema.source_of(settings, cluster.cluster_id))
+    schema.refuse_other_topics(noted, settings, ids)
+    return "the tables were made from these topics"
 
 
 async def _locks(settings: Settings) -> str:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar, assert_never
 
 from prometheus_client import disable_created_metrics
 
-from tickloom import __version__, ledger, schema
+from tickloom import __version__, ledger, schema, sharing
 from tickloom.admin import judge_locks
 from tickloom.errors import (
     Fenced,
@@ -32,13 +32,14 @@ from tickloom.errors import (
     RowsRefused,
     RowsVanished,
     SourceUnavailable,
+    StandBy,
     StateSpoilt,
     StoreUnavailable,
     TickloomError,
     TooWide,
 )
 from tickloom.health import Health
-from tickloom.kafka import Cluster, check_options, describe_cluster
+from tickloom.kafka import Cluster, TopicIds, check_options, describe_cluster
 from tickloom.logs import Logger
 from tickloom.membership import Assigned, Member, MemberEvent, MemberFailed, Revoked
 from tickloom.metrics import CpuClock, Metrics
@@ -53,6 +54,7 @@ from tickloom.runtime import tune_interpreter
 from tickloom.server import application, serving
 from tickloom.session import Manner, Session, Store, Surroundings, open_session
 from tickloom.settings import Settings
+from tickloom.sharing import Policy, Stance, may_share
 from tickloom.stages.consume import Reader
 from tickloom.timestamps import micros_of
 
@@ -62,6 +64,7 @@ _HOUR_SECONDS = 3_600.0
 _DRAINED_SECONDS = 0.5
 _VANISHED_AT_MOST = 3
 """So often in a row may rows vanish without any progress between: then it is no act, but a state."""
+_SHARING_SECONDS = 2.0
 _WATCHDOG_SECONDS = 10.0
 T = TypeVar("T")
 
@@ -93,9 +96,11 @@ class Daemon:
         self._stop = asyncio.Event()
         self._changed = asyncio.Event()  # the assignment is no longer what the session was made for
         self._session: Session | None = None
-        self._worked_alone = False
         self._locks_told = -_HOUR_SECONDS
         self._vanished: list[int] = []  # how many messages were committed when rows were found to have vanished
+        self._worked_alone = False  # the group has had nobody else
+        self._stance = Stance()
+        self._era: int | None = None  # of the sharing that the session was made for, where others take part
         self._failure: BaseException | None = None
         self._random = Random()
 
@@ -139,11 +144,10 @@ class Daemon:
                     self._notify("READY=1")  # an outage is waited out, so it must not look like a failed start
                     cluster = await self._interruptible(self._check_first(around))
                     if cluster is not None:
-                        chores += [
-                            asyncio.create_task(work) for work in (self._follow_group(), self._keep_house(around))
-                        ]
+                        works = (self._follow_group(), self._keep_house(around), self._follow_sharing(around))
+                        chores += [asyncio.create_task(work) for work in works]
                         member.start()
-                        await self._run_sessions(around, cluster)
+                        await self._run_sessions(around)
                 finally:
                     self._notify("STOPPING=1")
                     self._let_go()
@@ -179,7 +183,8 @@ class Daemon:
             await store.run(lambda connection: schema.check(connection, settings))
             self.health.schema_present = True
             cluster = await self._patiently(around, lambda: describe_cluster(settings))
-            await store.run(lambda connection: schema.claim_source(connection, settings, cluster.cluster_id))
+            ids = await self._patiently(around, TopicIds(settings).read)
+            await store.run(lambda connection: schema.claim_source(connection, settings, cluster.cluster_id, ids))
             await store.run(lambda connection: schema.check_widths(connection, around.partitioner, datetime.now(UTC)))
             await store.run(lambda connection: self._make_partitions(around, connection))
         finally:
@@ -221,7 +226,7 @@ class Daemon:
 
     # --- sessions -----------------------------------------------------------------------------------------------
 
-    async def _run_sessions(self, around: Surroundings, cluster: Cluster) -> None:
+    async def _run_sessions(self, around: Surroundings) -> None:
         settings = self._settings
         waits = None
         manner = Manner()
@@ -231,12 +236,12 @@ class Daemon:
             if assignment is None:
                 continue
             if self._once and ends is None:
-                ends = await self._interruptible(self._patiently(around, partial(_ends, settings, cluster)))
+                ends = await self._interruptible(self._patiently(around, partial(_ends, settings)))
                 if ends is None:
                     return
             try:
                 if assignment:
-                    await self._run_session(around, cluster, assignment, ends, manner)
+                    await self._run_session(around, assignment, ends, manner)
                     manner, waits = Manner(), None
                 if ends is not None and await self._interruptible(self._all_done(around, ends)):
                     return
@@ -260,11 +265,14 @@ class Daemon:
             except StateSpoilt as error:
                 _log.info("what is held of the tables is read anew", reason=str(error))
                 manner = Manner(max_messages=manner.max_messages if manner.careful else None)
-            except NotCopartitioned:
-                if not self._worked_alone:
+            except StandBy as error:
+                self._era = error.era
+                await self._stand_by(around, error, ends)
+            except NotCopartitioned as error:
+                if not self._worked_alone or self._stance.insists:
                     raise
-                _log.warning("another replica joined that cannot share these topics; waiting for it to leave")
-                self._assignment = None
+                _log.warning("another replica joined that cannot share these topics", reason=str(error))
+                self._stance = Stance(insists=True)
             except SourceUnavailable as error:
                 waits = waits or RetryPolicy(settings.retry_initial_seconds, settings.retry_max_seconds).waits(
                     self._random
@@ -274,6 +282,18 @@ class Daemon:
                 await self._pause(wait)
             finally:
                 self._let_go()
+
+    async def _stand_by(self, around: Surroundings, reason: StandBy, ends: Mapping[TopicPartition, int] | None) -> None:
+        """Until it has changed who reads what; for ``once`` until others have read to its ends."""
+        self.health.waiting_for = str(reason)
+        _log.info(str(reason))
+        try:
+            if ends is not None and await self._interruptible(self._all_done(around, ends)):
+                self._stop.set()
+                return
+            await self._changed.wait()
+        finally:
+            self.health.waiting_for = None
 
     async def _pause(self, seconds: float) -> None:
         """Sleep, unless told to stop."""
@@ -309,18 +329,22 @@ class Daemon:
     async def _run_session(
         self,
         around: Surroundings,
-        cluster: Cluster,
         assignment: frozenset[TopicPartition],
         ends: Mapping[TopicPartition, int] | None,
         manner: Manner,
     ) -> None:
         """A session, until its assignment has changed; the batch in flight then has the time of a revocation."""
-        mine = None if ends is None else {at: end for at, end in ends.items() if at in assignment}
         most = self._may_read()
+        stance, self._era = self._stance, None
 
         async def session_in_full() -> None:
-            async with open_session(around, assignment, cluster.partitions, mine, manner, most) as session:
+            async with open_session(around, assignment, stance, ends, manner, most) as session:
                 self._session = session
+                self._stance = replace(stance, caught_up=False)
+                if session.policy is Policy.EVERYTHING:
+                    self._worked_alone = True
+                else:
+                    self._era = session.era
                 self.health.assigned = True
                 self.health.beat(time.monotonic())
                 await flow(session)
@@ -341,7 +365,6 @@ class Daemon:
             for one in (task, changed):
                 one.cancel()
             await asyncio.gather(task, changed, return_exceptions=True)
-        self._worked_alone = self._worked_alone or len(assignment) == sum(cluster.partitions.values())
 
     async def _await_assignment(self) -> frozenset[TopicPartition] | None:
         """The current assignment; None after a while without one, or when told to stop.
@@ -368,6 +391,7 @@ class Daemon:
             match event:
                 case Assigned(partitions):
                     self._assignment = partitions
+                    self._stance = Stance()
                     self.metrics.rebalances.inc()
                     self.metrics.assigned_partitions.set(len(partitions))
                     _log.info("assigned", partitions=len(partitions))
@@ -421,7 +445,6 @@ class Daemon:
             try:
                 async with connected(self._settings) as connection:
                     await self._make_partitions(around, connection)
-                    await self._look_for_torn_symbols(connection)
                 self.health.database_reachable = True
             except StoreUnavailable as error:
                 self.health.database_reachable = False
@@ -430,15 +453,33 @@ class Daemon:
                 self.health.database_reachable = False
                 _log.error("housekeeping failed", error=str(error))
 
-    async def _look_for_torn_symbols(self, connection: Connection) -> None:
-        """A replica that is idle would not hear that another one waits for it to leave."""
-        session = self._session
-        if session is None or session.owns_everything or self._worked_alone:
-            return
-        if (torn := await ledger.torn_symbol(connection)) is not None:
-            self._failure = NotCopartitioned.torn(torn)
-            self._changed.set()
-            session.stop()
+    async def _follow_sharing(self, around: Surroundings) -> None:
+        """Ends the session where it has changed who reads what, where replicas may share again, or where topics are others."""
+        store = Store(around)
+        try:
+            while True:
+                await asyncio.sleep(_SHARING_SECONDS)
+                if self._session is not None and await self._session.topics_changed():
+                    self._end_session()
+                if self._era is None:
+                    await store.close()
+                    continue
+                now = await store.run(sharing.look)
+                session = self._session
+                alone = session is not None and session.policy is Policy.ALONE and not self._stance.insists
+                if now is None or self._era not in (None, now.era):
+                    self._end_session()
+                elif alone and session is not None and session.caught_up() and may_share(now, self._settings):
+                    self._stance = Stance(caught_up=True)
+                    self._end_session()
+        finally:
+            await store.close()
+
+    def _end_session(self) -> None:
+        """Softly, for another one; or the standing by."""
+        self._changed.set()
+        if self._session is not None:
+            self._session.stop()
 
     async def _make_partitions(self, around: Surroundings, connection: Connection) -> None:
         """Ahead of time; and says when they run out, are detached, or are too many."""
@@ -474,8 +515,9 @@ class Daemon:
                 _log.warning("there are many partitions", reason=str(error))
 
 
-def _ends(settings: Settings, cluster: Cluster) -> dict[TopicPartition, int]:
-    """The ends of all partitions of both topics as they are now. Blocks. Raises as ``Reader.watermarks``."""
+def _ends(settings: Settings) -> dict[TopicPartition, int]:
+    """The ends of all partitions of both topics as they are now. Blocks. Raises as ``describe_cluster``."""
+    cluster = describe_cluster(settings)
     everything = (
         TopicPartition(topic, number) for topic, count in cluster.partitions.items() for number in range(count)
     )
@@ -502,11 +544,8 @@ async def with_lag(outcome: Outcome, settings: Settings) -> Outcome:
     if outcome.ended is Ended.STOPPED:
         return outcome
 
-    def look() -> dict[TopicPartition, int]:
-        return _ends(settings, describe_cluster(settings))
-
     try:
-        ends = await asyncio.get_running_loop().run_in_executor(None, look)
+        ends = await asyncio.get_running_loop().run_in_executor(None, _ends, settings)
         async with connected(settings) as connection:
             done = await ledger.positions(connection, list(ends))
     except (SourceUnavailable, StoreUnavailable) as error:

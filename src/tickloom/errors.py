@@ -62,6 +62,10 @@ class TooManyRejects(Mistake):
     """Most of the recent messages are bad: the stream is not what the settings say it is."""
 
 
+class TopicMissing(Mistake):
+    """A topic does not exist."""
+
+
 class SourceUnavailable(TickloomError):
     """Kafka cannot be reached or refuses for now; the caller waits and tries again."""
 
@@ -100,6 +104,18 @@ class RowsVanished(StateSpoilt):
 
 class RowsRefused(StateSpoilt):
     """Postgres refuses a value of a batch; who it is must be found out."""
+
+
+class AwayFromHome(StateSpoilt):
+    """A symbol comes in another partition number than the one that it belongs to; it is decided anew who reads what."""
+
+
+class StandBy(TickloomError):
+    """Another replica reads everything, so this one reads nothing until the sharing ``era`` ends."""
+
+    def __init__(self, era: int) -> None:
+        super().__init__("standing by: another replica reads all partitions until the topics can be shared again")
+        self.era = era
 
 
 class TooWide(StateSpoilt):

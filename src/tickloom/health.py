@@ -18,8 +18,9 @@ class Health:
     assigned: bool = False
     schema_present: bool = False
     database_reachable: bool = False
-    waits_for: str = ""
+    lacks: str = ""
     """What somebody must make before the flow goes on, though the database answers."""
+    waiting_for: str | None = None
 
     def beat(self, now: float) -> None:
         """Something moved: a commit, an assignment, or one more try of an outage."""
@@ -27,6 +28,8 @@ class Health:
 
     def alive(self, now: float) -> tuple[bool, str]:
         """The answer of ``/livez`` and why."""
+        if self.waiting_for is not None:
+            return True, self.waiting_for
         if not self.in_flight and self.lag_messages == 0:
             return True, "idle: nothing to read"
         still = now - self.moved_at
@@ -39,12 +42,12 @@ class Health:
         missing = [
             what
             for what, good in (
-                ("no partitions assigned", self.assigned),
+                ("no partitions assigned", self.assigned or self.waiting_for is not None),
                 ("schema not present", self.schema_present),
                 ("database not reachable", self.database_reachable),
             )
             if not good
         ]
-        if self.waits_for:
-            missing.append(self.waits_for)
-        return not missing, "; ".join(missing) or "ready"
+        if self.lacks:
+            missing.append(self.lacks)
+        return not missing, "; ".join(missing) or self.waiting_for or "ready"

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import confluent_kafka as kafka
+from confluent_kafka.admin import AdminClient
 
-from tickloom.errors import Mistake, SettingsError, SourceUnavailable, TickloomError
+from tickloom.errors import Mistake, SettingsError, SourceUnavailable, TickloomError, TopicMissing
 from tickloom.logs import Logger
 from tickloom.model import Side
 from tickloom.settings import Settings
@@ -18,6 +19,8 @@ _SESSION_TIMEOUT_MS = 10_000
 """A dead replica's partitions wait this long for their next owner; librdkafka's default is 45 s."""
 _HEARTBEAT_MS = 500
 """Upper bound on how long a replica takes to learn that another one joins or leaves, while all others wait; by default 3 s."""
+_METADATA_REFRESH_MS = 10_000
+"""New partitions of the topics are noticed within this time; librdkafka's default is five minutes."""
 _QUEUE_MAX_KBYTES = 2**21 - 1  # librdkafka takes no more
 _FETCH_MAX_PARTITION_BYTES = 2**19
 """Of one answer: as long a run of one partition comes before the next has its turn, while the other side may be somewhere
@@ -55,15 +58,20 @@ def side_of(settings: Settings) -> dict[str, Side]:
 
 def member_config(settings: Settings) -> dict[str, Any]:
     """The librdkafka properties of the group's member, which reads nothing."""
-    config = _config(settings, {"auto.offset.reset": "earliest", "queued.max.messages.kbytes": 1024})
+    ours = {
+        "auto.offset.reset": "earliest",
+        "queued.max.messages.kbytes": 1024,
+        "topic.metadata.refresh.interval.ms": _METADATA_REFRESH_MS,
+    }
+    config = _config(settings, ours)
     if uses_consumer_protocol(config):
         return {"group.remote.assignor": "range"} | config
-    ours = {
+    classic = {
         "partition.assignment.strategy": "range",
         "session.timeout.ms": _session_timeout_ms(config),
         "heartbeat.interval.ms": _HEARTBEAT_MS,
     }
-    return ours | config
+    return classic | config
 
 
 def reader_config(settings: Settings) -> dict[str, Any]:
@@ -148,7 +156,7 @@ def translate(error: Any) -> TickloomError:
 def describe_cluster(settings: Settings) -> Cluster:
     """Cluster id and partition counts. Blocks up to 10 s a topic.
 
-    Raises ``SourceUnavailable``; ``Mistake`` where a topic does not exist or may not be seen.
+    Raises ``SourceUnavailable``; ``TopicMissing`` where one does not exist, ``Mistake`` where it may not be seen.
     """
     consumer = make_consumer(reader_config(settings) | ({"allow.auto.create.topics": True} if _mock(settings) else {}))
     try:
@@ -159,7 +167,7 @@ def describe_cluster(settings: Settings) -> Cluster:
             cluster_id = metadata.cluster_id or ""
             found = metadata.topics[topic]
             if (found.error is not None and found.error.code() == _E.UNKNOWN_TOPIC_OR_PART) or not found.partitions:
-                raise Mistake(
+                raise TopicMissing(
                     f"topic {topic} does not exist; create it or mend TICKLOOM_PRICES_TOPIC and TICKLOOM_VOLUMES_TOPIC"
                 )
             if found.error is not None:
@@ -170,6 +178,33 @@ def describe_cluster(settings: Settings) -> Cluster:
         raise translate(error.args[0]) from None
     finally:
         consumer.close()
+
+
+class TopicIds:
+    """Asks the brokers for the ids of both topics, over a connection that is kept."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Connects lazily."""
+        self._topics = list(side_of(settings))
+        self._admin = None if _mock(settings) else AdminClient(reader_config(settings), logger=_LibrdkafkaLog())
+
+    def read(self, timeout_seconds: float = METADATA_TIMEOUT_SECONDS) -> dict[str, str]:
+        """Each topic's id, where the brokers have such (Kafka 2.8 on; librdkafka's mock cluster has none). Blocks.
+
+        Raises ``SourceUnavailable``, ``TopicMissing``, ``Mistake``.
+        """
+        if self._admin is None:
+            return {}
+        ids: dict[str, str] = {}
+        asked = self._admin.describe_topics(kafka.TopicCollection(self._topics), request_timeout=timeout_seconds)
+        for topic, answer in asked.items():
+            try:
+                ids[topic] = str(answer.result().topic_id)
+            except kafka.KafkaException as error:
+                if error.args[0].code() == _E.UNKNOWN_TOPIC_OR_PART:
+                    raise TopicMissing(f"topic {topic} does not exist any more") from None
+                raise translate(error.args[0]) from None
+        return {topic: found for topic, found in ids.items() if found.strip("A=")}  # all zero: none
 
 
 def _mock(settings: Settings) -> bool:

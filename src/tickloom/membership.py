@@ -101,12 +101,7 @@ class Member:
     def _commit_told(self) -> None:
         with self._lock:
             told, self._told = self._told, {}
-        mine = {(at.topic, at.partition) for at in self._consumer.assignment()} if told else set()
-        wanted = [
-            kafka.TopicPartition(at.topic, at.partition, offset)
-            for at, offset in told.items()
-            if (at.topic, at.partition) in mine
-        ]
+        wanted = [kafka.TopicPartition(at.topic, at.partition, offset) for at, offset in told.items()]
         if wanted:
             try:
                 self._consumer.commit(offsets=wanted, asynchronous=True)
@@ -135,6 +130,7 @@ class Member:
         self._notify(Revoked(done))
         if not done.wait(self._settings.revoke_timeout_seconds + 5):
             _log.warning("the batch in flight outlived the revocation; the ledger fences it")
+        self._commit_told()  # while they are ours: afterwards it would set their next owner back
         if self._incremental:
             consumer.incremental_unassign(partitions)
             if not self._stop.is_set():

@@ -1,11 +1,12 @@
 """DDL of the output tables and the bookkeeping, made from the columns declared in ``model``; and its check."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from tickloom.errors import SchemaMismatch, WrongSource
-from tickloom.model import ANALYTICS, PRICES, TABLES, VOLUMES, Table
+from tickloom.errors import LogLost, SchemaMismatch, WrongSource
+from tickloom.model import ANALYTICS, PRICES, RAW_TABLE, TABLES, VOLUMES, Table
 from tickloom.partitions import Partition, Partitioner, statement
 from tickloom.postgres import Connection, sql, told, transaction
 from tickloom.settings import Partitioning, Settings
@@ -25,6 +26,7 @@ BOOKKEEPING = {
         "skipped",
         "missing",
         "updated_at",
+        "newest_timestamp",
     ],
     "dead_letters": [
         "topic",
@@ -40,8 +42,17 @@ BOOKKEEPING = {
         "replayed_at",
     ],
     "gaps": ["topic", "partition", "from_offset", "to_offset", "noticed_at", "policy"],
-    "symbols": ["symbol", "prices_partition", "volumes_partition", "since"],
-    "source": ["cluster_id", "prices_topic", "volumes_topic", "window_rows", "repairs"],
+    "symbols": ["symbol", "home", "since"],
+    "sharing": ["one", "era", "prices_partitions", "volumes_partitions", "raised", "alone_since", "torn"],
+    "source": [
+        "cluster_id",
+        "prices_topic",
+        "volumes_topic",
+        "window_rows",
+        "repairs",
+        "prices_topic_id",
+        "volumes_topic_id",
+    ],
 }
 
 
@@ -77,6 +88,11 @@ def table_ddl(table: Table, width: Partitioning) -> str:
 _WITHOUT_SYMBOLS = "SELECT to_regclass('tickloom.offsets') IS NOT NULL AND to_regclass('tickloom.symbols') IS NULL"
 
 
+_HAS_SOURCE_TIMESTAMP = (
+    "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = 'source_timestamp')"
+)
+
+
 async def migrate(connection: Connection, settings: Settings) -> None:
     """Create what is missing, in one transaction; safe among replicas. Raises ``Mistake``, ``StoreUnavailable``."""
     with told():
@@ -91,6 +107,9 @@ async def migrate(connection: Connection, settings: Settings) -> None:
             await connection.execute(sql("bookkeeping"))
             for table in TABLES:
                 await connection.execute(table_ddl(table, partitioning(settings, table)))
+            for table in RAW_TABLE.values():
+                if not await connection.fetchval(_HAS_SOURCE_TIMESTAMP, table.name):
+                    await connection.execute(f"ALTER TABLE {table.name} ADD COLUMN source_timestamp timestamptz")
             await connection.execute(sql("owner"))
     await check(connection, settings)
 
@@ -211,21 +230,42 @@ async def _check_rights(connection: Connection, writes: bool) -> None:
         )
 
 
-async def claim_source(connection: Connection, settings: Settings, cluster_id: str) -> None:
-    """Note what the tables are made from, or hold it against what was noted. Raises ``WrongSource``."""
-    mine = (cluster_id, settings.prices_topic, settings.volumes_topic, settings.window_rows)
+async def claim_source(
+    connection: Connection, settings: Settings, cluster_id: str, topic_ids: Mapping[str, str] | None = None
+) -> None:
+    """Note what the tables are made from, or hold it against what was noted. Raises ``WrongSource``, ``LogLost``.
+
+    ``topic_ids``: of each topic, where the brokers have such: one that was deleted and made anew has another.
+    """
+    mine = source_of(settings, cluster_id)
+    ids = [(topic_ids or {}).get(topic) for topic in mine[1:3]]
     with told():
-        async with transaction(connection):
-            await connection.execute("LOCK TABLE tickloom.source IN SHARE ROW EXCLUSIVE MODE")
-            row = await connection.fetchrow("SELECT * FROM tickloom.source")
-            if row is None:
-                await connection.execute(
-                    "INSERT INTO tickloom.source (cluster_id, prices_topic, volumes_topic, window_rows) "
-                    "VALUES ($1, $2, $3, $4)",
-                    *mine,
-                )
-                return
+        row = await connection.fetchrow("SELECT * FROM tickloom.source")
+        if row is None or (row["prices_topic_id"], row["volumes_topic_id"]) != tuple(ids):
+            async with transaction(connection):
+                await connection.execute("LOCK TABLE tickloom.source IN SHARE ROW EXCLUSIVE MODE")
+                row = await connection.fetchrow(sql("note_source"), *mine, *ids)
     refuse_other_source(row, mine)
+    refuse_other_topics(row, settings, topic_ids or {})
+
+
+def source_of(settings: Settings, cluster_id: str) -> tuple[str, str, str, int]:
+    """What tables are made from, in the order of ``tickloom.source``."""
+    return (cluster_id, settings.prices_topic, settings.volumes_topic, settings.window_rows)
+
+
+def refuse_other_topics(noted: Any, settings: Settings, topic_ids: Mapping[str, str]) -> None:
+    """Raise ``LogLost`` where a topic has another id than the one that the tables were made from."""
+    for topic, before in (
+        (settings.prices_topic, noted["prices_topic_id"]),
+        (settings.volumes_topic, noted["volumes_topic_id"]),
+    ):
+        now = topic_ids.get(topic)
+        if None not in (now, before) and now != before:
+            raise LogLost(
+                f"topic {topic} was deleted and made anew (its id is {now}, the tables were made from {before}): the "
+                f"ledger's offsets mean other messages there; restore the topic, or start with an empty database for the new one"
+            )
 
 
 def refuse_other_source(noted: Any, mine: tuple[str, str, str, int]) -> None:

@@ -132,6 +132,13 @@ class Settings(BaseSettings):
     revoke_timeout_seconds: float = Field(
         20, gt=0, description="How long a revocation waits for the batch in flight before it is abandoned."
     )
+    share_after_seconds: float = Field(
+        300,
+        ge=0,
+        allow_inf_nan=False,
+        description="After partitions were added one replica reads everything for this long, until all producers know of them "
+        "(their `metadata.max.age.ms`); then replicas share again.",
+    )
     stuck_after_seconds: float = Field(
         300, gt=0, description="`/livez` fails when there is work and nothing moved for this long."
     )

@@ -256,7 +256,7 @@ def test_beside_a_daemon(
     finally:
         daemon.kill()
         daemon.communicate()
-    assert len(read_log(world.bootstrap, world.topics, partitions)) == 8_000
+    assert len(read_log(world.bootstrap, world.topics)) == 8_000
     assert world.differences() == []
 
 

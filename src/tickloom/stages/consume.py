@@ -242,10 +242,11 @@ class Reader:
     def _out_of_range(self, at: TopicPartition) -> None:
         low, high = self._watermark(at)
         gap = find_gap(at, self._positions[at], low, high, self._settings.gap_policy)
-        resume = self._positions[at]
-        if gap is not None:
-            self._post(gap)
-            resume = self._positions[at] = gap.to_offset
+        if gap is None:
+            # The offset was out of range a moment ago, and is no longer: the topic may have been deleted and made anew.
+            raise SourceUnavailable(f"{at.topic} partition {at.partition} changed under the reader; looking at it anew")
+        self._post(gap)
+        resume = self._positions[at] = gap.to_offset
         self._consumers[self._sides[at.topic]].seek(kafka.TopicPartition(at.topic, at.partition, resume))
 
 

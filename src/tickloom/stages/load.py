@@ -18,8 +18,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tickloom.copy_binary import SymbolBytes, encode
-from tickloom.errors import Fenced, NotCopartitioned, RowsVanished
-from tickloom.ledger import Counts, already_done, compare_and_set, refuse_repaired, torn_symbol
+from tickloom.errors import Fenced, RowsVanished
+from tickloom.ledger import Counts, already_done, compare_and_set, refuse_repaired
 from tickloom.model import (
     ANALYTICS,
     AVERAGE_COLUMN,
@@ -49,10 +49,8 @@ class Encoded:
 
     ``copies``: target table to bytes; ``needed``: output table to the event times whose partitions must exist;
     ``updates``: staging table to the runs of partitions in which its rows' keys lie; ``staged``: how many rows it has;
-    ``touched``: output table to the ranges of all its rows; ``counts``: by side and partition; ``collapsed``: superseded rows of another value.
-    ``newcomers``: symbols that may be new to a side, or that get older rows than they had, ordered: symbol,
-    prices_partition, volumes_partition (null where a side is not here), first (neither side may have it), since (the
-    oldest row's ts in µs, null where they had older ones).
+    ``touched``: output table to the ranges of all its rows; ``counts``: by side and partition; ``collapsed``: superseded
+    rows of another value. ``older``: symbols that have no row as old as the batch's, ordered, and the ts of that, in µs.
     """
 
     copies: Mapping[str, bytearray]
@@ -62,7 +60,7 @@ class Encoded:
     touched: Mapping[str, Sequence[Range]]
     counts: Mapping[tuple[Side, int], Counts]
     collapsed: int
-    newcomers: pl.DataFrame
+    older: tuple[list[str], list[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,7 @@ def prepare(joined: Joined, now_micros: int, widths: Mapping[str, Partitioning])
     frames: dict[str, pl.DataFrame] = {ANALYTICS.name: _stamped(joined.met, now_micros)}
     staged: dict[str, pl.DataFrame] = {_REMET: _stamped(joined.remet, now_micros)}
     for side, rows in joined.sides.items():
-        columns = ["code", "ts", "value", *OPTIONAL_COLUMNS[side], "average", "partition", "offset"]
+        columns = ["code", "ts", "value", *OPTIONAL_COLUMNS[side], "average", "partition", "offset", "logged"]
         frames[RAW_TABLE[side].name] = rows.new[columns]
         staged[f"pg_temp.corrected_{side}"] = rows.corrected[columns]
         staged[f"pg_temp.revised_{side}"] = rows.revised
@@ -118,22 +116,13 @@ def prepare(joined: Joined, now_micros: int, widths: Mapping[str, Partitioning])
             for partition in rows.stored.keys() | rows.superseded.keys()
         },
         collapsed=sum(rows.collapsed for rows in joined.sides.values()),
-        newcomers=_newcomers(joined),
+        older=(joined.symbols.gather(joined.older["code"]).to_list(), joined.older["ts"].to_list()),
     )
 
 
 def without_expired(joined: Joined, expired: NDArray[np.bool_]) -> Joined:
     """Without those of the joined rows that are new (``met``) which have lost their partition."""
     return replace(joined, met=joined.met.filter(~expired)) if expired.any() else joined
-
-
-def _newcomers(joined: Joined) -> pl.DataFrame:
-    prices, volumes = (joined.sides[side].newcomers.rename({"partition": f"{side}_partition"}) for side in Side)
-    both = prices.join(volumes, on=["code", "first"], how="full", coalesce=True)
-    older = joined.older.select(pl.col("code").cast(pl.Int64), since=pl.col("ts"))
-    found = both.join(older, on="code", how="full", coalesce=True).sort("code")
-    symbol = joined.symbols.gather(found["code"]).alias("symbol")
-    return found.select(symbol, "prices_partition", "volumes_partition", pl.col("first").fill_null(False), "since")
 
 
 def _stamped(met: pl.DataFrame, now_micros: int) -> pl.DataFrame:
@@ -148,26 +137,23 @@ class Loader:
         topics: Mapping[Side, str],
         epochs: Mapping[TopicPartition, int],
         copy_seconds: float = 300,
-        owns_everything: bool = True,
     ) -> None:
-        """``copy_seconds``: the limit of one COPY. Only a replica that owns everything surely sees both halves of a symbol."""
+        """``copy_seconds``: the limit of one COPY."""
         self._copy_seconds = copy_seconds
-        self._owns_everything = owns_everything
         self._topics = topics
         self._epochs = epochs
 
     async def load(self, connection: Connection, work: Work, now: datetime) -> Loaded:
         """Write a batch in one transaction. Partitions must exist, and ``stage`` must have run on the connection.
 
-        Raises ``Fenced``; ``RowsVanished``; ``DataRefused`` (nothing is left of it); ``StoreUnavailable`` (try the same again: a commit
-        whose answer was lost is noticed); ``StateSpoilt`` where a repair has come between; ``NotCopartitioned``, where this
-        replica has but one half of a symbol; ``Mistake``.
+        Raises ``Fenced``; ``RowsVanished``; ``DataRefused`` (nothing is left of it); ``StoreUnavailable`` (try the same again:
+        a commit whose answer was lost is noticed); ``StateSpoilt`` where a repair has come between; ``Mistake``.
         """
         batch, encoded = work.batch, work.encoded
         assert encoded is not None, "it must be sifted first"
         counts = self._by_source(encoded)
         with told():
-            await self._introduce(connection, encoded.newcomers)
+            await _introduce(connection, *encoded.older)
             async with transaction(connection):
                 try:
                     await compare_and_set(connection, batch.progress, self._epochs, counts)
@@ -190,7 +176,7 @@ class Loader:
         """Write the rows as ``load`` does, and undo it. Raises ``DataRefused``, ``StoreUnavailable``, ``Mistake``."""
         with told():
             async with transaction(connection, rehearsal=True):
-                await self._introduce(connection, encoded.newcomers)
+                await _introduce(connection, *encoded.older)
                 await self._write(connection, encoded)
 
     async def _write(self, connection: Connection, encoded: Encoded) -> None:
@@ -215,26 +201,16 @@ class Loader:
                     f"their partition was dropped or detached, or somebody has deleted them"
                 )
 
-    async def _introduce(self, connection: Connection, newcomers: pl.DataFrame) -> None:
-        """Note the symbols that have rows from now on. A replica claims its halves of them, and looks whether somebody has
-        claimed the other half of one.
-
-        Before the transaction of the rows, for the claim must stay when that fails.
-        """
-        if self._owns_everything:
-            newcomers = newcomers.filter(pl.col("first") | pl.col("since").is_not_null())
-        if len(newcomers):
-            symbol, prices, volumes, _, since = (column.to_list() for column in newcomers.get_columns())
-            claims = (None, None) if self._owns_everything else (prices, volumes)
-            times = [None if micros is None else moment(micros) for micros in since]
-            await connection.execute(_INTRODUCE, symbol, *claims, times)
-        if not self._owns_everything and (torn := await torn_symbol(connection)) is not None:
-            raise NotCopartitioned.torn(torn)
-
     def _by_source(self, encoded: Encoded) -> dict[TopicPartition, Counts]:
         return {
             TopicPartition(self._topics[side], partition): count for (side, partition), count in encoded.counts.items()
         }
+
+
+async def _introduce(connection: Connection, symbols: Sequence[str], since: Sequence[int]) -> None:
+    """Note the symbols that have rows from now on, or older ones than they had. A batch that fails may leave that behind."""
+    if symbols:
+        await connection.execute(_INTRODUCE, symbols, [moment(micros) for micros in since])
 
 
 async def stage(connection: Connection) -> None:
