@@ -628,3 +628,60 @@ def test_a_pooler_in_session_mode(world: World) -> None:
             drained(world)
             world.produce(pairs(OLD + 500, 20))
     assert letters(world) == []
+
+
+# --- maintenance ------------------------------------------------------------------------------------------------
+
+
+def test_maintenance_beside_the_flow(world: World) -> None:
+    """A night's maintenance would end the daemon, or cost rows: a dump's snapshot, VACUUM FULL, REINDEX, other disks, locks."""
+    space = f"space_{uuid.uuid4().hex[:8]}"
+    services.execute(
+        world.database_url, "SET allow_in_place_tablespaces = on", f"CREATE TABLESPACE {space} LOCATION ''"
+    )
+    world.produce(pairs(OLD, 40) + pairs(NOW, 40))
+    count = 160
+    with running(world), held(world.database_url, "SELECT 1"):
+        until(lambda: loaded(world, 160))
+        part = part_of("stock_prices", OLD)
+        for statement in (
+            f"VACUUM FULL {part}",
+            "VACUUM FULL tickloom.offsets",
+            f"REINDEX TABLE {part}",
+            f"ALTER TABLE {part} SET TABLESPACE {space}",
+            f"CLUSTER {part} USING {part}_pkey",
+            "ANALYZE",
+        ):
+            with held(world.database_url, "LOCK TABLE stock_volumes IN ACCESS EXCLUSIVE MODE"):
+                world.produce(pairs(OLD, 20, step=count))  # new rows, and corrections of the first one
+            world.query(statement)
+            count += 40
+        until(lambda: loaded(world, count))
+    assert letters(world) == []
+    assert world.differences() == []
+
+
+def test_a_table_is_renamed_under_the_daemon(world: World) -> None:
+    """It would be tried for ever."""
+    world.produce(pairs(NOW, 5))
+    daemon = world.start("run")
+    until(lambda: loaded(world, 10))
+    world.query("ALTER TABLE stock_volumes RENAME TO old_volumes")
+    world.produce(pairs(NOW + HOUR // 60, 5))
+    _, told = daemon.communicate(timeout=60)
+    assert daemon.returncode == 2, told[-2000:]
+    assert "stock_volumes" in told.splitlines()[-1]
+    assert "tickloom migrate" in told.splitlines()[-1]
+
+
+def test_rows_that_cannot_be_changed(world: World) -> None:
+    """A correction that a trigger swallows would be counted, or be tried in a circle."""
+    world.produce(pairs(NOW, 5))
+    drained(world)
+    world.query("CREATE FUNCTION public.no() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+    world.query("CREATE TRIGGER no BEFORE UPDATE ON stock_prices FOR EACH ROW EXECUTE FUNCTION public.no()")
+    world.produce([tick("prices", "S0", NOW, 9.0)])
+    done = world.tickloom("run", "--once", timeout=60)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "see the table's triggers" in done.stderr.splitlines()[-1]
+    assert loaded(world, 10)
