@@ -15,7 +15,7 @@ DAGSTER_PORT ?= 3000
 PEERS_ARGS ?=
 
 # What tests/tools.sh has fetched without installing it.
-export PATH := $(CURDIR)/.cache/tools/usr/bin:$(PATH)
+export PATH := $(CURDIR)/.cache/tools/usr/bin:$(CURDIR)/.cache/tools/usr/sbin:$(PATH)
 
 .PHONY: setup tools lock format check test fuzz bounds soak demo dagster bench peers clean
 
@@ -32,7 +32,7 @@ $(STAMP): requirements.lock pyproject.toml
 
 # All that the tests call beside Python packages: installed where that needs no password, else told.
 tools:
-	@PYTHON=$(PYTHON) tests/tools.sh $(if $(wildcard $(STAMP)),,venv) java mvn compose promtool systemd-analyze
+	@PYTHON=$(PYTHON) tests/tools.sh $(if $(wildcard $(STAMP)),,venv) java mvn compose pgbouncer promtool systemd-analyze
 
 # Pin the newest versions that pyproject.toml allows.
 lock:

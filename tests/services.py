@@ -359,6 +359,40 @@ def native_postgres(standby_of: Postgres | None = None) -> Iterator[Postgres]:
 
 
 @contextlib.contextmanager
+def pgbouncer(database_url: str, mode: str, *options: str) -> Iterator[str]:
+    """A pgbouncer before a server while inside; the database's URL by way of it."""
+    parts, port = urlsplit(database_url), free_port()
+    with tempfile.TemporaryDirectory(prefix="tickloom-pgbouncer-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # the unprivileged user must get in
+        folder.joinpath("users").write_text(f'"{parts.username}" "{parts.password}"\n')
+        settings = ["listen_addr=127.0.0.1", f"listen_port={port}", "auth_type=plain", f"auth_file={folder / 'users'}"]
+        settings += [f"pool_mode={mode}", "unix_socket_dir=", *options]
+        server = f"* = host={parts.hostname} port={parts.port}"
+        folder.joinpath("ini").write_text("\n".join(["[databases]", server, "[pgbouncer]", *settings, ""]))
+        process = _Process(
+            [_pgbouncer_program(), str(folder / "ini")], folder / "log", user=unprivileged_user(), cwd=folder
+        )
+        try:
+            deadline = time.monotonic() + _DEADLINE_SECONDS
+            while time.monotonic() < deadline:
+                process.must_run()
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                    break
+                time.sleep(0.05)
+            yield urlunsplit(parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{port}"))
+        finally:
+            process.end(signal.SIGQUIT)
+
+
+def _pgbouncer_program() -> str:
+    found = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:{CACHE / 'tools/usr/sbin'}:/usr/sbin")
+    if found is None:
+        raise RuntimeError("no pgbouncer: tests/tools.sh pgbouncer")
+    return found
+
+
+@contextlib.contextmanager
 def running_postgres() -> Iterator["Postgres | Given"]:
     """A server while inside."""
     if address := os.environ.get("TICKLOOM_TEST_DATABASE_URL"):

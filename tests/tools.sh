@@ -2,7 +2,7 @@
 # Make sure that each TOOL is there. What is missing is installed with apt-get where no password is needed for that;
 # else one message says what to type. Prints nothing when all are there.
 #
-#   tests/tools.sh TOOL…     venv, java, mvn, compose, promtool, systemd-analyze
+#   tests/tools.sh TOOL…     venv, java, mvn, compose, pgbouncer, promtool, systemd-analyze
 #                            broker: java and mvn, unless TICKLOOM_TEST_KAFKA or a Docker engine gives us one
 #
 # PYTHON is the interpreter whose venv is meant, python3 by default.
@@ -10,12 +10,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 cache=.cache/tools
-export PATH="$PWD/$cache/usr/bin:$PATH"
+export PATH="$PWD/$cache/usr/bin:$PWD/$cache/usr/sbin:$PATH"
 
 there() {
   case $1 in
     venv) "$python" -c 'import ensurepip, venv' 2>/dev/null ;; # Debian's Python comes without
     compose) docker compose version >/dev/null 2>&1 || docker-compose version >/dev/null 2>&1 ;;
+    pgbouncer) PATH="$PATH:/usr/sbin" pgbouncer --version >/dev/null 2>&1 ;; # with its libraries
     broker) [[ -n ${TICKLOOM_TEST_KAFKA:-} ]] || docker info >/dev/null 2>&1 || { there java && there mvn; } ;;
     *) command -v "$1" >/dev/null ;;
   esac
@@ -28,18 +29,19 @@ debian_packages() {
     mvn) echo maven ;;
     broker) echo default-jre-headless maven ;;
     compose) echo docker-compose ;;
+    pgbouncer) echo pgbouncer ;;
     promtool) if apt-cache show promtool >/dev/null 2>&1; then echo promtool; else echo prometheus; fi ;; # since Debian 13
     systemd-analyze) echo systemd ;;
   esac
 }
 
-# Only the checker out of its package: installing all of Debian 12's would start a Prometheus server.
-fetch_promtool() {
+# Only a program out of its package: installing all of it would start a server, of Prometheus or pgbouncer.
+fetch() { # TOOL PATH
   local folder
   mkdir -p "$cache"
   folder=$(mktemp -d)
-  (cd "$folder" && apt-get download -qq -o APT::Sandbox::User=root "$(debian_packages promtool)") >/dev/null 2>&1 &&
-    dpkg-deb --fsys-tarfile "$folder"/*.deb | tar -x -C "$cache" ./usr/bin/promtool
+  (cd "$folder" && apt-get download -qq -o APT::Sandbox::User=root "$(debian_packages "$1")") >/dev/null 2>&1 &&
+    dpkg-deb --fsys-tarfile "$folder"/*.deb | tar -x -C "$cache" "$2"
   rm -rf "$folder"
 }
 
@@ -69,9 +71,12 @@ if command -v apt-get >/dev/null && "${as_root[@]}" true 2>/dev/null; then
   echo "installing what is missing: ${missing[*]}"
   "${as_root[@]}" apt-get update -qq || true
   if [[ " ${missing[*]} " == *" promtool "* ]]; then
-    fetch_promtool || true # then the package
-    note_missing "$@"
+    fetch promtool ./usr/bin/promtool || true # then the package
   fi
+  if [[ " ${missing[*]} " == *" pgbouncer "* ]]; then
+    fetch pgbouncer ./usr/sbin/pgbouncer || true # where its libraries are not there, then the package
+  fi
+  note_missing "$@"
   if ((${#packages[@]})); then
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
       apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null || true

@@ -11,9 +11,10 @@ from typing import Any
 from tickloom import schema
 from tickloom.errors import TickloomError
 from tickloom.kafka import Cluster, TopicIds, ask_group, check_options, describe_cluster, peek_keys
-from tickloom.model import TABLES
-from tickloom.partitions import LockTable, Partitioner, budget_of, lock_table
-from tickloom.postgres import connected, told, transaction
+from tickloom.partitions import LockTable, budget_of, lock_table
+from tickloom.pooler import refuse_poolers
+from tickloom.postgres import connected, told
+from tickloom.rights import rehearse, rehearse_partitions
 from tickloom.settings import Partitioning, Settings, ignored
 
 _CLOCK_LIMIT_SECONDS = 5.0
@@ -30,8 +31,7 @@ async def migrate(settings: Settings) -> None:
     """Create what is missing. Raises ``Mistake``, ``StoreUnavailable``."""
     async with connected(settings) as connection:
         await schema.migrate(connection, settings)
-        widths = {table.name: schema.partitioning(settings, table) for table in TABLES}
-        await Partitioner(widths, settings.partitions_ahead).ensure_ahead(connection, datetime.now(UTC))
+        await schema.partitioner(settings).ensure_ahead(connection, datetime.now(UTC))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +63,13 @@ async def check(settings: Settings) -> list[Finding]:
         findings.append(await _find("keys", lambda: loop.run_in_executor(None, peek_keys, settings)))
     findings.append(await _find("database", lambda: _database(settings)))
     if findings[-1].good:
+        findings.append(await _find("pooler", lambda: _pooler(settings)))
         findings.append(await _find("schema", lambda: _schema(settings)))
         if cluster and findings[-1].good:
             findings.append(await _find("source", lambda: _source(settings, cluster[0])))
+        findings.append(await _find("rights", lambda: _rights(settings)))
+        findings.append(await _find("table partitions", lambda: _partitions(settings)))
         findings.append(await _find("locks", lambda: _locks(settings)))
-        findings.append(await _find("pooler", lambda: _pooler(settings)))
         findings.append(await _find("clock", lambda: _clock(settings)))
     return findings
 
@@ -108,7 +110,19 @@ async def _database(settings: Settings) -> str:
 async def _schema(settings: Settings) -> str:
     async with connected(settings) as connection:
         await schema.check(connection, settings)
-    return "tables, columns, partitioning and rights are as needed"
+    return "tables, columns and partitioning are as needed"
+
+
+async def _rights(settings: Settings) -> str:
+    async with connected(settings) as connection:
+        return await rehearse(connection, settings)
+
+
+async def _partitions(settings: Settings) -> str:
+    maker, now = schema.partitioner(settings), datetime.now(UTC)
+    async with connected(settings) as connection:
+        await schema.check_widths(connection, maker, now)
+        return await rehearse_partitions(connection, maker, now)
 
 
 async def _source(settings: Settings, cluster: Cluster) -> str:
@@ -128,7 +142,7 @@ async def _source(settings: Settings, cluster: Cluster) -> str:
 async def _locks(settings: Settings) -> str:
     async with connected(settings) as connection:
         table_of_locks = await lock_table(connection)
-        partitioner = Partitioner({table.name: schema.partitioning(settings, table) for table in TABLES}, 0)
+        partitioner = schema.partitioner(settings)
         counts = {table: len((await partitioner.layout(connection, table)).names) for table in partitioner.widths}
     return judge_locks(table_of_locks, counts, partitioner.widths)
 
@@ -157,14 +171,8 @@ def judge_locks(locks: LockTable, counts: Mapping[str, int], widths: Mapping[str
 
 
 async def _pooler(settings: Settings) -> str:
-    """Statement pooling gives every statement another server: COPY, temporary tables and transactions break."""
-    async with connected(settings) as connection:
-        with told():
-            async with transaction(connection):
-                first = await connection.fetchval("SELECT pg_backend_pid()")
-                if first != await connection.fetchval("SELECT pg_backend_pid()"):
-                    raise TickloomError("a pooler in statement mode stands between; use session mode")
-    return "one server holds a whole transaction"
+    await refuse_poolers(settings)
+    return "a session keeps its server"
 
 
 async def _clock(settings: Settings) -> str:

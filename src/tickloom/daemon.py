@@ -24,17 +24,20 @@ from typing import Any, TypeVar, assert_never
 from prometheus_client import disable_created_metrics
 
 from tickloom import __version__, ledger, schema, sharing
+from tickloom.admin import judge_locks
 from tickloom.chores import Chores, end_all
 from tickloom.errors import (
     Fenced,
     Mistake,
     NotCopartitioned,
     RowsRefused,
+    RowsVanished,
     SourceRefuses,
     SourceUnavailable,
     StandBy,
     StateSpoilt,
     StoreUnavailable,
+    TickloomError,
     TooWide,
 )
 from tickloom.health import Health
@@ -42,10 +45,11 @@ from tickloom.kafka import Cluster, TopicIds, check_options, describe_cluster
 from tickloom.logs import Logger
 from tickloom.membership import Assigned, Member, MemberEvent, MemberFailed, MemberRefused, Revoked
 from tickloom.metrics import CpuClock, Metrics
-from tickloom.model import TABLES, TopicPartition
+from tickloom.model import TopicPartition
 from tickloom.outcome import Bounds, Ended, Outcome, Tally
-from tickloom.partitions import Partitioner
+from tickloom.partitions import Partitioner, lock_table, partition_at, statement
 from tickloom.pipeline import flow
+from tickloom.pooler import refuse_poolers
 from tickloom.postgres import Connection, connected
 from tickloom.retry import RetryPolicy
 from tickloom.runtime import tune_interpreter
@@ -54,11 +58,15 @@ from tickloom.session import Manner, Session, Store, Surroundings, open_session
 from tickloom.settings import Settings
 from tickloom.sharing import Policy, Stance, may_share
 from tickloom.stages.consume import Reader
+from tickloom.timestamps import micros_of
 from tickloom.watch import Watch
 
 _log = Logger(__name__)
 _HOUSEKEEPING_SECONDS = 60.0
+_HOUR_SECONDS = 3_600.0
 _DRAINED_SECONDS = 0.5
+_VANISHED_AT_MOST = 3
+"""So often in a row may rows vanish without any progress between: then it is no act, but a state."""
 _SHARING_SECONDS = 2.0
 _WATCHDOG_SECONDS = 10.0
 _SPARE_SECONDS = 2.0
@@ -96,6 +104,8 @@ class Daemon:
         self._stop = asyncio.Event()
         self._changed = asyncio.Event()  # the assignment is no longer what the session was made for
         self._session: Session | None = None
+        self._locks_told = -_HOUR_SECONDS
+        self._vanished: list[int] = []  # how many messages were committed when rows were found to have vanished
         self._worked_alone = False  # the group has had nobody else
         self._stance = Stance()
         self._era: int | None = None  # of the sharing that the session was made for, where others take part
@@ -136,12 +146,11 @@ class Daemon:
         cpu.labels("start").inc(time.thread_time())
         loop_clock = CpuClock(cpu.labels("loop"), time.thread_time)
         self.metrics.info.labels(__version__).set(1)
-        widths = {table.name: schema.partitioning(settings, table) for table in TABLES}
         loop = asyncio.get_running_loop()
         check_options(settings)  # a reader is made only after the group was joined
         member = Member(settings, lambda event: _post(loop, self._events, event))
         with ThreadPoolExecutor(1, "tickloom-cpu") as executor:
-            partitioner = Partitioner(widths, settings.partitions_ahead)
+            partitioner = schema.partitioner(settings)
             around = Surroundings(
                 settings, self.metrics, self.health, self._watch, member, partitioner, executor, self._owner, loop_clock
             )
@@ -189,11 +198,13 @@ class Daemon:
         store = Store(around)
         around.outage = StoreUnavailable("Postgres has not answered in all that time")
         try:
+            await store.run(lambda _: refuse_poolers(settings))
             await store.run(lambda connection: schema.check(connection, settings))
             self.health.schema_present = True
             cluster = await self._patiently(around, lambda: describe_cluster(settings))
             ids = await self._patiently(around, TopicIds(settings).read)
             await store.run(lambda connection: schema.claim_source(connection, settings, cluster.cluster_id, ids))
+            await store.run(lambda connection: schema.check_widths(connection, around.partitioner, datetime.now(UTC)))
             await store.run(lambda connection: self._make_partitions(around, connection))
         finally:
             await store.close()
@@ -270,9 +281,18 @@ class Daemon:
             except TooWide as error:
                 manner = replace(manner, max_messages=max(1, error.messages // 2))
                 _log.info("smaller batches", max_messages=manner.max_messages, reason=str(error))
+            except RowsVanished as error:
+                self._vanished = [*(messages for messages in self._vanished if messages == self._tally.messages)]
+                self._vanished.append(self._tally.messages)
+                if len(self._vanished) > _VANISHED_AT_MOST:
+                    raise Mistake(
+                        f"{error}; they can be read all the same: see the table's triggers and row-level security"
+                    ) from error
+                _log.warning("rows have vanished: what is held of the tables is read anew", reason=str(error))
             except RowsRefused:
                 manner = replace(manner, careful=True)
-            except StateSpoilt:
+            except StateSpoilt as error:
+                _log.info("what is held of the tables is read anew", reason=str(error))
                 manner = Manner(max_messages=manner.max_messages if manner.careful else None)
             except StandBy as error:
                 self._era = error.era
@@ -515,8 +535,37 @@ class Daemon:
             self._session.stop()
 
     async def _make_partitions(self, around: Surroundings, connection: Connection) -> None:
-        made = await around.partitioner.ensure_ahead(connection, datetime.now(UTC))
-        self.metrics.partitions_created.inc(made)
+        """Ahead of time; and says when they run out, are detached, or are too many."""
+        partitioner, now = around.partitioner, datetime.now(UTC)
+        self.metrics.partitions_created.inc(await partitioner.ensure_ahead(connection, now))
+        for table, width in partitioner.widths.items():
+            layout = await partitioner.layout(connection, table)
+            until = layout.contiguous_until(micros_of(now)) / 1_000_000
+            self.metrics.table_partitions.labels(table).set(len(layout.names))
+            self.metrics.partitions_until.labels(table).set(until)
+            if partitioner.refusal and until < now.timestamp() + _HOUR_SECONDS:
+                _log.warning(
+                    "partitions run out, and this role may make none",
+                    table=table,
+                    until=datetime.fromtimestamp(until, UTC).isoformat(),
+                    mend=f"{partitioner.refusal}; or: {statement(partition_at(table, width, now))}",
+                )
+        if detached := [part.name for part in partitioner.detached if part.stop > now]:
+            _log.warning(
+                "rows of now become dead letters: their partitions were detached; attach them", partitions=detached
+            )
+        await self._look_for_locks(partitioner, connection)
+
+    async def _look_for_locks(self, partitioner: Partitioner, connection: Connection) -> None:
+        locks = await lock_table(connection)
+        self.metrics.table_partitions_limit.set(locks.slots // 2)
+        counts = {table: len((await partitioner.layout(connection, table)).names) for table in partitioner.widths}
+        try:
+            judge_locks(locks, counts, partitioner.widths)
+        except TickloomError as error:
+            if time.monotonic() - self._locks_told > _HOUR_SECONDS:
+                self._locks_told = time.monotonic()
+                _log.warning("there are many partitions", reason=str(error))
 
 
 def _ends(settings: Settings) -> dict[TopicPartition, int]:

@@ -35,6 +35,10 @@ class SchemaMismatch(Mistake):
     """The tables are not what this version writes: missing, other columns, or without rights."""
 
 
+class NotAllowed(SchemaMismatch):
+    """The role has no right to do what was tried."""
+
+
 class WrongSource(Mistake):
     """The tables were made from another cluster, other topics or another window."""
 
@@ -84,6 +88,10 @@ class LocksExhausted(StoreUnavailable):
     """The server's table of locks is full. Waiting helps only where somebody else's locks fill it."""
 
 
+class PartitionMissing(StoreUnavailable):
+    """A row has no partition, and this role may make none: somebody else must."""
+
+
 class DataRefused(TickloomError):
     """Postgres refuses a value (SQLSTATE class 22 or 23); nothing of the transaction is left."""
 
@@ -94,6 +102,10 @@ class Fenced(TickloomError):
 
 class StateSpoilt(TickloomError):
     """What is held in memory no longer mirrors the tables; the session starts over from the ledger."""
+
+
+class RowsVanished(StateSpoilt):
+    """Rows that were read are no longer there to be changed: somebody has dropped, detached or deleted them."""
 
 
 class RowsRefused(StateSpoilt):

@@ -56,6 +56,8 @@ class Health:
     in_flight: bool = False
     assigned: bool = False
     schema_present: bool = False
+    lacks: str = ""
+    """What somebody must make before the flow goes on, though the database answers."""
     waiting_for: str | None = None
     """Why this replica stands by, that is, reads nothing though nothing is away: it is alive and ready."""
     kafka: Service = field(default_factory=lambda: Service("Kafka"))
@@ -86,6 +88,8 @@ class Health:
             missing.append("no partitions assigned")
         if not self.schema_present:
             missing.append("schema not present")
+        if self.lacks:
+            missing.append(self.lacks)
         return not missing, "; ".join(missing) or self.waiting_for or "ready"
 
     def _away(self) -> list[Service]:

@@ -140,7 +140,10 @@ async def end_sessions(connection: Connection, owners: Sequence[str]) -> None:
     Raises ``StoreUnavailable``, ``Mistake``.
     """
     with told():
-        ended = await connection.fetchval(_END_SESSIONS, [session_name(owner) for owner in owners])
+        async with transaction(connection):
+            # As the role that has logged in: sessions belong to it, whatever role it is SET to.
+            await connection.execute("SET LOCAL ROLE NONE")
+            ended = await connection.fetchval(_END_SESSIONS, [session_name(owner) for owner in owners])
     if ended:
         _log.warning("ended database sessions that did not move any more", owners=owners, sessions=ended)
 

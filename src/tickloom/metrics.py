@@ -80,6 +80,15 @@ class Metrics:
         self.rebalances = counter("rebalances_total", "Assignments received.")
         self.gaps = counter("gap_messages_total", "Messages lost to retention and recorded in tickloom.gaps.")
         self.partitions_created = counter("partitions_created_total", "Table partitions made.")
+        self.table_partitions = gauge("table_partitions", "Partitions that a table has.", "table")
+        self.table_partitions_limit = gauge(
+            "table_partitions_limit", "Partitions of which a query over a whole table finds locks enough."
+        )
+        self.partitions_until = gauge(
+            "partitions_until_timestamp_seconds",
+            "Unix time up to which a table has its partitions, from now on.",
+            "table",
+        )
         self.symbols_cached = gauge("symbols_cached", "Symbols whose newest rows are in memory.")
         self.symbols_loaded = counter("symbols_loaded_total", "Symbols whose newest rows were read from Postgres.")
         self.assigned_partitions = gauge("assigned_partitions", "Kafka partitions owned.")

@@ -33,7 +33,9 @@ class Side(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a message is a dead letter; of several the first in this order. ``REFUSED``: Postgres's own word."""
+    """Why a message is a dead letter; of several the first in this order. ``EXPIRED``: its row's partition was detached.
+    ``REFUSED``: Postgres's own word.
+    """
 
     EMPTY = "empty"
     NOT_JSON = "not_json"
@@ -43,6 +45,7 @@ class Reason(StrEnum):
     BAD_TIMESTAMP = "bad_timestamp"
     OUT_OF_BOUNDS = "out_of_bounds"
     INCONSISTENT = "inconsistent"
+    EXPIRED = "expired"
     REFUSED = "refused"
 
 

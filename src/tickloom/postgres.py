@@ -18,6 +18,7 @@ from tickloom.errors import (
     LockHeld,
     LocksExhausted,
     Mistake,
+    NotAllowed,
     SchemaMismatch,
     SettingsError,
     StoreUnavailable,
@@ -30,16 +31,22 @@ _BAD_DAY = ("08", "25", "40", "53", "55", "57", "58", "XX")
 _AS_WE_NEED_IT = """
     SET default_transaction_isolation = 'read committed'; SET plan_cache_mode = force_custom_plan;
     SET idle_in_transaction_session_timeout = '60s'; SET tcp_user_timeout = '30s';
-    SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3
+    SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
+    SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET lock_timeout = 0;
+    SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')
 """
 """What is read after a lock was waited for must be the newest, whatever the database's default, or replicas misjudge each
-other. A plan that knows the parameters plans for, and locks, no partition outside of their range. And a daemon that
+other. Bounds of partitions are read as text. Limits of the role's are for people. A plan that knows the parameters plans for, and locks, no partition outside of their range. And a daemon that
 vanished, or sleeps, must not hold the ledger's row locks against its successor's take-over. By SET, for poolers refuse
 these as start-up parameters."""
 LOOKUPS_ONLY = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off; SET LOCAL jit = off"
 """For a transaction that looks rows up by key, from lists or staging tables without statistics: one look-up a row is
 always right, and what the planner must take."""
 
+SESSION_MODE = (
+    "give this database session mode (pgbouncer: pool_mode = session for it, or for the user), or point TICKLOOM_DATABASE_URL "
+    "past the pooler"
+)
 _NOT_AMONG_OUR_BOOKS = """
     SELECT set_config('search_path', 'public', false)
     WHERE current_user = 'tickloom' AND current_setting('search_path') ~ '[$]user'
@@ -233,12 +240,19 @@ def classify(error: Any) -> TickloomError:
         )
     if state.startswith(_BAD_DATA):
         return DataRefused(message)
+    if state == "25006":
+        return StoreUnavailable(
+            f"{message}: this is a standby, or default_transaction_read_only is on for the role or the database "
+            f"(ALTER ROLE … or ALTER DATABASE … RESET default_transaction_read_only)"
+        )
     if state.startswith(_BAD_DAY):
         return StoreUnavailable(message)
+    if state in {"26000", "42P05"}:  # a statement that was prepared elsewhere, or by somebody else
+        return SettingsError(f"{message}: a pooler in transaction mode stands between; {SESSION_MODE}")
     if state in {"42P01", "42703", "3F000", "42883", "42804"}:
         return SchemaMismatch(f"{message}; run `tickloom migrate`")
     if state == "42501":
-        return SchemaMismatch(f"{message}; grant the role its rights on the tables and on schema tickloom")
+        return NotAllowed(f"{message}; grant the role its rights: `tickloom check` prints what to type")
     if state.startswith("28"):
         return SettingsError(f"{message}; mend user and password in TICKLOOM_DATABASE_URL")
     if state == "3D000":

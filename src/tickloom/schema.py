@@ -1,12 +1,16 @@
 """DDL of the output tables and the bookkeeping, made from the columns declared in ``model``; and its check."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from tickloom.errors import LogLost, SchemaMismatch, WrongSource
 from tickloom.model import ANALYTICS, PRICES, RAW_TABLE, TABLES, VOLUMES, Table
+from tickloom.partitions import Partition, Partitioner, statement
 from tickloom.postgres import Connection, sql, told, transaction
 from tickloom.settings import Partitioning, Settings
+from tickloom.timestamps import micros_of, moment
 
 BOOKKEEPING = {
     "offsets": [
@@ -63,6 +67,18 @@ def partitioning(settings: Settings, table: Table) -> Partitioning:
     return wanted[table.name]
 
 
+_SETTINGS = {
+    PRICES.name: "TICKLOOM_PRICES_PARTITIONING",
+    VOLUMES.name: "TICKLOOM_VOLUMES_PARTITIONING",
+    ANALYTICS.name: "TICKLOOM_ANALYTICS_PARTITIONING",
+}
+
+
+def partitioner(settings: Settings) -> Partitioner:
+    """One for the tables as the settings want them."""
+    return Partitioner({table.name: partitioning(settings, table) for table in TABLES}, settings.partitions_ahead)
+
+
 def table_ddl(table: Table, width: Partitioning) -> str:
     """``CREATE TABLE IF NOT EXISTS`` of an output table."""
     columns = ", ".join(f'"{column.name}" {column.sql}' for column in table.columns)
@@ -96,6 +112,7 @@ async def migrate(connection: Connection, settings: Settings) -> None:
             for table in RAW_TABLE.values():
                 if not await connection.fetchval(_HAS_SOURCE_TIMESTAMP, table.name):
                     await connection.execute(f"ALTER TABLE {table.name} ADD COLUMN source_timestamp timestamptz")
+            await connection.execute(sql("owner"))
     await check(connection, settings)
 
 
@@ -111,6 +128,8 @@ async def check(connection: Connection, settings: Settings, *, writes: bool = Tr
             await _check_partitioning(connection, table, partitioning(settings, table))
         for name, columns in BOOKKEEPING.items():
             await _check_columns(connection, f"tickloom.{name}", set(columns))
+        if await connection.fetchval("SELECT to_regprocedure('tickloom.make_partitions(regclass, text[])') IS NULL"):
+            raise SchemaMismatch("schema tickloom is of an older version; run `tickloom migrate`")
         await _check_rights(connection, writes)
 
 
@@ -129,10 +148,25 @@ async def _check_columns(connection: Connection, table: str, wanted: set[str]) -
     )
     names = {row["attname"] for row in found}
     if not names:
-        raise SchemaMismatch(f"table {table} does not exist; run `tickloom migrate`")
+        raise SchemaMismatch(f"table {table} does not exist{await _elsewhere(connection, table)}")
     if missing := sorted(wanted - names):
         mend = "run `tickloom migrate`" if table.startswith("tickloom.") else _OF_ANOTHER
         raise SchemaMismatch(f"table {table} lacks {', '.join(missing)}; {mend}")
+
+
+async def _elsewhere(connection: Connection, table: str) -> str:
+    """Where a table that we do not see is, and what to do about that."""
+    found = await connection.fetchval(
+        "SELECT relnamespace::regnamespace::text FROM pg_class WHERE relname = $1 AND relkind IN ('r', 'p') LIMIT 1",
+        table,
+    )
+    if found is None:
+        return "; run `tickloom migrate`"
+    role = await connection.fetchval("SELECT quote_ident(current_user)")
+    return (
+        f" for {role}, but there is {found}.{table}: GRANT USAGE ON SCHEMA {found} TO {role}; ALTER ROLE {role} SET search_path = {found}; "
+        f"or, where it is another program's, `tickloom migrate`"
+    )
 
 
 async def _check_partitioning(connection: Connection, table: Table, width: Partitioning) -> None:
@@ -140,17 +174,61 @@ async def _check_partitioning(connection: Connection, table: Table, width: Parti
     if (kind == "p") != (width is not Partitioning.NONE):
         is_so = "partitioned" if kind == "p" else "not partitioned"
         raise SchemaMismatch(
-            f"table {table.name} is {is_so}, the settings say {width.value}; set its TICKLOOM_…_PARTITIONING to what it is, or make the table anew"
+            f"table {table.name} is {is_so}, the settings say {width.value}; set {_SETTINGS[table.name]} to what it is, or make the table anew"
+        )
+    by = await connection.fetchval("SELECT pg_get_partkeydef(to_regclass($1))", table.name)
+    if by not in (None, 'RANGE ("timestamp")'):
+        raise SchemaMismatch(
+            f'table {table.name} is partitioned by {by}; make it anew, PARTITION BY RANGE ("timestamp")'
         )
 
 
+async def check_widths(connection: Connection, maker: Partitioner, now: datetime) -> None:
+    """Whether the partitions from ``now`` on can be made as wide as the settings say.
+
+    Older ones may have any width: what is missing beside them is made narrower. Where this role may make none, it is
+    nothing to us how wide they are. Raises ``SchemaMismatch`` with the mend, ``StoreUnavailable``.
+    """
+    with told():
+        if not await connection.fetchval(_MAY_MAKE):
+            return
+    for table, width in maker.widths.items():
+        holes = (await maker.layout(connection, table)).holes(width, micros_of(now))
+        if holes and width is not Partitioning.NONE:
+            parts = [Partition(table, moment(hole.start), moment(hole.stop), "") for hole in holes]
+            fills = [statement(replace(part, name=f"{table}_from_{part.start:%Y%m%d%H%M}")) for part in parts]
+            raise SchemaMismatch(
+                f"{table} has partitions of another width than {width.value}, which have but a part of {parts[0].start:%Y-%m-%d}; "
+                f"set {_SETTINGS[table]} to what they are, or, for {width.value} ones after them, make what is missing: "
+                f"{'; '.join(fills[:4])}{'; …' if len(fills) > 4 else ''}"
+            )
+
+
+_MAY_MAKE = "SELECT has_function_privilege('tickloom.make_partitions(regclass, text[])', 'EXECUTE')"
+
+
 async def _check_rights(connection: Connection, writes: bool) -> None:
+    rights = ("SELECT", "INSERT", "UPDATE") if writes else ("SELECT",)
+    missing: dict[str, list[str]] = {}
     for table in (*(table.name for table in TABLES), *(f"tickloom.{name}" for name in BOOKKEEPING)):
-        for right in ("SELECT", "INSERT", "UPDATE") if writes else ("SELECT",):
-            if not await connection.fetchval("SELECT has_table_privilege($1, $2)", table, right):
-                raise SchemaMismatch(f"no right to {right} on {table}; GRANT {right} ON {table} TO the daemon's role")
+        lacks = [
+            right
+            for right in rights
+            if not await connection.fetchval("SELECT has_table_privilege($1, $2)", table, right)
+        ]
+        if lacks:
+            missing.setdefault(", ".join(lacks), []).append(table)
+    role = await connection.fetchval("SELECT quote_ident(current_user)")
+    if missing:
+        grants = [f"GRANT {lacks} ON {', '.join(tables)} TO {role}" for lacks, tables in missing.items()]
+        raise SchemaMismatch(
+            f"no right to {next(iter(missing))} on {next(iter(missing.values()))[0]}; as the owner type: {'; '.join(grants)}"
+        )
     if writes and not await connection.fetchval("SELECT has_database_privilege(current_database(), 'TEMP')"):
-        raise SchemaMismatch("no right to make temporary tables; GRANT TEMP ON DATABASE to the daemon's role")
+        database = await connection.fetchval("SELECT quote_ident(current_database())")
+        raise SchemaMismatch(
+            f"no right to make temporary tables; as the owner type: GRANT TEMPORARY ON DATABASE {database} TO {role}"
+        )
 
 
 async def claim_source(

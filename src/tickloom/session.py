@@ -24,6 +24,7 @@ from tickloom.errors import (
     LocksExhausted,
     Mistake,
     NotCopartitioned,
+    PartitionMissing,
     RowsRefused,
     SourceUnavailable,
     StandBy,
@@ -38,22 +39,34 @@ from tickloom.kafka import Cluster, TopicIds, describe_cluster, side_of
 from tickloom.logs import Logger
 from tickloom.membership import Member
 from tickloom.metrics import CpuClock, Metrics
-from tickloom.model import TABLES, Batch, Chunk, Decoded, Gap, ReadEvent, TopicPartition
+from tickloom.model import (
+    ANALYTICS,
+    RAW_TABLE,
+    TABLES,
+    Batch,
+    Chunk,
+    Decoded,
+    Gap,
+    Ints,
+    ReadEvent,
+    Reason,
+    TopicPartition,
+)
 from tickloom.outcome import Tally
-from tickloom.partitions import Partitioner, lock_budget
+from tickloom.partitions import Bools, Far, Partitioner, lock_budget
 from tickloom.postgres import Connection, close, connect
 from tickloom.retry import RetryPolicy
 from tickloom.settings import Partitioning, Settings
 from tickloom.sharing import Entered, Policy, Stance, View
 from tickloom.sieve import Sieve
 from tickloom.stages.consume import Reader, find_gap
-from tickloom.stages.decode import EventBounds, decode
+from tickloom.stages.decode import EventBounds, decode, without
 from tickloom.stages.gather import BatchLimits, Gatherer, RejectLimits, RejectWatch, parts_of
 from tickloom.stages.join import Begun, Joined, begin, finish, partition_of_symbols, symbols_of
-from tickloom.stages.load import Encoded, Loaded, Loader, Work, prepare, stage
+from tickloom.stages.load import Encoded, Loaded, Loader, Work, prepare, stage, without_expired
 from tickloom.stages.settle import settle
 from tickloom.tails import Tails
-from tickloom.timestamps import micros_of
+from tickloom.timestamps import LATEST, micros_of
 from tickloom.watch import Watch
 
 _log = Logger(__name__)
@@ -110,6 +123,7 @@ class Store:
         self._around = around
         self._writes_ledger = writes_ledger
         self._connection: Connection | None = None
+        self._waits_for_partitions = False
 
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """``work`` done, whatever the outages: tried again, with backoff, for as long as it takes.
@@ -130,8 +144,7 @@ class Store:
                 if isinstance(error, LocksExhausted) and time.monotonic() - started > _LOCKS_PATIENCE_SECONDS:
                     raise Mistake(str(error)) from error
                 around.outage = error
-                if attempt > 1:  # the first may be a conflict with somebody, or a connection that broke
-                    around.watch.postgres.failed(self, error)
+                self._note(error, attempt)
                 around.health.beat(time.monotonic())
                 around.metrics.retries.labels("postgres").inc()
                 _log.warning("waiting for Postgres", attempt=attempt, wait_seconds=round(wait, 2), error=str(error))
@@ -141,9 +154,20 @@ class Store:
                 raise
             else:
                 around.outage = None
-                around.watch.postgres.served(self)
+                self._note(None)
                 return result
         raise AssertionError("the waits are endless")
+
+    def _note(self, outage: StoreUnavailable | None, attempt: int = 0) -> None:
+        """What the last try has come to, for whoever looks at the daemon from outside."""
+        around, waited = self._around, self._waits_for_partitions
+        self._waits_for_partitions = isinstance(outage, PartitionMissing)
+        if self._waits_for_partitions or waited:  # the other store's word is not ours
+            around.health.lacks = str(outage or "")
+        if outage is None or self._waits_for_partitions:
+            around.watch.postgres.served(self)
+        elif attempt > 1:  # the first may be a conflict with somebody, or a connection that broke
+            around.watch.postgres.failed(self, outage)
 
     async def close(self) -> None:
         """Let the connection go."""
@@ -266,7 +290,10 @@ class Session:
         return gatherer.full() or (idle and gatherer.seconds_left(self.now()) <= 0)
 
     async def decode(self, chunk: Chunk) -> Decoded:
-        """The chunk decoded, off the loop. Raises ``TooManyRejects``, ``NotCopartitioned``."""
+        """The chunk decoded, off the loop; its rows have partitions, or are rejects because theirs was detached.
+
+        Raises ``TooManyRejects``, ``NotCopartitioned``, ``StateSpoilt``, ``Mistake``.
+        """
         if self.policy is Policy.SHARED and any(message.key() is None for message in chunk.messages):
             raise NotCopartitioned(
                 f"topic {chunk.topic} holds messages without a key, so several replicas cannot share it; "
@@ -274,7 +301,7 @@ class Session:
             )
         decoded = await self._offload("decode", lambda: decode(chunk, self._bounds))
         self._watch.see(decoded)
-        return decoded
+        return await self._with_partitions(decoded)
 
     def parts(self, decoded: Decoded) -> list[Decoded]:
         """What was decoded, in parts that a batch can hold: mostly as it is."""
@@ -283,8 +310,8 @@ class Session:
     async def join(self, batch: Batch) -> Work:
         """The batch joined and encoded, off the loop; symbols that are not cached are loaded first.
 
-        Its partitions are made at once, while the batch before it is still being loaded. Raises ``TooWide``, ``AwayFromHome``,
-        ``SourceUnavailable`` where the messages may be those of other topics.
+        The joined rows' partitions are made at once, while the batch before it is still being loaded. Raises ``TooWide``,
+        ``AwayFromHome``, ``StateSpoilt``, ``Mistake``; ``SourceUnavailable`` where the messages may be those of other topics.
         """
         if await self.topics_changed():
             raise SourceUnavailable("a topic was made anew; looking at it again")
@@ -300,10 +327,11 @@ class Session:
         deep, repairs = isinstance(joined, Begun), None
         if isinstance(joined, Begun):
             joined, repairs = await self._join_deep(joined, number)
-        encoded = await self._offload("encode", partial(self._prepare, joined))
-        if encoded.table_partitions > self._budget and batch.messages > 1:
+        met = joined.met["ts"].to_numpy()
+        expired = await self._reads.run(partial(self._expired, table=ANALYTICS.name, micros=met))
+        encoded = await self._offload("encode", lambda: self._prepare(without_expired(joined, expired)))
+        if self._around.partitioner.count(encoded.touched) > self._budget and batch.messages > 1:
             raise TooWide(batch.messages)
-        await self._reads.run(partial(self._make_partitions, encoded=encoded))
         # Three batches may be in memory at once: what is encoded is not kept as rows too.
         return Work(replace(batch, rows={}), encoded, deep, repairs)
 
@@ -371,8 +399,33 @@ class Session:
             raise
 
     async def _make_partitions(self, connection: Connection, encoded: Encoded) -> None:
-        made = await self._around.partitioner.ensure_for(connection, dict(encoded.needed))
+        made = await self._around.partitioner.ensure_for(connection, encoded.needed)
         self._around.metrics.partitions_created.inc(made)
+
+    async def _expired(self, connection: Connection, table: str, micros: Ints, far: Far | None = None) -> Bools:
+        """Which rows at these times have lost their partition; the others have one from now on, if they are not too far."""
+        partitioner = self._around.partitioner
+        self._around.metrics.partitions_created.inc(await partitioner.ensure_kept(connection, table, micros, far))
+        return partitioner.expired(table, micros)
+
+    async def _with_partitions(self, decoded: Decoded) -> Decoded:
+        """What was decoded; among the rejects also rows whose partition was detached, or is too many that far ahead."""
+        table, micros = RAW_TABLE[decoded.chunk.side].name, decoded.rows["ts"].to_numpy()
+        settings, partitioner = self._around.settings, self._around.partitioner
+        latest = round((time.time() + settings.event_max_ahead_seconds) * _MICROSECONDS)
+        far = Far(min(latest, LATEST), settings.partitions_far_ahead)
+        expired = await self._reads.run(partial(self._expired, table=table, micros=micros, far=far))
+        too_far = partitioner.too_far(table, micros, far)
+        if expired.any():
+            names = [part.name for part in partitioner.detached]
+            _log.warning("the partition of some rows was detached", rows=int(expired.sum()), partitions=names)
+            detail = f"the partition of {table} for the event's time was detached"
+            decoded = without(decoded, expired, Reason.EXPIRED, detail)
+        if too_far.any():
+            detail = f"the event lies ahead of now, and {table} has {far.most} partitions that far ahead already"
+            _log.warning("events lie too far ahead of now", rows=int(too_far.sum()), table=table)
+            decoded = without(decoded, too_far[~expired], Reason.OUT_OF_BOUNDS, detail)
+        return decoded
 
     def _who_is_missing(self, batch: Batch) -> tuple[pl.Series, list[str]]:
         """The batch's symbols, and those of them that are not cached."""

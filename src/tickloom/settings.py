@@ -83,6 +83,13 @@ class Settings(BaseSettings):
     )
     partitions_ahead: int = Field(3, ge=0, le=1000, description="Partitions kept ready after the current one.")
 
+    partitions_far_ahead: int = Field(
+        24,
+        ge=0,
+        description="Partitions of a table that events may make further ahead of now than `EVENT_MAX_AHEAD`; past that they are "
+        "`out_of_bounds`.",
+    )
+
     window_rows: int = Field(5, ge=1, le=1000, description="Rows in a moving average, the row itself included.")
     event_max_ahead_seconds: float = Field(
         DAY_SECONDS,

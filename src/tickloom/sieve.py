@@ -13,13 +13,13 @@ import polars as pl
 
 from tickloom.errors import DataRefused, TooManyRejects
 from tickloom.history import History
-from tickloom.model import Batch, Reason, Reject, Side
+from tickloom.model import ANALYTICS, Batch, Reason, Reject, Side
 from tickloom.partitions import Partitioner
 from tickloom.postgres import Connection
 from tickloom.stages.decode import reject
 from tickloom.stages.gather import RejectLimits
 from tickloom.stages.join import Joined, begin, finish, symbols_of
-from tickloom.stages.load import Encoded, Loader, Work, prepare
+from tickloom.stages.load import Encoded, Loader, Work, prepare, without_expired
 from tickloom.tails import Tails
 
 Rows: TypeAlias = Mapping[Side, pl.DataFrame]
@@ -114,12 +114,12 @@ class Sieve:
         begun = begin(some, symbols, tails, 1)
         around = await self._history.around(connection, names, begun.deep, begun.since) if begun.needs_tables else None
 
-        def join_and_encode() -> Encoded:
-            joined: Joined = finish(begun, tails, around)
-            return prepare(joined, now_micros, self._partitioner.widths)
-
-        encoded: Encoded = await self._offload(join_and_encode)
-        await self._partitioner.ensure_for(connection, dict(encoded.needed))
+        joined: Joined = await self._offload(lambda: finish(begun, tails, around))
+        met = joined.met["ts"].to_numpy()
+        await self._partitioner.ensure_kept(connection, ANALYTICS.name, met)
+        joined = without_expired(joined, self._partitioner.expired(ANALYTICS.name, met))
+        encoded: Encoded = await self._offload(lambda: prepare(joined, now_micros, self._partitioner.widths))
+        await self._partitioner.ensure_for(connection, encoded.needed)
         return encoded
 
     def _note(self, rows: Rows, detail: str) -> None:

@@ -114,6 +114,7 @@ class Report:
 _DOUBTS = {
     "short": "their windows reach back to rows that are gone (dropped partitions?)",
     "dropped": "a raw table has no partition there any more",
+    "detached": "their partition was detached",
 }
 
 

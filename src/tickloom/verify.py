@@ -14,6 +14,7 @@ Rows that are gone leave a doubt, which is told and not counted as a difference:
 - The first W-1 rows of a symbol have windows of fewer rows. Where a table holds fewer rows than the ledger stored,
   such a window may have lost rows with a dropped partition; its average was right when it was written.
 - A joined row for whose time a raw table has no partition (it was dropped) has nothing to be held against.
+- A joined row that is not there, whose partition was detached, is in the table that was put away, or would be.
 
 A repair never touches either. It works slice by slice, each in one transaction that first locks the ledger against
 writers. A batch moves the ledger first, too, so none is under way: what the repair reads is the latest (also by its
@@ -37,7 +38,7 @@ from tickloom.carry import Carry, Row
 from tickloom.errors import LocksExhausted, Mistake, SettingsError, StoreUnavailable
 from tickloom.history import History
 from tickloom.model import ANALYTICS, AVERAGE_COLUMN, RAW_TABLE, TABLES, VALUE_COLUMN, Side
-from tickloom.partitions import Partitioner, lock_budget
+from tickloom.partitions import Partition, lock_budget, put_away
 from tickloom.postgres import Connection, connected, exported, sql, told, transaction
 from tickloom.settings import Settings
 from tickloom.slices import BEGINNING, END, Part, Slice, Span, cut, pieces, slice_bytes
@@ -180,7 +181,7 @@ class _Look:
         self.settings = settings
         self.most_partitions = max(1, budget // len(TABLES))
         self._snapshot = snapshot
-        self._history = History(_partitioner(settings), settings.window_rows, budget, snapshot)
+        self._history = History(schema.partitioner(settings), settings.window_rows, budget, snapshot)
         self._carried = {side: Carry(max(settings.window_rows - 1, 1)) for side in Side}
 
     @asynccontextmanager
@@ -212,6 +213,11 @@ async def _looked_back(
     return [(new[code], moment(ts), value) for code, ts, value in rows.select("code", "ts", "value").iter_rows()]
 
 
+def _ranges(parts: Sequence[Partition]) -> tuple[list[datetime], list[datetime]]:
+    """Starts and stops."""
+    return [part.start for part in parts], [part.stop for part in parts]
+
+
 def _columns(rows: Iterable[Row]) -> Before:
     columns = list(zip(*rows, strict=True)) or [(), (), ()]
     return list(columns[0]), list(columns[1]), list(columns[2])
@@ -223,6 +229,7 @@ async def _look(look: _Look, report: Report, limit: int, watch: Watch, least_sli
     async with look.transaction() as connection:
         parts = await _parts(connection)
         largest = slice_bytes(parts, least_slice_bytes)
+        detached = _ranges(await put_away(connection, ANALYTICS.name))
     cuts: list[Part] = []
     for part in parts:
         async with look.transaction() as connection:
@@ -243,6 +250,7 @@ async def _look(look: _Look, report: Report, limit: int, watch: Watch, least_sli
                 _SLICE,
                 *(piece.start, piece.stop, settings.window_rows, settings.prices_topic, settings.volumes_topic),
                 *(piece.tables.issuperset(RAW_TABLES), limit, *before[Side.PRICES], *before[Side.VOLUMES]),
+                *detached,
             )
         seen.add(piece, rows, limit)
         done += piece.size_bytes
@@ -328,9 +336,11 @@ async def _with_cuts(connection: Connection, part: Part, count: int) -> Part:
     percent = min(100.0, 100 * _SAMPLE_PAGES * 8192 / part.size_bytes)
     shares = [number / count for number in range(1, count)]
     found = await connection.fetchval(
-        f'SELECT percentile_disc($1::float8[]) WITHIN GROUP (ORDER BY "timestamp") FROM {part.name} '
-        "TABLESAMPLE SYSTEM ($2) REPEATABLE (0) WHERE \"timestamp\" < '9999-12-31'",
-        *(shares, percent),
+        # Of the table, not of its partition, to which a role need have no right.
+        f'SELECT percentile_disc($1::float8[]) WITHIN GROUP (ORDER BY "timestamp") FROM {part.table} '
+        'TABLESAMPLE SYSTEM ($2) REPEATABLE (0) WHERE "timestamp" >= $3 AND "timestamp" < $4 '
+        "AND \"timestamp\" < '9999-12-31'",
+        *(shares, percent, part.start, part.stop),
     )
     return replace(part, cuts=tuple(sorted(set(found or ()))))
 
@@ -350,13 +360,13 @@ async def _repair(
 ) -> Counter[str]:
     """Mend the slices that hold what can be mended; how many rows of each table were written."""
     written: Counter[str] = Counter()
-    partitioner = _partitioner(settings)
+    partitioner = schema.partitioner(settings)
     for number, piece in enumerate(bad):
         watch("repair", number, len(bad))
         if ANALYTICS.name not in piece.tables:
             hours = await connection.fetch(sql("repair_hours"), piece.start, piece.stop)
             micros = np.array([row["hour"] for row in hours], dtype=np.int64)
-            await partitioner.ensure_for(connection, {ANALYTICS.name: micros})
+            await partitioner.ensure_kept(connection, ANALYTICS.name, micros)
         async with transaction(connection):
             await _be_quick(connection)
             await connection.execute("LOCK TABLE tickloom.offsets IN SHARE ROW EXCLUSIVE MODE")
@@ -365,7 +375,7 @@ async def _repair(
             await connection.execute(f"LOCK TABLE ONLY {', ONLY '.join(t.name for t in TABLES)} IN ROW EXCLUSIVE MODE")
             await _refuse_dropped(connection, parts)
             # With a fresh look at the partitions: the daemon may have made some, and filled some that were empty.
-            history = History(_partitioner(settings), settings.window_rows, budget)
+            history = History(schema.partitioner(settings), settings.window_rows, budget)
             before = {side: await _before(connection, second, history, side, piece) for side in Side}
             written.update(await _repair_slice(connection, settings.window_rows, piece, whole, before))
     return written
@@ -404,13 +414,9 @@ async def _repair_slice(
         status = await connection.execute(statement, *span, window_rows, whole[side], *before[side])
         written[RAW_TABLE[side].name] = int(status.rpartition(" ")[2])
     backed = piece.tables.issuperset(RAW_TABLES)
-    written[ANALYTICS.name] = await connection.fetchval(_JOIN, *span, datetime.now(UTC), backed)
+    detached = _ranges(await put_away(connection, ANALYTICS.name))
+    written[ANALYTICS.name] = await connection.fetchval(_JOIN, *span, datetime.now(UTC), backed, *detached)
     return written
-
-
-def _partitioner(settings: Settings) -> Partitioner:
-    widths = {table.name: schema.partitioning(settings, table) for table in TABLES}
-    return Partitioner(widths, settings.partitions_ahead)
 
 
 def _rows(side: Side, first: int) -> str:

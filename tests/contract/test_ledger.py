@@ -1,6 +1,7 @@
 """The ledger's protocol and the making of partitions, against a real Postgres."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncGenerator, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -132,8 +133,20 @@ async def test_takeover_waits_for_the_transaction_in_flight(settings: Settings, 
         await other.close()
 
 
-async def test_a_sleeping_owner_is_ended(settings: Settings, connection: Connection) -> None:
+@pytest.mark.parametrize("set_role", [False, True])
+async def test_a_sleeping_owner_is_ended(settings: Settings, connection: Connection, set_role: bool) -> None:
     """A replica that was stopped in the middle of a transaction would keep its successor waiting for minutes."""
+    if set_role:  # sessions belong to the role that has logged in, and act as another
+        name = f"login_{uuid.uuid4().hex[:12]}"
+        await connection.execute(
+            f"CREATE ROLE {name} LOGIN PASSWORD 'weak'; CREATE ROLE acts_{name}; GRANT acts_{name} TO {name}; "
+            f"ALTER ROLE {name} SET role = acts_{name}; GRANT USAGE ON SCHEMA tickloom TO acts_{name}; "
+            f"GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA tickloom TO acts_{name}"
+        )
+        server = settings.database_url.get_secret_value().rpartition("@")[2]
+        settings = Settings(database_url=f"postgresql://{name}:weak@{server}")  # type: ignore[arg-type]
+        connection = await connect(settings)
+        assert await connection.fetchval("SELECT current_user") == f"acts_{name}"
     work = work_of([1.0])
     claims = await ledger.take_over(connection, SOURCES, "old")
     epochs = {at: claim.epoch for at, claim in claims.items()}
@@ -150,7 +163,7 @@ async def test_a_sleeping_owner_is_ended(settings: Settings, connection: Connect
             await asleep.execute("COMMIT")
         assert await bystander.fetchval("SELECT 1") == 1
     finally:
-        for one in (asleep, bystander):
+        for one in (asleep, bystander, connection):
             one.terminate()
 
 

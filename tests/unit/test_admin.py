@@ -25,12 +25,14 @@ class Database:
     async def execute(self, _query: str) -> str:
         return ""
 
-    async def fetchrow(self, _query: str) -> dict[str, int]:
+    async def fetchrow(self, query: str, *_: object) -> dict[str, Any]:
+        if "pg_inherits" in query:
+            return {"oids": [1], "names": ["stock_prices_2026112410"]}
         return {"locks": 64, "sessions": 100}
 
     async def fetchval(self, query: str, *_: object) -> Any:
-        if "pg_inherits" in query:
-            return ["stock_prices_2026112410"]
+        if "relpartbound" in query:
+            return ["FOR VALUES FROM ('2026-11-24 10:00:00+00') TO ('2026-11-24 11:00:00+00')"]
         if "clock_timestamp" not in query:
             return {"SHOW server_version": "17.0", "SELECT pg_backend_pid()": 7}.get(query, False)
         if isinstance(self._clock, Exception):
@@ -50,6 +52,8 @@ def check_with(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(admin, "_source", no_fault)
     monkeypatch.setattr(admin, "peek_keys", lambda _settings: "all have keys")
     monkeypatch.setattr(schema, "check", no_fault)
+    for name in ("rehearse", "rehearse_partitions", "refuse_poolers"):
+        monkeypatch.setattr(admin, name, no_fault)
 
     async def check(database: Database) -> dict[str, admin.Finding]:
         @asynccontextmanager

@@ -86,49 +86,135 @@ CREATE TABLE IF NOT EXISTS tickloom.sharing (
     torn               text
 );
 
--- Makes partitions of ``parent`` and attaches them: for each 'made', 'present' where another replica was faster, or
--- 'foreign' where a table of that name is something else. One statement, for a replica that falls asleep between two
+-- Whether ``child`` was a partition of ``parent`` once: it has its primary key, and its columns, but for some that either
+-- got or lost since. Somebody else's table of that name is none.
+CREATE OR REPLACE FUNCTION tickloom.is_detached(parent oid, child oid) RETURNS boolean
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    WITH columns AS (
+        SELECT attrelid, attname, atttypid,
+               coalesce(attnum = ANY ((SELECT indkey FROM pg_index WHERE indrelid = attrelid AND indisprimary)::smallint[]), false) AS key
+        FROM pg_attribute WHERE attrelid IN (parent, child) AND attnum > 0 AND NOT attisdropped
+    ), ours AS (
+        SELECT attname, atttypid, key FROM columns WHERE attrelid = parent
+    ), theirs AS (
+        SELECT attname, atttypid, key FROM columns WHERE attrelid = child
+    )
+    SELECT (SELECT relkind IN ('r', 'p') FROM pg_class WHERE oid = child)
+        AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = child AND inhparent = parent AND NOT inhdetachpending)
+        AND NOT EXISTS ((SELECT * FROM ours WHERE key) EXCEPT SELECT * FROM theirs)
+        AND NOT EXISTS ((SELECT * FROM theirs WHERE key) EXCEPT SELECT * FROM ours)
+        AND (NOT EXISTS (SELECT * FROM ours EXCEPT SELECT * FROM theirs)
+            OR NOT EXISTS (SELECT * FROM theirs EXCEPT SELECT * FROM ours))
+$$;
+
+-- What stands where the partition of ``parent`` for the hour, day or month ``stamp`` would: it itself ('present'); one that was
+-- detached, or that of its day or month ('detached'); detached ones of a part of it ('beside'); 'foreign', another table of
+-- that name; or 'absent'.
+CREATE OR REPLACE FUNCTION tickloom.partition_state(parent regclass, stamp text) RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (WITH named AS (
+        SELECT c.oid, length(c.relname) - length(own.relname) - 1 AS digits
+        FROM pg_class own JOIN pg_class c ON c.relnamespace = own.relnamespace
+        WHERE own.oid = parent AND (
+            c.relname IN (own.relname || '_' || stamp, own.relname || '_' || left(stamp, 8), own.relname || '_' || left(stamp, 6))
+            -- longer by some digits; the colon comes after the nine
+            OR (c.relname > own.relname || '_' || stamp AND c.relname < own.relname || '_' || stamp || ':')
+        )
+    ), looked AS (
+        SELECT oid, digits,
+               EXISTS (SELECT FROM pg_inherits WHERE inhrelid = oid AND NOT inhdetachpending) AND pg_partition_root(oid) = parent AS present
+        FROM named
+    ), judged AS (
+        SELECT digits, present, CASE WHEN present THEN false ELSE tickloom.is_detached(parent, oid) END AS detached FROM looked
+    )
+    SELECT coalesce(
+        (SELECT CASE WHEN present THEN 'present' WHEN NOT detached THEN 'foreign' END FROM judged WHERE digits = length(stamp)),
+        (SELECT 'detached' FROM judged WHERE detached AND digits <= length(stamp) LIMIT 1),
+        (SELECT 'beside' FROM judged WHERE detached LIMIT 1),
+        'absent'
+    ));
+END
+$$;
+
+DROP FUNCTION IF EXISTS tickloom.make_partitions(text, text[], timestamptz[], timestamptz[]);
+
+-- Makes the partitions of ``parent`` for some hours (2026112410), days (20261124) or months (202611), in UTC, and attaches them: for
+-- each 'made', or what else is there (see partition_state), or 'overlaps', where a partition has a part of it. It works with the rights of
+-- the tables' owner, so that the daemon's role need not have them: so only on the owner's own three tables, and with
+-- no name or bound but those that follow from a stamp.
+-- One statement, for a replica that falls asleep between two
 -- would keep the lock. CREATE … PARTITION OF is twice as fast, but takes ACCESS EXCLUSIVE on the parent: it is taken where
 -- nobody is at the table, for some milliseconds, and never waited for, or others would wait behind that.
-CREATE OR REPLACE FUNCTION tickloom.make_partitions(
-    parent text, partitions text[], starts timestamptz[], stops timestamptz[]
-) RETURNS text[] LANGUAGE plpgsql SET lock_timeout = '5s' SET timezone = 'UTC' SET datestyle = 'ISO' AS $$
+CREATE OR REPLACE FUNCTION tickloom.make_partitions(parent regclass, stamps text[]) RETURNS text[]
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' SET timezone = 'UTC' SET datestyle = 'ISO' AS $$
 DECLARE
+    own     record;
     found   text[] := '{}';
     alone   boolean := false;
-    name    text;
+    what    text;
+    stamp   text;
+    part    text;
+    start   timestamptz;
     bounds  text;
 BEGIN
-    PERFORM pg_advisory_xact_lock(hashtext('tickloom.partitions'), hashtext(parent));
+    SELECT relname, nspname, spcname, relowner, relkind INTO own
+    FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace LEFT JOIN pg_tablespace t ON t.oid = reltablespace
+    WHERE c.oid = parent;
+    IF own.relname NOT IN ('stock_prices', 'stock_volumes', 'stock_analytics_data') OR own.relkind <> 'p' THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('%s is no partitioned table of tickloom', parent);
+    END IF;
+    IF own.relowner <> quote_ident(current_user)::regrole THEN
+        RAISE insufficient_privilege USING MESSAGE = format(
+            'tickloom.make_partitions belongs to another role than %s; ALTER FUNCTION tickloom.make_partitions OWNER TO %s',
+            parent, own.relowner::regrole
+        );
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtext('tickloom.partitions'), hashtext(own.relname));
     BEGIN
-        EXECUTE format('LOCK TABLE ONLY %I IN ACCESS EXCLUSIVE MODE NOWAIT', parent);
+        EXECUTE format('LOCK TABLE ONLY %I.%I IN ACCESS EXCLUSIVE MODE NOWAIT', own.nspname, own.relname);
         alone := true;
     EXCEPTION WHEN lock_not_available THEN
         NULL;
     END;
-    FOR i IN 1 .. cardinality(partitions) LOOP
-        name := partitions[i];
-        bounds := format('FOR VALUES FROM (%L) TO (%L)', starts[i], stops[i]);
-        IF to_regclass(quote_ident(name)) IS NOT NULL THEN
-            found := found || CASE
-                WHEN pg_partition_root(to_regclass(quote_ident(name))) = to_regclass(quote_ident(parent)) THEN 'present'
-                ELSE 'foreign'
-            END;
-        ELSIF alone THEN
-            EXECUTE format('CREATE TABLE %I PARTITION OF %I %s', name, parent, bounds);
-            found := found || 'made'::text;
-        ELSE
-            EXECUTE format(
-                'CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING INDEXES)',
-                name, parent
-            );
-            EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I %s', parent, name, bounds);
-            found := found || 'made'::text;
+    FOREACH stamp IN ARRAY stamps LOOP
+        IF stamp !~ '^[0-9]{6}([0-9]{2}){0,2}$' THEN
+            RAISE invalid_parameter_value USING MESSAGE = format('%L is no hour, day or month', stamp);
         END IF;
+        what := tickloom.partition_state(parent, stamp);
+        IF what = 'absent' THEN
+            start := make_timestamptz(
+                left(stamp, 4)::int, substr(stamp, 5, 2)::int, coalesce(nullif(substr(stamp, 7, 2), ''), '1')::int,
+                coalesce(nullif(substr(stamp, 9, 2), ''), '0')::int, 0, 0
+            );
+            bounds := format('FOR VALUES FROM (%L) TO (%L)', start, start + CASE length(stamp)
+                WHEN 10 THEN interval '1 hour' WHEN 8 THEN interval '1 day' ELSE interval '1 month' END);
+            part := own.relname || '_' || stamp;
+            BEGIN
+                IF alone THEN
+                    EXECUTE format('CREATE TABLE %I.%I PARTITION OF %I.%I %s', own.nspname, part, own.nspname, own.relname, bounds);
+                ELSE
+                    EXECUTE format(
+                        'CREATE TABLE %I.%I (LIKE %I.%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED '
+                        'INCLUDING STORAGE INCLUDING INDEXES)%s',
+                        own.nspname, part, own.nspname, own.relname, ' TABLESPACE ' || quote_ident(own.spcname)
+                    );
+                    EXECUTE format(
+                        'ALTER TABLE %I.%I ATTACH PARTITION %I.%I %s', own.nspname, own.relname, own.nspname, part, bounds
+                    );
+                END IF;
+                what := 'made';
+            EXCEPTION WHEN invalid_object_definition THEN
+                what := 'overlaps';
+            END;
+        END IF;
+        found := found || what;
     END LOOP;
     RETURN found;
 END
 $$;
+REVOKE ALL ON FUNCTION tickloom.make_partitions(regclass, text[]) FROM PUBLIC;
 
 -- price / volume as float8: NULL where volume is 0 or the quotient is beyond float8, 0 where it is below the
 -- least float8. Postgres raises on both instead; scaling by powers of two is exact and finds them beforehand.

@@ -1,6 +1,6 @@
 -- $1, $2 the slice [from, to); $3 window rows; $4 topic of prices, $5 of volumes; $6 whether both raw tables have
 -- partitions there; $7 limit; $8 to $10 the rows of prices before the slice (symbols, times, values), $11 to $13 those
--- of volumes. What is not as it must be: of each table, column and doubt the first rows by time,
+-- of volumes; $14, $15 the ranges of joined rows whose partition was detached. What is not as it must be: of each table, column and doubt the first rows by time,
 -- and how many there are in all. A doubt is a reason why it may be right after all; the caller decides.
 WITH prices AS MATERIALIZED (
 {prices}
@@ -46,7 +46,14 @@ WITH prices AS MATERIALIZED (
     FROM raw LEFT JOIN tickloom.symbols known USING (symbol) WHERE known.symbol IS NULL
     UNION ALL
     SELECT 'stock_analytics_data', symbol, "timestamp", 'row', CASE WHEN missing THEN 'no row' ELSE 'a row' END,
-           CASE WHEN missing THEN 'a row' ELSE 'no row' END, CASE WHEN surplus AND NOT $6::bool THEN 'dropped' ELSE '' END
+           CASE WHEN missing THEN 'a row' ELSE 'no row' END, CASE
+               WHEN surplus AND NOT $6::bool THEN 'dropped'
+               WHEN missing AND EXISTS (
+                   SELECT FROM unnest($14::timestamptz[], $15::timestamptz[]) AS d (start, stop)
+                   WHERE "timestamp" >= start AND "timestamp" < stop
+               ) THEN 'detached'
+               ELSE ''
+           END
     FROM joined WHERE missing OR surplus
     UNION ALL
     SELECT 'stock_analytics_data', symbol, "timestamp", c.name, c.found::text, c.expected::text,

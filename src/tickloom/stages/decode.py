@@ -110,6 +110,20 @@ def decode_strictly(chunk: Chunk, bounds: EventBounds) -> Decoded:
     return Decoded(chunk, rows, rejects)
 
 
+def without(decoded: Decoded, gone: Bools, reason: Reason, detail: str) -> Decoded:
+    """Those of the rows that are ``gone`` are rejects, too."""
+    dead = {(letter.source.partition, letter.offset): letter for letter in decoded.rejects}
+    chunk, rejects, row = decoded.chunk, list[Reject](), 0
+    for index, source in enumerate(zip(chunk.partitions.tolist(), chunk.offsets.tolist(), strict=True)):
+        if source in dead:
+            rejects.append(dead[source])
+            continue
+        if gone[row]:
+            rejects.append(reject(chunk, index, reason, detail))
+        row += 1
+    return Decoded(chunk, decoded.rows.filter(~gone), rejects)
+
+
 def reject(chunk: Chunk, index: int, reason: Reason, detail: str) -> Reject:
     """The dead letter of the chunk's message at ``index``."""
     message: RawMessage = chunk.messages[index]

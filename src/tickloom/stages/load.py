@@ -10,7 +10,7 @@ import base64
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
@@ -18,7 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tickloom.copy_binary import SymbolBytes, encode
-from tickloom.errors import Fenced
+from tickloom.errors import Fenced, RowsVanished
 from tickloom.ledger import Counts, already_done, compare_and_set, refuse_repaired
 from tickloom.model import (
     ANALYTICS,
@@ -40,6 +40,7 @@ from tickloom.stages.join import Joined
 from tickloom.timestamps import EARLIEST, LATEST, moment
 
 _COPY_BLOCK_BYTES = 1 << 20
+_REMET = "pg_temp.remet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +48,16 @@ class Encoded:
     """A joined batch as COPY streams, ready to send.
 
     ``copies``: target table to bytes; ``needed``: output table to the event times whose partitions must exist;
-    ``updates``: staging table to the runs of partitions in which its rows' keys lie; ``table_partitions``: how many of
-    all tables the batch touches; ``counts``: by side and partition; ``collapsed``: superseded rows of another value.
-    ``older``: symbols that have no row as old as the batch's, ordered, and the ts of that, in µs.
+    ``updates``: staging table to the runs of partitions in which its rows' keys lie; ``staged``: how many rows it has;
+    ``touched``: output table to the ranges of all its rows; ``counts``: by side and partition; ``collapsed``: superseded
+    rows of another value. ``older``: symbols that have no row as old as the batch's, ordered, and the ts of that, in µs.
     """
 
     copies: Mapping[str, bytearray]
     needed: Mapping[str, NDArray[np.int64]]
     updates: Mapping[str, Sequence[Range]]
-    table_partitions: int
+    staged: Mapping[str, int]
+    touched: Mapping[str, Sequence[Range]]
     counts: Mapping[tuple[Side, int], Counts]
     collapsed: int
     older: tuple[list[str], list[int]]
@@ -88,7 +90,7 @@ def prepare(joined: Joined, now_micros: int, widths: Mapping[str, Partitioning])
     """Encode a joined batch; ``now_micros`` becomes ``processed_at``; ``widths`` are the tables'. Pure, CPU only."""
     symbols = SymbolBytes.of(joined.symbols)
     frames: dict[str, pl.DataFrame] = {ANALYTICS.name: _stamped(joined.met, now_micros)}
-    staged: dict[str, pl.DataFrame] = {"pg_temp.remet": _stamped(joined.remet, now_micros)}
+    staged: dict[str, pl.DataFrame] = {_REMET: _stamped(joined.remet, now_micros)}
     for side, rows in joined.sides.items():
         columns = ["code", "ts", "value", *OPTIONAL_COLUMNS[side], "average", "partition", "offset", "logged"]
         frames[RAW_TABLE[side].name] = rows.new[columns]
@@ -106,7 +108,8 @@ def prepare(joined: Joined, now_micros: int, widths: Mapping[str, Partitioning])
         copies={target: encode(frame, symbols) for target, frame in (frames | staged).items() if len(frame)},
         needed={table: frame["ts"].to_numpy() for table, frame in frames.items()},
         updates=updates,
-        table_partitions=sum(map(len, touched.values())),
+        staged={target: len(frame) for target, frame in staged.items()},
+        touched={table: sorted(ranges) for table, ranges in touched.items()},
         counts={
             (side, partition): Counts(rows.stored.get(partition, 0), rows.superseded.get(partition, 0))
             for side, rows in joined.sides.items()
@@ -115,6 +118,11 @@ def prepare(joined: Joined, now_micros: int, widths: Mapping[str, Partitioning])
         collapsed=sum(rows.collapsed for rows in joined.sides.values()),
         older=(joined.symbols.gather(joined.older["code"]).to_list(), joined.older["ts"].to_list()),
     )
+
+
+def without_expired(joined: Joined, expired: NDArray[np.bool_]) -> Joined:
+    """Without those of the joined rows that are new (``met``) which have lost their partition."""
+    return replace(joined, met=joined.met.filter(~expired)) if expired.any() else joined
 
 
 def _stamped(met: pl.DataFrame, now_micros: int) -> pl.DataFrame:
@@ -138,8 +146,8 @@ class Loader:
     async def load(self, connection: Connection, work: Work, now: datetime) -> Loaded:
         """Write a batch in one transaction. Partitions must exist, and ``stage`` must have run on the connection.
 
-        Raises ``Fenced``; ``DataRefused`` (nothing is left of it); ``StoreUnavailable`` (try the same again: a commit
-        whose answer was lost is noticed); ``StateSpoilt`` where a repair has come between; ``Mistake``.
+        Raises ``Fenced``; ``RowsVanished``; ``DataRefused`` (nothing is left of it); ``StoreUnavailable`` (try the same again:
+        a commit whose answer was lost is noticed); ``StateSpoilt`` where a repair has come between; ``Mistake``.
         """
         batch, encoded = work.batch, work.encoded
         assert encoded is not None, "it must be sifted first"
@@ -182,8 +190,16 @@ class Loader:
         if staged:
             await connection.execute(LOOKUPS_ONLY)
         for target in staged:
+            found = 0
             for run in encoded.updates[target]:
-                await connection.execute(_UPDATES[target], moment(run.start), moment(run.stop))
+                status = await connection.execute(_UPDATES[target], moment(run.start), moment(run.stop))
+                found += int(status.rpartition(" ")[2])
+            # A joined row may be gone with its partition: the raw ones, which tell what it was, are not.
+            if found < encoded.staged[target] and target != _REMET:
+                raise RowsVanished(
+                    f"{encoded.staged[target] - found} rows of {_UPDATED[target]} that were there could not be changed: "
+                    f"their partition was dropped or detached, or somebody has deleted them"
+                )
 
     def _by_source(self, encoded: Encoded) -> dict[TopicPartition, Counts]:
         return {
@@ -281,13 +297,13 @@ def _for_side(name: str, side: Side) -> str:
 
 
 _UPDATED = {
-    "pg_temp.remet": ANALYTICS.name,
+    _REMET: ANALYTICS.name,
     **{f"pg_temp.{kind}_{side}": RAW_TABLE[side].name for kind in ("corrected", "revised") for side in Side},
 }
 _UPDATES = {
     **{f"pg_temp.corrected_{side}": _for_side("correct", side) for side in Side},
     **{f"pg_temp.revised_{side}": _for_side("revise", side) for side in Side},
-    "pg_temp.remet": sql("remeet"),
+    _REMET: sql("remeet"),
 }
 _COLUMNS = {table.name: table.names for table in TABLES}
 _INTRODUCE = sql("introduce")
