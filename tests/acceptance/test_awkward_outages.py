@@ -14,6 +14,7 @@ from typing import Any
 
 import confluent_kafka as kafka_client
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from tests import services
 from tests.acceptance.faulty_chores import CHORES
@@ -324,6 +325,32 @@ def test_lag_of_lost_partitions_goes(kafka: Any, database_url: str, topics: tupl
     until(lambda: [len(one) for one in shown()] == [2, 2], 30)
     assert not set.intersection(*shown())
     assert first.end() == second.end() == 0
+
+
+def test_others_handle_the_group(kafka: Any, database_url: str, topics: tuple[str, str], running: Any) -> None:
+    """Offsets that another tool has reset, or a group that it deleted, would have the log read again, or skipped."""
+    world = World.make(kafka, database_url, topics, partitions=2)
+    world.settings |= QUICK
+    things = hostile_things(seed=102, messages=300)
+    world.produce(things[:100])
+    daemon = running(world)
+    at_rest(daemon, world, 100)
+    group, admin = f"group-{topics[0]}", AdminClient({"bootstrap.servers": kafka.bootstrap})
+    daemon.process.send_signal(signal.SIGSTOP)
+    until(lambda: not admin.describe_consumer_groups([group])[group].result(10).members, 10)
+    admin.delete_consumer_groups([group])[group].result(10)
+    world.produce(things[100:200])
+    daemon.process.send_signal(signal.SIGCONT)
+    until(lambda: read(world) == 200, 30)
+    until(lambda: daemon.get("/readyz") == (200, "ready"), 10)
+    assert daemon.end() == 0
+    firsts = [kafka_client.TopicPartition(topic, number, 0) for topic in topics for number in range(2)]
+    reset = kafka_client.ConsumerGroupTopicPartitions(group, firsts)
+    admin.alter_consumer_group_offsets([reset])[group].result(10)
+    world.produce(things[200:])
+    assert world.tickloom("run", "--once").returncode == 0
+    assert read(world) == 300
+    assert world.differences() == []
 
 
 @pytest.mark.parametrize("chore", CHORES)

@@ -28,6 +28,7 @@ from tickloom.stages.join import begin, finish, symbols_of
 from tickloom.stages.load import Encoded, Loader, Work, prepare, stage
 from tickloom.tails import FOREVER, NO_FLOOR, Loaded, Tails
 from tickloom.timestamps import moment
+from tickloom.watch import Watch
 
 SOURCES = {TopicPartition("p", 0): 0, TopicPartition("v", 0): 0}
 HOURLY = dict.fromkeys((table.name for table in TABLES), Partitioning.HOURLY)
@@ -230,7 +231,9 @@ async def test_a_copy_cannot_be_sent(settings: Settings, ending: str) -> None:
 async def test_a_cancellation_is_no_outage(settings: Settings) -> None:
     """A session that was given up would be tried again for ever, because a library raised something else instead."""
     nobody: Any = None
-    around = Surroundings(settings, Metrics(), Health(60, 0), nobody, nobody, nobody, "me", nobody)
+    metrics, health = Metrics(), Health(60, 0)
+    watch = Watch(settings, metrics, health)
+    around = Surroundings(settings, metrics, health, watch, nobody, nobody, nobody, "me", nobody)
 
     async def work(_: Connection) -> None:
         try:
