@@ -1,44 +1,89 @@
 """DDL of the output tables and the bookkeeping, made from the columns declared in ``model``; and its check."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from tickloom.errors import SchemaMismatch, WrongSource
-from tickloom.model import ANALYTICS, PRICES, TABLES, VOLUMES, Table
+from tickloom.model import ANALYTICS, PRICES, TABLES, VOLUMES, Column, Table
 from tickloom.postgres import Connection, sql, told, transaction
 from tickloom.settings import Partitioning, Settings
+from tickloom.shape import FoundColumn, FoundTable, faults
 
-BOOKKEEPING = {
-    "offsets": [
-        "topic",
-        "partition",
-        "first_offset",
-        "next_offset",
-        "epoch",
-        "owner",
-        "stored",
-        "superseded",
-        "dead",
-        "skipped",
-        "missing",
-        "updated_at",
-    ],
-    "dead_letters": [
-        "topic",
-        "partition",
-        "offset",
-        "key",
-        "value",
-        "headers",
-        "record_timestamp",
-        "reason",
-        "detail",
-        "rejected_at",
-        "replayed_at",
-    ],
-    "gaps": ["topic", "partition", "from_offset", "to_offset", "noticed_at", "policy"],
-    "symbols": ["symbol", "prices_partition", "volumes_partition", "since"],
-    "source": ["cluster_id", "prices_topic", "volumes_topic", "window_rows", "repairs"],
-}
+
+def _bookkeeping(name: str, columns: Mapping[str, str], *key: str) -> Table:
+    return Table(f"tickloom.{name}", tuple(Column(*column) for column in columns.items()), key)
+
+
+BOOKKEEPING = (
+    _bookkeeping(
+        "offsets",
+        {
+            "topic": "text NOT NULL",
+            "partition": "int NOT NULL",
+            "first_offset": "bigint NOT NULL",
+            "next_offset": "bigint NOT NULL",
+            "epoch": "bigint NOT NULL",
+            "owner": "text",
+            "stored": "bigint NOT NULL",
+            "superseded": "bigint NOT NULL",
+            "dead": "bigint NOT NULL",
+            "skipped": "bigint NOT NULL",
+            "missing": "bigint NOT NULL",
+            "updated_at": "timestamptz NOT NULL",
+        },
+        *("topic", "partition"),
+    ),
+    _bookkeeping(
+        "dead_letters",
+        {
+            "topic": "text NOT NULL",
+            "partition": "int NOT NULL",
+            "offset": "bigint NOT NULL",
+            "key": "bytea",
+            "value": "bytea",
+            "headers": "jsonb NOT NULL",
+            "record_timestamp": "timestamptz",
+            "reason": "text NOT NULL",
+            "detail": "text NOT NULL",
+            "rejected_at": "timestamptz NOT NULL",
+            "replayed_at": "timestamptz",
+        },
+        *("topic", "partition", "offset"),
+    ),
+    _bookkeeping(
+        "gaps",
+        {
+            "topic": "text NOT NULL",
+            "partition": "int NOT NULL",
+            "from_offset": "bigint NOT NULL",
+            "to_offset": "bigint NOT NULL",
+            "noticed_at": "timestamptz NOT NULL",
+            "policy": "text NOT NULL",
+        },
+        *("topic", "partition", "from_offset"),
+    ),
+    _bookkeeping(
+        "symbols",
+        {
+            "symbol": 'text COLLATE "C" NOT NULL',
+            "prices_partition": "int",
+            "volumes_partition": "int",
+            "since": "timestamptz",
+        },
+        "symbol",
+    ),
+    _bookkeeping(
+        "source",
+        {
+            "cluster_id": "text NOT NULL",
+            "prices_topic": "text NOT NULL",
+            "volumes_topic": "text NOT NULL",
+            "window_rows": "int NOT NULL",
+            "repairs": "bigint NOT NULL",
+        },
+    ),
+)
+"""What ``sql/bookkeeping.sql`` makes, as ``check`` wants to find it."""
 
 
 def partitioning(settings: Settings, table: Table) -> Partitioning:
@@ -85,11 +130,9 @@ async def check(connection: Connection, settings: Settings, *, writes: bool = Tr
     """
     with told():
         await _check_encoding(connection)
+        await _check_shape(connection)
         for table in TABLES:
-            await _check_columns(connection, table.name, set(table.names))
             await _check_partitioning(connection, table, partitioning(settings, table))
-        for name, columns in BOOKKEEPING.items():
-            await _check_columns(connection, f"tickloom.{name}", set(columns))
         await _check_rights(connection, writes)
 
 
@@ -102,17 +145,21 @@ async def _check_encoding(connection: Connection) -> None:
         )
 
 
-async def _check_columns(connection: Connection, table: str, wanted: set[str]) -> None:
-    found = await connection.fetch(
-        "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped", table
-    )
-    names = {row["attname"] for row in found}
-    if not names:
-        raise SchemaMismatch(f"table {table} does not exist; run `tickloom migrate`")
-    if missing := sorted(wanted - names):
-        raise SchemaMismatch(
-            f"table {table} lacks {', '.join(missing)}; another program made it: rename or drop it, then `tickloom migrate`"
-        )
+async def _check_shape(connection: Connection) -> None:
+    """Columns, types, keys, and what else would change, hide or refuse rows: see ``shape``."""
+    wanted = (*TABLES, *BOOKKEEPING)
+    names = [table.name for table in wanted]
+    columns: dict[str, dict[str, FoundColumn]] = {name: {} for name in names}
+    for table, *column in await connection.fetch(sql("columns"), names):
+        one = FoundColumn(*column)
+        columns[table][one.name] = one
+    found = {
+        name: FoundTable(*rest, columns=columns[name]) if rest[0] else None
+        for name, *rest in await connection.fetch(sql("tables"), names)
+    }
+    role = await connection.fetchval("SELECT current_user::text")
+    if told_of := [fault for table in wanted for fault in faults(table, found[table.name], role)]:
+        raise SchemaMismatch("; ".join(told_of))
 
 
 async def _check_partitioning(connection: Connection, table: Table, width: Partitioning) -> None:
@@ -125,7 +172,7 @@ async def _check_partitioning(connection: Connection, table: Table, width: Parti
 
 
 async def _check_rights(connection: Connection, writes: bool) -> None:
-    for table in (*(table.name for table in TABLES), *(f"tickloom.{name}" for name in BOOKKEEPING)):
+    for table in (*(table.name for table in TABLES), *(table.name for table in BOOKKEEPING)):
         for right in ("SELECT", "INSERT", "UPDATE") if writes else ("SELECT",):
             if not await connection.fetchval("SELECT has_table_privilege($1, $2)", table, right):
                 raise SchemaMismatch(f"no right to {right} on {table}; GRANT {right} ON {table} TO the daemon's role")
