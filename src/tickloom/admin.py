@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from tickloom import schema
+from tickloom import ledger, schema
 from tickloom.errors import TickloomError
 from tickloom.kafka import Cluster, check_options, describe_cluster, peek_keys
-from tickloom.model import TABLES
+from tickloom.model import PRICES, TABLES, VOLUMES
 from tickloom.partitions import LockTable, Partitioner, budget_of, lock_table
 from tickloom.postgres import connected, told, transaction
 from tickloom.settings import Partitioning, Settings, ignored
@@ -63,6 +63,7 @@ async def check(settings: Settings) -> list[Finding]:
     findings.append(await _find("database", lambda: _database(settings)))
     if findings[-1].good:
         findings.append(await _find("schema", lambda: _schema(settings)))
+        findings.append(await _find("ledger", lambda: _ledger(settings)))
         findings.append(await _find("locks", lambda: _locks(settings)))
         findings.append(await _find("pooler", lambda: _pooler(settings)))
         findings.append(await _find("clock", lambda: _clock(settings)))
@@ -106,6 +107,15 @@ async def _schema(settings: Settings) -> str:
     async with connected(settings) as connection:
         await schema.check(connection, settings)
     return "tables, columns, partitioning and rights are as needed"
+
+
+async def _ledger(settings: Settings) -> str:
+    tables = {settings.prices_topic: PRICES.name, settings.volumes_topic: VOLUMES.name}
+    async with connected(settings) as connection:
+        await ledger.refuse_forgotten(connection, tables)
+        expected = await ledger.all_positions(connection)
+        await ledger.refuse_beyond(connection, expected)
+    return f"{len(expected)} partitions; nothing is there of offsets that they have not come to"
 
 
 async def _locks(settings: Settings) -> str:

@@ -54,8 +54,12 @@ class LogLost(Mistake):
     """Offsets that the ledger expects are gone from the topic (retention, or the topic was recreated)."""
 
 
+class LedgerLost(Mistake):
+    """The ledger does not know offsets whose rows or dead letters are there: somebody wrote into it."""
+
+
 class TooManyRejects(Mistake):
-    """Most of the recent messages are bad: the stream is not what the settings say it is."""
+    """Most of the recent messages are bad, or refused: the stream is not what the settings say it is, or a table is not."""
 
 
 class SourceUnavailable(TickloomError):
@@ -88,6 +92,10 @@ class StateSpoilt(TickloomError):
 
 class RowsRefused(StateSpoilt):
     """Postgres refuses a value of a batch; who it is must be found out."""
+
+
+class Undecided(StateSpoilt):
+    """Postgres refuses nearly all of too few rows: with more it will be known whether they, or the table, are to blame."""
 
 
 class TooWide(StateSpoilt):

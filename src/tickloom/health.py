@@ -1,10 +1,14 @@
 """Whether the daemon lives and is ready. Pure: ``now`` (monotonic seconds) is an argument.
 
 *Alive*: something moved lately, or there is nothing to do, or an outage is being waited out (a restart would not
-help). *Ready*: partitions are assigned, the schema is there, and the last word of the database was good.
+help); and not one session after the other ends without a commit. *Ready*: partitions are assigned, the schema is there, and the last word of the database was good.
 """
 
 from dataclasses import dataclass
+
+_FRUITLESS_SESSIONS = 5
+_FRUITLESS_FOR_SECONDS = 60.0
+"""A session that has lasted for so long after those is none of them."""
 
 
 @dataclass(slots=True)
@@ -18,13 +22,23 @@ class Health:
     assigned: bool = False
     schema_present: bool = False
     database_reachable: bool = False
+    fruitless: int = 0
+    fruitless_at: float = 0.0
+    fruitless_why: str = ""
 
     def beat(self, now: float) -> None:
         """Something moved: a commit, an assignment, or one more try of an outage."""
         self.moved_at = now
 
+    def session_in_vain(self, now: float, why: str) -> None:
+        """One more session has ended without a commit, though nothing was away."""
+        self.fruitless += 1
+        self.fruitless_at, self.fruitless_why = now, why
+
     def alive(self, now: float) -> tuple[bool, str]:
         """The answer of ``/livez`` and why."""
+        if self.fruitless >= _FRUITLESS_SESSIONS and now - self.fruitless_at < _FRUITLESS_FOR_SECONDS:
+            return False, f"{self.fruitless} sessions in a row ended without a commit, the last: {self.fruitless_why}"
         if not self.in_flight and self.lag_messages == 0:
             return True, "idle: nothing to read"
         still = now - self.moved_at

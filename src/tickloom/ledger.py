@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tickloom.errors import Fenced, LockHeld, StateSpoilt
+from tickloom.errors import Fenced, LedgerLost, LockHeld, StateSpoilt
 from tickloom.logs import Logger
-from tickloom.model import Progress, TopicPartition
+from tickloom.model import TABLES, Progress, TopicPartition
 from tickloom.postgres import Connection, sql, told, transaction
 
 PATIENCE_SECONDS = 2.0
@@ -33,6 +33,15 @@ _TORN = "SELECT symbol FROM tickloom.symbols WHERE prices_partition <> volumes_p
 _DROP_CLAIMS = (
     "UPDATE tickloom.symbols SET prices_partition = NULL, volumes_partition = NULL "
     "WHERE prices_partition IS NOT NULL OR volumes_partition IS NOT NULL"
+)
+_BEYOND_LEDGER = sql("beyond_ledger")
+_FILLED_PARTITIONS = (
+    "SELECT oid::regclass::text AS name FROM pg_class WHERE relkind = 'r' AND pg_relation_size(oid) > 0 "
+    "AND (oid = to_regclass($1) OR oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass($1)))"
+)
+_FROM_THE_START = (
+    "put them back (a backup has them), or read the topics again from their start: TRUNCATE tickloom.offsets, "
+    f"tickloom.dead_letters, tickloom.gaps, tickloom.symbols, {', '.join(table.name for table in TABLES)}"
 )
 _REPAIRS = "SELECT repairs FROM tickloom.source"
 _log = Logger(__name__)
@@ -59,7 +68,8 @@ async def take_over(
 ) -> dict[TopicPartition, Claim]:
     """Become the owner of the partitions; new ones begin at ``first_offsets``. Waits for a transaction in flight.
 
-    Raises ``StoreUnavailable`` (``LockHeld`` once the holder was told to end: try again), ``Mistake``.
+    Raises ``StoreUnavailable`` (``LockHeld`` once the holder was told to end: try again), ``Mistake``; ``LedgerLost``, with
+    nothing taken over, where dead letters or gaps are there of offsets that the ledger has not come to.
     """
     sources = sorted(first_offsets)
     topics, partitions = [source.topic for source in sources], [source.partition for source in sources]
@@ -69,6 +79,11 @@ async def take_over(
             async with transaction(connection):
                 await connection.execute(f"SET LOCAL lock_timeout = {round(PATIENCE_SECONDS * 1_000)}")
                 rows = await connection.fetch(_TAKE_OVER, topics, partitions, firsts, owner)
+                claims = {
+                    TopicPartition(row["topic"], row["partition"]): Claim(row["next_offset"], row["epoch"])
+                    for row in rows
+                }
+                await refuse_beyond(connection, {at: claim.next_offset for at, claim in claims.items()})
     except LockHeld:
         with told():
             owners = await connection.fetch(
@@ -79,7 +94,56 @@ async def take_over(
             )
         await end_sessions(connection, [row["owner"] for row in owners])
         raise
-    return {TopicPartition(row["topic"], row["partition"]): Claim(row["next_offset"], row["epoch"]) for row in rows}
+    return claims
+
+
+async def refuse_beyond(connection: Connection, expected: Mapping[TopicPartition, int]) -> None:
+    """Raise ``LedgerLost`` where there are dead letters or gaps of offsets from the ``expected`` ones on.
+
+    They come with the ledger's step past them, so somebody has deleted its rows, or set them back: what is read again would
+    meet them for ever. Raises ``StoreUnavailable``.
+    """
+    if not expected:
+        return
+    columns = [
+        list(column) for column in zip(*((at.topic, at.partition, n) for at, n in expected.items()), strict=True)
+    ]
+    with told():
+        row = await connection.fetchrow(_BEYOND_LEDGER, *columns)
+    if row is not None:
+        at = TopicPartition(row["topic"], row["partition"])
+        raise LedgerLost(
+            f"{row['table']} holds offset {row['offset']} of {at.topic} partition {at.partition}, and tickloom.offsets "
+            f"has not come further than {expected[at]}: its rows were deleted or set back by hand; {_FROM_THE_START}"
+        )
+
+
+async def refuse_forgotten(connection: Connection, tables: Mapping[str, str]) -> None:
+    """Raise ``LedgerLost`` where the ledger knows nothing of a topic that has rows: ``tables``, its raw table by topic.
+
+    Raises ``StoreUnavailable``.
+    """
+    with told():
+        for topic, table in tables.items():
+            if await _knows(connection, topic) or not await _has_rows(connection, table):
+                continue
+            if not await _knows(connection, topic):  # no first owner, which writes the ledger first, has come between
+                raise LedgerLost(
+                    f"{table} holds rows, and tickloom.offsets knows nothing of {topic}: its rows were deleted by hand; "
+                    f"{_FROM_THE_START}"
+                )
+
+
+async def _knows(connection: Connection, topic: str) -> bool:
+    return await connection.fetchval("SELECT EXISTS (SELECT FROM tickloom.offsets WHERE topic = $1)", topic)
+
+
+async def _has_rows(connection: Connection, table: str) -> bool:
+    """Looks into one partition at a time: a statement locks all that it may look into."""
+    for row in await connection.fetch(_FILLED_PARTITIONS, table):
+        if await connection.fetchval(f"SELECT EXISTS (SELECT FROM {row['name']})"):
+            return True
+    return False
 
 
 def session_name(owner: str) -> str:
@@ -148,6 +212,19 @@ async def refuse_repaired(connection: Connection, seen: int | None) -> None:
     """
     if await connection.fetchval(_REPAIRS) != seen:
         raise StateSpoilt("a repair has changed rows that this batch had read")
+
+
+async def all_positions(connection: Connection) -> dict[TopicPartition, int]:
+    """The next offset of each partition that the ledger, or a dead letter, knows: 0 for the latter's. Raises
+    ``StoreUnavailable``.
+    """
+    with told():
+        rows = await connection.fetch(
+            "SELECT topic, partition, max(next_offset) AS next_offset FROM (SELECT topic, partition, next_offset "
+            "FROM tickloom.offsets UNION ALL SELECT DISTINCT topic, partition, 0 FROM tickloom.dead_letters) known "
+            "GROUP BY topic, partition"
+        )
+    return {TopicPartition(row["topic"], row["partition"]): row["next_offset"] for row in rows}
 
 
 async def positions(connection: Connection, sources: Sequence[TopicPartition]) -> dict[TopicPartition, int]:

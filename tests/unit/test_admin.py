@@ -25,6 +25,9 @@ class Database:
     async def execute(self, _query: str) -> str:
         return ""
 
+    async def fetch(self, _query: str, *_: object) -> list[Any]:
+        return []
+
     async def fetchrow(self, _query: str) -> dict[str, int]:
         return {"locks": 64, "sessions": 100}
 
