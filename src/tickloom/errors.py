@@ -70,6 +70,12 @@ class StoreUnavailable(TickloomError):
     """Postgres cannot be reached or refuses for now; the caller waits and tries the same again."""
 
 
+class Garbled(StoreUnavailable):
+    """Postgres, or a pooler before it, could not read what it was sent, or has failed inside: that is an outage, or a column
+    that has another type than we send.
+    """
+
+
 class LockHeld(StoreUnavailable):
     """Somebody else holds a lock for longer than we wait."""
 

@@ -16,6 +16,7 @@ import asyncpg
 
 from tickloom.errors import (
     DataRefused,
+    Garbled,
     LockHeld,
     LocksExhausted,
     SchemaMismatch,
@@ -233,6 +234,8 @@ def classify(error: Any) -> TickloomError:
         return StoreUnavailable(
             f"{message}; the partition was dropped, or this session does not see it yet; it is made anew"
         )
+    if state in {"08P01", "XX000"}:
+        return Garbled(message)
     if state == "55P03":
         return LockHeld(message)
     if state == "53200" and "max_locks_per_transaction" in str(getattr(error, "hint", "")):

@@ -17,9 +17,10 @@ from typing import Any, TypeVar, cast
 
 import polars as pl
 
-from tickloom import ledger
+from tickloom import ledger, schema
 from tickloom.errors import (
     DataRefused,
+    Garbled,
     LocksExhausted,
     Mistake,
     NotCopartitioned,
@@ -39,7 +40,7 @@ from tickloom.metrics import CpuClock, Metrics
 from tickloom.model import RAW_TABLE, TABLES, Batch, Chunk, Decoded, Gap, ReadEvent, Reason, Side, TopicPartition
 from tickloom.outcome import Tally
 from tickloom.partitions import Partitioner, lock_budget
-from tickloom.postgres import Connection, close, connect
+from tickloom.postgres import Connection, close, connect, connected
 from tickloom.retry import RetryPolicy
 from tickloom.settings import Partitioning, Settings
 from tickloom.sieve import Means, Sieve, rows_by_table
@@ -336,8 +337,11 @@ class Session:
             loaded = await self._loader.load(connection, work, now)
             around.refused.note(rows_by_table(work.encoded), {})
             return work.batch, loaded
-        except StoreUnavailable:
+        except StoreUnavailable as error:
             around.partitioner.forget()  # dropped by a person, or lost in a failover: look again
+            if isinstance(error, Garbled):
+                async with connected(around.settings) as another:
+                    await schema.check(another, around.settings)
             raise
 
     async def _make_partitions(self, connection: Connection, encoded: Encoded) -> None:

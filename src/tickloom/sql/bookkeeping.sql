@@ -97,8 +97,8 @@ BEGIN
             found := found || 'made'::text;
         ELSE
             EXECUTE format(
-                'CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING INDEXES)',
-                name, parent
+                'CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING CONSTRAINTS INCLUDING STORAGE '
+                'INCLUDING INDEXES)', name, parent
             );
             EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I %s', parent, name, bounds);
             found := found || 'made'::text;
