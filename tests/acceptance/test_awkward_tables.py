@@ -53,9 +53,9 @@ def done(world: World) -> int:
 
 
 @contextmanager
-def running(world: World, **settings: str) -> Iterator[Any]:
+def running(world: World, module: str = "tickloom", **settings: str) -> Iterator[Any]:
     """A daemon, which is killed at the end if it is still there."""
-    daemon = world.start("run", **settings)
+    daemon = world.start("run", module=module, **settings)
     try:
         yield daemon
     finally:
@@ -183,8 +183,7 @@ def _read(world: World, leave: threading.Event) -> None:
             async with connection.transaction():
                 for table in TABLES:
                     await connection.execute(f"SELECT FROM {table} LIMIT 1")
-                while not leave.is_set():
-                    await asyncio.sleep(0.05)
+                await asyncio.to_thread(leave.wait)
         finally:
             await connection.close()
 
@@ -403,6 +402,44 @@ def test_many_refused_rows(world: World) -> None:
     assert took < 15, "some milliseconds each"
 
 
+FIRST = """SELECT count(*) FROM (SELECT *, avg({value}) OVER (PARTITION BY symbol ORDER BY "timestamp" ROWS 4 PRECEDING) AS computed
+    FROM {table}) x WHERE {average} IS DISTINCT FROM computed"""
+
+
+@pytest.mark.parametrize(
+    ("table", "condition", "dead"),
+    [
+        ("stock_prices", "price_moving_avg < 100", "prices"),
+        ("stock_prices", "abs(price - price_moving_avg) < 100", "prices"),
+        ("stock_analytics_data", "price_moving_avg < 100", "volumes"),
+        ("stock_analytics_data", "price_volume_ratio < 100", "volumes"),
+    ],
+)
+def test_a_constraint_on_what_is_computed(world: World, table: str, condition: str, dead: str) -> None:
+    """One price far off raises the averages of the four after it: these are good, and must not go with it."""
+    world.query(f"ALTER TABLE {table} ADD CONSTRAINT calm CHECK ({condition})")
+    start = now_ms() - HOUR
+    things = [one for number in range(400) for one in pairs(1, start + number, price=1.5 + number % 7)]
+    spikes = range(100, 800, 50)  # prices: the even places
+    for place in spikes:
+        value = re.sub(rb'"price":[^}]*', b'"price":900', things[place].value or b"")
+        things[place] = Thing("prices", things[place].key, value, things[place].timestamp_ms)
+    world.produce(things[:400])
+    assert world.tickloom("run", "--once").returncode == 0
+    world.produce(things[400:])
+    assert world.tickloom("run", "--once").returncode == 0
+    letters = world.query("SELECT topic, value FROM tickloom.dead_letters")
+    assert {topic for topic, _ in letters} == {world.topics[dead]}
+    expected = len(spikes) * (5 if (table, condition[:16]) == ("stock_analytics_data", "price_moving_avg") else 1)
+    assert len(letters) == expected
+    assert world.query(FIRST.format(table="stock_prices", value="price", average="price_moving_avg")) == [(0,)]
+    assert world.query(FIRST.format(table="stock_volumes", value="volume", average="trading_volume_moving_avg")) == [
+        (0,)
+    ]
+    joined = 'SELECT count(*)::int FROM stock_prices JOIN stock_volumes USING (symbol, "timestamp")'
+    assert world.query(joined) == [(count(world, "stock_analytics_data"),)] == [(400 - expected,)]
+
+
 def test_one_side_is_garbage(world: World) -> None:
     """All prices could be bad for ever: of both topics together they are exactly half."""
     things = pairs(3_000, now_ms())
@@ -413,6 +450,17 @@ def test_one_side_is_garbage(world: World) -> None:
         told = ended(daemon)
     assert world.topics["prices"] in told
     assert count(world, "tickloom.dead_letters") == 0
+
+
+def test_a_key_is_dropped_while_nothing_comes(world: World) -> None:
+    """A daemon at rest would not notice, and look rows up without an index from then on."""
+    world.produce(pairs(10, now_ms()))
+    with running(world, module="tests.acceptance.brisk") as daemon:
+        until(lambda: done(world) == 20)
+        world.query("ALTER TABLE stock_prices DROP CONSTRAINT stock_prices_pkey")
+        told = ended(daemon)
+    assert 'ALTER TABLE stock_prices ADD PRIMARY KEY (symbol, "timestamp")' in told
+    mended(world, told)
 
 
 BAD = Thing("prices", b"S1", b"not json", 1_790_000_000_000)
