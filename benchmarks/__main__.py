@@ -76,7 +76,7 @@ def prepare(bootstrap: str, postgres: Any, scale: Scale) -> Log:
     console.print(f"writing {scale.messages:,} messages")
     topics, hours = produce(bootstrap, scale)
     console.print("computing what the tables must hold")
-    records = hostile.read_log(bootstrap, topics, scale.partitions)
+    records = hostile.read_log(bootstrap, topics)
     expected = asyncio.run(expect(services.new_database(postgres), records))
     return Log(topics, hours, expected.tables, len(expected.dead))
 

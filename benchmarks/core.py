@@ -44,7 +44,14 @@ STEPS = ("decode", "gather", "symbols", "join", "encode")
 DAY = 86_400 * 10**6
 _WIDTHS = dict.fromkeys((table.name for table in TABLES), Partitioning.HOURLY)
 _NO_ROWS = pl.DataFrame(
-    schema={"code": pl.UInt32, "ts": pl.Int64, "value": pl.Float64, "partition": pl.Int32, "offset": pl.Int64}
+    schema={
+        "code": pl.UInt32,
+        "ts": pl.Int64,
+        "value": pl.Float64,
+        "partition": pl.Int32,
+        "offset": pl.Int64,
+        "logged": pl.Int64,
+    }
 )
 
 

@@ -186,7 +186,7 @@ def produce(bootstrap: str, topics: dict[str, str], things: Iterable[Thing], par
     assert not refused, f"the broker refused {len(refused)} messages: {refused[0]}"
 
 
-def read_log(bootstrap: str, topics: dict[str, str], partitions: int) -> list[Record]:
+def read_log(bootstrap: str, topics: dict[str, str]) -> list[Record]:
     """The whole log as a plain consumer sees it."""
     config = {
         "bootstrap.servers": bootstrap,
@@ -197,6 +197,7 @@ def read_log(bootstrap: str, topics: dict[str, str], partitions: int) -> list[Re
     consumer = kafka.Consumer(config | {"auto.offset.reset": "earliest"})
     log: list[Record] = []
     for side, topic in topics.items():
+        partitions = len(consumer.list_topics(topic, timeout=30).topics[topic].partitions)
         consumer.assign(
             [kafka.TopicPartition(topic, partition, kafka.OFFSET_BEGINNING) for partition in range(partitions)]
         )

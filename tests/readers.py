@@ -53,7 +53,7 @@ def bits(frame: pl.DataFrame) -> list[tuple[object, ...]]:
 
 def verdicts(decoded: Decoded) -> list[Verdict]:
     """One for each message of the chunk, in its order; every message must be one row or one untouched reject."""
-    rows = {row[-1]: row[:-2] for row in bits(decoded.rows)}
+    rows = {row[-2]: row[:-3] for row in bits(decoded.rows)}
     rejects = {reject.offset: reject for reject in decoded.rejects}
     values = decoded.chunk.values
     assert len(decoded.rows) == len(rows)

@@ -177,7 +177,10 @@ class Judged:
 def judge(log: list[Record]) -> Judged:
     """Sort a log into rows and rejects."""
     judged = Judged()
-    for record in log:
+    latest: dict[tuple[str, int], int] = {}  # record timestamp that a partition has seen
+    for record in sorted(log, key=lambda one: (one.topic, one.partition, one.offset)):
+        at = (record.topic, record.partition)
+        latest[at] = min(max(latest.get(at, 0), record.timestamp_ms), LAST // 1000)
         judged.topics[record.side] = record.topic
         verdict = reason_of(record)
         if isinstance(verdict, str):
@@ -186,13 +189,17 @@ def judge(log: list[Record]) -> Judged:
             optional = [verdict.get(name) for name in ("open_price", "high_price", "low_price")]
             moment = EPOCH + timedelta(microseconds=verdict["micros"])
             row = (verdict["symbol"], moment, verdict["value"], *optional, record.partition, record.offset)
+            row = (*row, EPOCH + timedelta(milliseconds=latest[record.topic, record.partition]))
             judged.rows[record.side].append(row)
     return judged
 
 
 _SIDE = """
-    SELECT symbol, ts, value, {optional} avg(value) OVER w AS average, partition, "offset"
-    FROM (SELECT DISTINCT ON (symbol, ts) * FROM pg_temp.valid_{side} ORDER BY symbol, ts, "offset" DESC, partition DESC) x
+    SELECT symbol, ts, value, {optional} avg(value) OVER w AS average, partition, "offset", latest
+    FROM (
+        SELECT DISTINCT ON (symbol, ts) * FROM pg_temp.valid_{side}
+        ORDER BY symbol, ts, latest DESC, "offset" DESC, partition DESC
+    ) x
     WINDOW w AS (PARTITION BY symbol ORDER BY ts ROWS {before} PRECEDING)
 """
 
@@ -205,7 +212,7 @@ async def expected(connection: Any, log: list[Record], window: int = 5) -> Expec
     for side, rows in judged.rows.items():
         await connection.execute(
             f'CREATE TEMP TABLE valid_{side} (symbol text COLLATE "C", ts timestamptz, value float8, open_price float8, '
-            f'high_price float8, low_price float8, partition int, "offset" bigint)'
+            f'high_price float8, low_price float8, partition int, "offset" bigint, latest timestamptz)'
         )
         await connection.copy_records_to_table(f"valid_{side}", records=rows)
         optional = "open_price, high_price, low_price," if side == "prices" else ""
@@ -223,8 +230,13 @@ async def expected(connection: Any, log: list[Record], window: int = 5) -> Expec
 
 
 ACTUAL = {
-    "stock_prices": 'symbol, "timestamp", price, open_price, high_price, low_price, price_moving_avg, source_partition, source_offset',
-    "stock_volumes": 'symbol, "timestamp", volume, trading_volume_moving_avg, source_partition, source_offset',
+    "stock_prices": (
+        'symbol, "timestamp", price, open_price, high_price, low_price, price_moving_avg, source_partition, source_offset, '
+        "source_timestamp"
+    ),
+    "stock_volumes": (
+        'symbol, "timestamp", volume, trading_volume_moving_avg, source_partition, source_offset, source_timestamp'
+    ),
     "stock_analytics_data": (
         'symbol, "timestamp", price, volume, price_moving_avg, trading_volume_moving_avg, price_volume_ratio'
     ),

@@ -92,7 +92,8 @@ class Kafka:
     Who connects to ``behind_port`` is sent on to ``advertised_port``: the place for a proxy between the two.
     """
 
-    def __init__(self, folder: Path, advertised_port: int | None = None) -> None:
+    def __init__(self, folder: Path, advertised_port: int | None = None, listeners: str = "", more: str = "") -> None:
+        """``listeners``: further ones, ``NAME://address,…``; ``more``: further lines of the broker's properties."""
         self._folder = folder
         self._port, controller, self.behind_port = free_port(), free_port(), free_port()
         advertised = advertised_port or self.behind_port
@@ -107,11 +108,12 @@ class Kafka:
                     "node.id=1",
                     f"controller.quorum.voters=1@127.0.0.1:{controller}",
                     f"listeners=PLAINTEXT://127.0.0.1:{self._port},BEHIND://127.0.0.1:{self.behind_port},"
-                    f"CONTROLLER://127.0.0.1:{controller}",
-                    f"advertised.listeners=PLAINTEXT://127.0.0.1:{self._port},BEHIND://127.0.0.1:{advertised}",
+                    f"{listeners}CONTROLLER://127.0.0.1:{controller}",
+                    f"advertised.listeners={listeners}PLAINTEXT://127.0.0.1:{self._port},BEHIND://127.0.0.1:{advertised}",
                     "inter.broker.listener.name=PLAINTEXT",
                     "controller.listener.names=CONTROLLER",
-                    "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,BEHIND:PLAINTEXT",
+                    "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,BEHIND:PLAINTEXT,"
+                    "GUARDED:SASL_PLAINTEXT,TLS:SSL",
                     f"log.dirs={folder / 'data'}",
                     "auto.create.topics.enable=false",
                     "num.partitions=4",
@@ -135,6 +137,7 @@ class Kafka:
                     "group.consumer.min.session.timeout.ms=1000",
                     "group.consumer.heartbeat.interval.ms=1000",
                     "group.consumer.min.heartbeat.interval.ms=500",
+                    more,
                 )
             )
         )

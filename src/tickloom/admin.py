@@ -10,7 +10,7 @@ from typing import Any
 
 from tickloom import ledger, schema
 from tickloom.errors import TickloomError
-from tickloom.kafka import Cluster, check_options, describe_cluster, peek_keys
+from tickloom.kafka import Cluster, TopicIds, ask_group, check_options, describe_cluster, peek_keys
 from tickloom.model import PRICES, TABLES, VOLUMES
 from tickloom.partitions import LockTable, Partitioner, budget_of, lock_table
 from tickloom.postgres import connected, told, transaction
@@ -59,10 +59,13 @@ async def check(settings: Settings) -> list[Finding]:
     findings = [_settings(settings), await _find("broker", broker)]
     if cluster:
         findings.append(_replicas(cluster[0]))
+        findings.append(await _find("group", lambda: loop.run_in_executor(None, ask_group, settings)))
         findings.append(await _find("keys", lambda: loop.run_in_executor(None, peek_keys, settings)))
     findings.append(await _find("database", lambda: _database(settings)))
     if findings[-1].good:
         findings.append(await _find("schema", lambda: _schema(settings)))
+        if cluster and findings[-1].good:
+            findings.append(await _find("source", lambda: _source(settings, cluster[0])))
         findings.append(await _find("ledger", lambda: _ledger(settings)))
         findings.append(await _find("locks", lambda: _locks(settings)))
         findings.append(await _find("pooler", lambda: _pooler(settings)))
@@ -116,6 +119,20 @@ async def _ledger(settings: Settings) -> str:
         expected = await ledger.all_positions(connection)
         await ledger.refuse_beyond(connection, expected)
     return f"{len(expected)} partitions; nothing is there of offsets that they have not come to"
+
+
+async def _source(settings: Settings, cluster: Cluster) -> str:
+    """Whether the tables were made from these topics, or nobody has yet noted from which."""
+    ids = await asyncio.get_running_loop().run_in_executor(None, TopicIds(settings).read)
+    async with connected(settings) as connection:
+        with told():
+            noted = await connection.fetchrow("SELECT * FROM tickloom.source")
+    if noted is None:
+        return "nothing is loaded yet"
+    schema.refuse_other_source(noted, schema.source_of(settings, cluster.cluster_id))
+    schema.refuse_other_topics(noted, settings, ids)
+    schema.refuse_other_group(noted, settings)
+    return "the tables were made from these topics, by this group"
 
 
 async def _locks(settings: Settings) -> str:

@@ -40,8 +40,8 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
     return uvloop.run(work)
 
 
-def _configured() -> settings.Settings:
-    loaded = settings.load()
+def _configured(*, tolerant: bool = False) -> settings.Settings:
+    loaded = settings.load(tolerant=tolerant)
     logs.configure(loaded.log_format, loaded.log_level)
     return loaded
 
@@ -120,7 +120,7 @@ def check(as_json: Annotated[bool, typer.Option("--json", help="One JSON documen
     """Look at settings, broker, topics, keys, database, rights and clock: a line each, with the mend; exit 3 if any is bad."""
     from tickloom.admin import check as check_all
 
-    findings = _run(check_all(_configured()))
+    findings = _run(check_all(_configured(tolerant=True)))  # it names itself what is misspelt, beside all else
     if as_json:
         print(json.dumps([finding.as_dict() for finding in findings], indent=2))
     else:
@@ -171,6 +171,7 @@ def demo(
     from tickloom.demo import DemoSettings
     from tickloom.demo import demo as run_demo
 
+    settings.refuse_ignored()
     logs.configure("auto", "warning")
     _run(run_demo(DemoSettings(rate=rate, symbols=symbols), seconds))
 

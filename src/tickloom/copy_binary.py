@@ -19,7 +19,7 @@ TRAILER = struct.pack("!h", -1)
 POSTGRES_EPOCH_MICROSECONDS = 946_684_800_000_000
 """2000-01-01 UTC, from which Postgres counts, in microseconds since 1970."""
 
-_TIMES = {"ts", "processed_at"}
+_TIMES = {"ts", "logged", "processed_at"}
 _WIRE: dict[type[pl.DataType], str] = {pl.Float64: ">f8", pl.Int64: ">i8", pl.Int32: ">i4"}
 _NULL = -1
 
@@ -40,7 +40,7 @@ class SymbolBytes:
 
 
 def encode(frame: pl.DataFrame, symbols: SymbolBytes) -> bytearray:
-    """The COPY stream of ``frame``: code, which leads, becomes text, ts and processed_at timestamptz, and the rest
+    """The COPY stream of ``frame``: code, which leads, becomes text, ts, logged and processed_at timestamptz, and the rest
     goes by its dtype.
     """
     rows = _Rows(len(frame))

@@ -23,7 +23,7 @@ from typing import Any, TypeVar, assert_never
 
 from prometheus_client import disable_created_metrics
 
-from tickloom import __version__, ledger, schema
+from tickloom import __version__, ledger, schema, sharing
 from tickloom.errors import (
     DataRefused,
     Fenced,
@@ -31,7 +31,9 @@ from tickloom.errors import (
     NotCopartitioned,
     RowsRefused,
     SchemaMismatch,
+    SourceRefuses,
     SourceUnavailable,
+    StandBy,
     StateSpoilt,
     StoreUnavailable,
     TickloomError,
@@ -39,9 +41,9 @@ from tickloom.errors import (
     Undecided,
 )
 from tickloom.health import Health
-from tickloom.kafka import Cluster, check_options, describe_cluster
+from tickloom.kafka import Cluster, TopicIds, check_options, describe_cluster
 from tickloom.logs import Logger
-from tickloom.membership import Assigned, Member, MemberEvent, MemberFailed, Revoked
+from tickloom.membership import Assigned, Member, MemberEvent, MemberFailed, MemberRefused, Revoked
 from tickloom.metrics import CpuClock, Metrics
 from tickloom.model import TABLES, TopicPartition
 from tickloom.outcome import Bounds, Ended, Outcome, Tally
@@ -53,12 +55,16 @@ from tickloom.runtime import tune_interpreter
 from tickloom.server import application, serving
 from tickloom.session import MOST_PATIENCE_SECONDS, Manner, Session, Store, Surroundings, open_session
 from tickloom.settings import Settings
+from tickloom.sharing import Policy, Stance, may_share
 from tickloom.stages.consume import Reader
 
 _log = Logger(__name__)
 _HOUSEKEEPING_SECONDS = 60.0
 _DRAINED_SECONDS = 0.5
+_SHARING_SECONDS = 2.0
 _WATCHDOG_SECONDS = 10.0
+_PROVEN_SECONDS = 10.0
+"""Of a session that nobody refused: by then every partition was asked for."""
 T = TypeVar("T")
 
 
@@ -89,7 +95,10 @@ class Daemon:
         self._stop = asyncio.Event()
         self._changed = asyncio.Event()  # the assignment is no longer what the session was made for
         self._session: Session | None = None
-        self._worked_alone = False
+        self._worked_alone = False  # the group has had nobody else
+        self._stance = Stance()
+        self._era: int | None = None  # of the sharing that the session was made for, where others take part
+        self._opened: float | None = None  # when the first session was (monotonic)
         self._failure: BaseException | None = None
         self._random = Random()
         self._waits: Iterator[float] | None = None  # between sessions that come to nothing
@@ -135,11 +144,10 @@ class Daemon:
                     self._notify("READY=1")  # an outage is waited out, so it must not look like a failed start
                     cluster = await self._interruptible(self._check_first(around))
                     if cluster is not None:
-                        chores += [
-                            asyncio.create_task(work) for work in (self._follow_group(), self._keep_house(around))
-                        ]
+                        works = (self._follow_group(), self._keep_house(around), self._follow_sharing(around))
+                        chores += [asyncio.create_task(work) for work in works]
                         member.start()
-                        await self._run_sessions(around, cluster)
+                        await self._run_sessions(around)
                 finally:
                     self._notify("STOPPING=1")
                     self._let_go()
@@ -174,7 +182,8 @@ class Daemon:
             await store.run(lambda connection: schema.check(connection, settings))
             self.health.schema_present = True
             cluster = await self._patiently(around, lambda: describe_cluster(settings))
-            await store.run(lambda connection: schema.claim_source(connection, settings, cluster.cluster_id))
+            ids = await self._patiently(around, TopicIds(settings).read)
+            await store.run(lambda connection: schema.claim_source(connection, settings, cluster.cluster_id, ids))
             await store.run(lambda connection: self._make_partitions(around, connection))
         finally:
             await store.close()
@@ -191,9 +200,18 @@ class Daemon:
                 around.outage = None
                 return result
             except SourceUnavailable as error:
+                if mistake := self._ours_to_mend(error):
+                    raise mistake from error
                 self._wait_for_kafka(around, error, wait)
                 await asyncio.sleep(wait)
         raise AssertionError("the waits are endless")
+
+    def _ours_to_mend(self, error: SourceUnavailable) -> Mistake | None:
+        """What Kafka refuses at the start; what it refuses to one whom it has served before is waited out."""
+        served = self._opened is not None and time.monotonic() - self._opened >= _PROVEN_SECONDS
+        if isinstance(error, SourceRefuses) and not served and self._tally.messages == 0:
+            return Mistake(str(error))
+        return None
 
     def _wait_for_kafka(self, around: Surroundings, error: SourceUnavailable, wait: float) -> None:
         around.outage = error
@@ -215,7 +233,7 @@ class Daemon:
 
     # --- sessions -----------------------------------------------------------------------------------------------
 
-    async def _run_sessions(self, around: Surroundings, cluster: Cluster) -> None:
+    async def _run_sessions(self, around: Surroundings) -> None:
         settings = self._settings
         self._waits = None
         manner = Manner()
@@ -225,13 +243,13 @@ class Daemon:
             if assignment is None:
                 continue
             if self._once and ends is None:
-                ends = await self._interruptible(self._patiently(around, partial(_ends, settings, cluster)))
+                ends = await self._interruptible(self._patiently(around, partial(_ends, settings)))
                 if ends is None:
                     return
             before = self._tally.batches
             try:
                 if assignment:
-                    await self._run_session(around, cluster, assignment, ends, manner)
+                    await self._run_session(around, assignment, ends, manner)
                     manner, self._waits = Manner(), None
                 if ends is not None and await self._interruptible(self._all_done(around, ends)):
                     return
@@ -252,12 +270,17 @@ class Daemon:
             except StateSpoilt as error:
                 manner = Manner(max_messages=manner.max_messages if manner.careful else None)
                 await self._back_off(before, error)
-            except NotCopartitioned:
-                if not self._worked_alone:
+            except StandBy as error:
+                self._era = error.era
+                await self._stand_by(around, error, ends)
+            except NotCopartitioned as error:
+                if not self._worked_alone or self._stance.insists:
                     raise
-                _log.warning("another replica joined that cannot share these topics; waiting for it to leave")
-                self._assignment = None
+                _log.warning("another replica joined that cannot share these topics", reason=str(error))
+                self._stance = Stance(insists=True)
             except SourceUnavailable as error:
+                if mistake := self._ours_to_mend(error):
+                    raise mistake from error
                 wait = self._next_wait()
                 self._wait_for_kafka(around, error, wait)
                 await self._pause(wait)
@@ -302,6 +325,18 @@ class Daemon:
         finally:
             await store.close()
 
+    async def _stand_by(self, around: Surroundings, reason: StandBy, ends: Mapping[TopicPartition, int] | None) -> None:
+        """Until it has changed who reads what; for ``once`` until others have read to its ends."""
+        self.health.waiting_for = str(reason)
+        _log.info(str(reason))
+        try:
+            if ends is not None and await self._interruptible(self._all_done(around, ends)):
+                self._stop.set()
+                return
+            await self._changed.wait()
+        finally:
+            self.health.waiting_for = None
+
     async def _pause(self, seconds: float) -> None:
         """Sleep, unless told to stop."""
         with contextlib.suppress(TimeoutError):
@@ -336,18 +371,23 @@ class Daemon:
     async def _run_session(
         self,
         around: Surroundings,
-        cluster: Cluster,
         assignment: frozenset[TopicPartition],
         ends: Mapping[TopicPartition, int] | None,
         manner: Manner,
     ) -> None:
         """A session, until its assignment has changed; the batch in flight then has the time of a revocation."""
-        mine = None if ends is None else {at: end for at, end in ends.items() if at in assignment}
         most = self._may_read()
+        stance, self._era = self._stance, None
 
         async def session_in_full() -> None:
-            async with open_session(around, assignment, cluster.partitions, mine, manner, most) as session:
+            async with open_session(around, assignment, stance, ends, manner, most) as session:
                 self._session = session
+                self._opened = self._opened or time.monotonic()
+                self._stance = replace(stance, caught_up=False)
+                if session.policy is Policy.EVERYTHING:
+                    self._worked_alone = True
+                else:
+                    self._era = session.era
                 self.health.assigned = True
                 self.health.beat(time.monotonic())
                 await flow(session)
@@ -368,7 +408,6 @@ class Daemon:
             for one in (task, changed):
                 one.cancel()
             await asyncio.gather(task, changed, return_exceptions=True)
-        self._worked_alone = self._worked_alone or len(assignment) == sum(cluster.partitions.values())
 
     async def _await_assignment(self) -> frozenset[TopicPartition] | None:
         """The current assignment; None after a while without one, or when told to stop.
@@ -395,6 +434,7 @@ class Daemon:
             match event:
                 case Assigned(partitions):
                     self._assignment = partitions
+                    self._stance = Stance()
                     self.metrics.rebalances.inc()
                     self.metrics.assigned_partitions.set(len(partitions))
                     _log.info("assigned", partitions=len(partitions))
@@ -406,6 +446,12 @@ class Daemon:
                     self._revoked = done
                 case MemberFailed(error):
                     self._failure = error
+                case MemberRefused(error):
+                    self._failure = self._ours_to_mend(error)
+                    if self._failure is None:
+                        self.metrics.retries.labels("kafka").inc()
+                        _log.warning("waiting for Kafka", error=str(error))
+                        continue
                 case _:
                     assert_never(event)
             self._changed.set()
@@ -448,7 +494,6 @@ class Daemon:
             try:
                 async with connected(self._settings) as connection:
                     await self._make_partitions(around, connection)
-                    await self._look_for_torn_symbols(connection)
                     await self._look_for_changes(connection)
                 self.health.database_reachable = True
             except StoreUnavailable as error:
@@ -457,14 +502,6 @@ class Daemon:
             except Mistake as error:
                 self.health.database_reachable = False
                 _log.error("housekeeping failed", error=str(error))
-
-    async def _look_for_torn_symbols(self, connection: Connection) -> None:
-        """A replica that is idle would not hear that another one waits for it to leave."""
-        session = self._session
-        if session is None or session.owns_everything or self._worked_alone:
-            return
-        if (torn := await ledger.torn_symbol(connection)) is not None:
-            self._fail(NotCopartitioned.torn(torn))
 
     async def _look_for_changes(self, connection: Connection) -> None:
         """Of a key that was dropped, or a policy, the flow may notice nothing, and be wrong or slow."""
@@ -476,6 +513,32 @@ class Daemon:
     def _fail(self, error: Mistake) -> None:
         """End with this error, once what is in flight is done."""
         self._failure = error
+        self._end_session()
+
+    async def _follow_sharing(self, around: Surroundings) -> None:
+        """Ends the session where it has changed who reads what, where replicas may share again, or where topics are others."""
+        store = Store(around)
+        try:
+            while True:
+                await asyncio.sleep(_SHARING_SECONDS)
+                if self._session is not None and await self._session.topics_changed():
+                    self._end_session()
+                if self._era is None:
+                    await store.close()
+                    continue
+                now = await store.run(sharing.look)
+                session = self._session
+                alone = session is not None and session.policy is Policy.ALONE and not self._stance.insists
+                if now is None or self._era not in (None, now.era):
+                    self._end_session()
+                elif alone and session is not None and session.caught_up() and may_share(now, self._settings):
+                    self._stance = Stance(caught_up=True)
+                    self._end_session()
+        finally:
+            await store.close()
+
+    def _end_session(self) -> None:
+        """Softly, for another one; or the standing by."""
         self._changed.set()
         if self._session is not None:
             self._session.stop()
@@ -485,8 +548,9 @@ class Daemon:
         self.metrics.partitions_created.inc(made)
 
 
-def _ends(settings: Settings, cluster: Cluster) -> dict[TopicPartition, int]:
-    """The ends of all partitions of both topics as they are now. Blocks. Raises as ``Reader.watermarks``."""
+def _ends(settings: Settings) -> dict[TopicPartition, int]:
+    """The ends of all partitions of both topics as they are now. Blocks. Raises as ``describe_cluster``."""
+    cluster = describe_cluster(settings)
     everything = (
         TopicPartition(topic, number) for topic, count in cluster.partitions.items() for number in range(count)
     )
@@ -513,11 +577,8 @@ async def with_lag(outcome: Outcome, settings: Settings) -> Outcome:
     if outcome.ended is Ended.STOPPED:
         return outcome
 
-    def look() -> dict[TopicPartition, int]:
-        return _ends(settings, describe_cluster(settings))
-
     try:
-        ends = await asyncio.get_running_loop().run_in_executor(None, look)
+        ends = await asyncio.get_running_loop().run_in_executor(None, _ends, settings)
         async with connected(settings) as connection:
             done = await ledger.positions(connection, list(ends))
     except (SourceUnavailable, StoreUnavailable) as error:

@@ -5,6 +5,7 @@ error                 who acts                               exit code
 ====================  =====================================  =================
 ``Mistake``           a person (settings, rights, schema)    2
 ``SourceUnavailable`` the retry loop (Kafka is away)         never leaves run
+``SourceRefuses``     a person, while the retry loop waits   2 at the start
 ``StoreUnavailable``  the retry loop (Postgres is away)      never leaves run
 ``DataRefused``       the sieve (finds the offenders)        never leaves run
 ``Fenced``            the daemon (drops its state, rejoins)  never leaves run
@@ -62,8 +63,17 @@ class TooManyRejects(Mistake):
     """Most of the recent messages are bad, or refused: the stream is not what the settings say it is, or a table is not."""
 
 
+class TopicMissing(Mistake):
+    """A topic does not exist."""
+
+
 class SourceUnavailable(TickloomError):
     """Kafka cannot be reached or refuses for now; the caller waits and tries again."""
+
+
+class SourceRefuses(SourceUnavailable):
+    """Kafka does not let us in or may not show us something: password, certificate, rights. A mistake at the start; of a
+    daemon that was let in before, somebody else has changed that, and it waits until it is mended."""
 
 
 class StoreUnavailable(TickloomError):
@@ -102,6 +112,18 @@ class RowsRefused(StateSpoilt):
 
 class Undecided(StateSpoilt):
     """Postgres refuses nearly all of too few rows: with more it will be known whether they, or the table, are to blame."""
+
+
+class AwayFromHome(StateSpoilt):
+    """A symbol comes in another partition number than the one that it belongs to; it is decided anew who reads what."""
+
+
+class StandBy(TickloomError):
+    """Another replica reads everything, so this one reads nothing until the sharing ``era`` ends."""
+
+    def __init__(self, era: int) -> None:
+        super().__init__("standing by: another replica reads all partitions until the topics can be shared again")
+        self.era = era
 
 
 class TooWide(StateSpoilt):

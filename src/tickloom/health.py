@@ -25,6 +25,7 @@ class Health:
     fruitless: int = 0
     fruitless_at: float = 0.0
     fruitless_why: str = ""
+    waiting_for: str | None = None
 
     def beat(self, now: float) -> None:
         """Something moved: a commit, an assignment, or one more try of an outage."""
@@ -39,6 +40,8 @@ class Health:
         """The answer of ``/livez`` and why."""
         if self.fruitless >= _FRUITLESS_SESSIONS and now - self.fruitless_at < _FRUITLESS_FOR_SECONDS:
             return False, f"{self.fruitless} sessions in a row ended without a commit, the last: {self.fruitless_why}"
+        if self.waiting_for is not None:
+            return True, self.waiting_for
         if not self.in_flight and self.lag_messages == 0:
             return True, "idle: nothing to read"
         still = now - self.moved_at
@@ -51,10 +54,10 @@ class Health:
         missing = [
             what
             for what, good in (
-                ("no partitions assigned", self.assigned),
+                ("no partitions assigned", self.assigned or self.waiting_for is not None),
                 ("schema not present", self.schema_present),
                 ("database not reachable", self.database_reachable),
             )
             if not good
         ]
-        return not missing, "; ".join(missing) or "ready"
+        return not missing, "; ".join(missing) or self.waiting_for or "ready"

@@ -29,7 +29,15 @@ _PAGE = 256
 """Of so many partitions it is asked first whether they are empty, and then of all others."""
 _GENEROUS_PARTITIONS = 64
 """Further back only as many rows are looked for as a window needs."""
-_NUMBERS = {"code": ">i4", "ts": ">i8", "value": ">f8", "partition": ">i4", "offset": ">i8", "average": ">f8"}
+_NUMBERS = {
+    "code": ">i4",
+    "ts": ">i8",
+    "value": ">f8",
+    "partition": ">i4",
+    "offset": ">i8",
+    "logged": ">i8",
+    "average": ">f8",
+}
 _ROW = np.dtype(
     [
         ("columns", ">i2"),
@@ -42,11 +50,12 @@ _TYPES: Mapping[str, Any] = {
     "value": np.float64,
     "partition": np.int32,
     "offset": np.int64,
+    "logged": np.int64,
     "average": np.float64,
 }
 _KNOWN = (
     "SELECT (s.number - 1)::int AS code, since FROM unnest($1::text[]) WITH ORDINALITY AS s (symbol, number) "
-    "JOIN tickloom.symbols USING (symbol) ORDER BY s.number"
+    "JOIN tickloom.symbols USING (symbol) WHERE since IS DISTINCT FROM 'infinity' ORDER BY s.number"
 )
 _STATEMENTS = {
     (name, side): sql(name).format(table=RAW_TABLE[side].name, value=VALUE_COLUMN[side], average=AVERAGE_COLUMN[side])
@@ -79,7 +88,7 @@ class History:
     async def around(
         self, connection: Connection, symbols: list[str], points: Mapping[Side, Points], since: Ints
     ) -> dict[Side, pl.DataFrame]:
-        """What decides about rows at ``points``, per side: code, ts, value, partition, offset, average, in order.
+        """What decides about rows at ``points``, per side: code, ts, value, partition, offset, logged, average, in order.
         ``since``: per code a ts that no row there is older than.
 
         Of a point's own side its row, where there is one, the W-1 before it and the W-1 after it; of the other side the
@@ -317,5 +326,6 @@ def _runs(filled: Sequence[int], size: int, most: int) -> Iterator[tuple[int, in
 def _frame(parts: Sequence[bytes]) -> pl.DataFrame:
     found = np.frombuffer(b"".join(parts)[19:-2], dtype=_ROW)
     columns = {name: found[name].astype(kind) for name, kind in _TYPES.items()}
-    columns["ts"] += POSTGRES_EPOCH_MICROSECONDS
+    for name in ("ts", "logged"):
+        columns[name] += POSTGRES_EPOCH_MICROSECONDS
     return pl.DataFrame(columns)

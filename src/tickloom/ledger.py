@@ -13,7 +13,8 @@ An offset is done when the transaction that holds its row (or dead letter) has m
 Kafka's committed offsets are a courtesy to lag monitors; nothing here reads them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from tickloom.errors import Fenced, LedgerLost, LockHeld, StateSpoilt
 from tickloom.logs import Logger
 from tickloom.model import TABLES, Progress, TopicPartition
 from tickloom.postgres import Connection, sql, told, transaction
+from tickloom.timestamps import micros_of, moment
 
 PATIENCE_SECONDS = 2.0
 """A replica hands its partitions over only when nothing of its own is in flight: whoever still holds a row then is not
@@ -29,11 +31,6 @@ healthy, or was given up."""
 _TAKE_OVER = sql("take_over")
 _COMPARE_AND_SET = sql("compare_and_set")
 _END_SESSIONS = sql("end_sessions")
-_TORN = "SELECT symbol FROM tickloom.symbols WHERE prices_partition <> volumes_partition LIMIT 1"
-_DROP_CLAIMS = (
-    "UPDATE tickloom.symbols SET prices_partition = NULL, volumes_partition = NULL "
-    "WHERE prices_partition IS NOT NULL OR volumes_partition IS NOT NULL"
-)
 _BEYOND_LEDGER = sql("beyond_ledger")
 _FILLED_PARTITIONS = (
     "SELECT oid::regclass::text AS name FROM pg_class WHERE relkind = 'r' AND pg_relation_size(oid) > 0 "
@@ -43,16 +40,20 @@ _FROM_THE_START = (
     "put them back (a backup has them), or read the topics again from their start: TRUNCATE tickloom.offsets, "
     f"tickloom.dead_letters, tickloom.gaps, tickloom.symbols, {', '.join(table.name for table in TABLES)}"
 )
+_END_SLEEPERS = sql("end_sleepers")
 _REPAIRS = "SELECT repairs FROM tickloom.source"
 _log = Logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a take-over gave: from which offset to go on, under which epoch."""
+    """What a take-over gave: from which offset to go on, under which epoch; ``logged``: the latest record timestamp before
+    it, in µs.
+    """
 
     next_offset: int
     epoch: int
+    logged: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,38 +64,28 @@ class Counts:
     superseded: int = 0
 
 
-async def take_over(
-    connection: Connection, first_offsets: Mapping[TopicPartition, int], owner: str
-) -> dict[TopicPartition, Claim]:
-    """Become the owner of the partitions; new ones begin at ``first_offsets``. Waits for a transaction in flight.
+@asynccontextmanager
+async def taking_over(
+    connection: Connection, sources: Sequence[TopicPartition], lock: str | None = None
+) -> AsyncGenerator[Any]:
+    """A transaction to ``claim`` some of ``sources`` in; ``lock`` is a query that locks one row before, which is given.
 
-    Raises ``StoreUnavailable`` (``LockHeld`` once the holder was told to end: try again), ``Mistake``; ``LedgerLost``, with
-    nothing taken over, where dead letters or gaps are there of offsets that the ledger has not come to.
+    Raises ``StoreUnavailable`` (``LockHeld`` once the holder was told to end: try again), ``Mistake``.
     """
-    sources = sorted(first_offsets)
-    topics, partitions = [source.topic for source in sources], [source.partition for source in sources]
-    firsts = [first_offsets[source] for source in sources]
+    locked = False
     try:
         with told():
             async with transaction(connection):
                 await connection.execute(f"SET LOCAL lock_timeout = {round(PATIENCE_SECONDS * 1_000)}")
-                rows = await connection.fetch(_TAKE_OVER, topics, partitions, firsts, owner)
-                claims = {
-                    TopicPartition(row["topic"], row["partition"]): Claim(row["next_offset"], row["epoch"])
-                    for row in rows
-                }
-                await refuse_beyond(connection, {at: claim.next_offset for at, claim in claims.items()})
+                row = None if lock is None else await connection.fetchrow(lock)
+                locked = True
+                yield row
     except LockHeld:
-        with told():
-            owners = await connection.fetch(
-                "SELECT DISTINCT owner FROM tickloom.offsets JOIN unnest($1::text[], $2::int[]) AS w (topic, partition) "
-                "USING (topic, partition)",
-                topics,
-                partitions,
-            )
-        await end_sessions(connection, [row["owner"] for row in owners])
+        if locked:
+            await _end_owners(connection, sources)
+        else:
+            await _end_sleepers(connection)
         raise
-    return claims
 
 
 async def refuse_beyond(connection: Connection, expected: Mapping[TopicPartition, int]) -> None:
@@ -146,9 +137,61 @@ async def _has_rows(connection: Connection, table: str) -> bool:
     return False
 
 
+async def claim(
+    connection: Connection, first_offsets: Mapping[TopicPartition, int], owner: str
+) -> dict[TopicPartition, Claim]:
+    """Become the owner of the partitions, within ``taking_over``; new ones begin at ``first_offsets``. Waits for a transaction
+    in flight. Raises ``LedgerLost``: see ``refuse_beyond``.
+    """
+    sources = sorted(first_offsets)
+    rows = await connection.fetch(
+        _TAKE_OVER,
+        [source.topic for source in sources],
+        [source.partition for source in sources],
+        [first_offsets[source] for source in sources],
+        owner,
+    )
+    claims = {
+        TopicPartition(row["topic"], row["partition"]): Claim(
+            row["next_offset"], row["epoch"], micros_of(row["newest_timestamp"]) if row["newest_timestamp"] else 0
+        )
+        for row in rows
+    }
+    await refuse_beyond(connection, {at: claimed.next_offset for at, claimed in claims.items()})
+    return claims
+
+
+async def take_over(
+    connection: Connection, first_offsets: Mapping[TopicPartition, int], owner: str
+) -> dict[TopicPartition, Claim]:
+    """``claim`` in a transaction of its own. Raises as ``taking_over``."""
+    async with taking_over(connection, list(first_offsets)):
+        return await claim(connection, first_offsets, owner)
+
+
 def session_name(owner: str) -> str:
     """The application_name of the sessions in which ``owner`` writes the ledger (Postgres cuts names at 63 bytes)."""
     return f"tickloom {owner[-48:]}"
+
+
+async def _end_owners(connection: Connection, sources: Sequence[TopicPartition]) -> None:
+    """End the sessions of who is noted as the owner of these."""
+    with told():
+        owners = await connection.fetch(
+            "SELECT DISTINCT owner FROM tickloom.offsets JOIN unnest($1::text[], $2::int[]) AS w (topic, partition) "
+            "USING (topic, partition)",
+            [source.topic for source in sources],
+            [source.partition for source in sources],
+        )
+    await end_sessions(connection, [row["owner"] for row in owners])
+
+
+async def _end_sleepers(connection: Connection) -> None:
+    """End the sessions of replicas that fell asleep in the midst of a take-over."""
+    with told():
+        ended = await connection.fetchval(_END_SLEEPERS, PATIENCE_SECONDS)
+    if ended:
+        _log.warning("ended database sessions that slept in a take-over", sessions=ended)
 
 
 async def end_sessions(connection: Connection, owners: Sequence[str]) -> None:
@@ -162,18 +205,6 @@ async def end_sessions(connection: Connection, owners: Sequence[str]) -> None:
         _log.warning("ended database sessions that did not move any more", owners=owners, sessions=ended)
 
 
-async def torn_symbol(connection: Connection) -> str | None:
-    """A symbol whose halves different replicas have claimed. Raises ``StoreUnavailable``."""
-    with told():
-        return await connection.fetchval(_TORN)
-
-
-async def drop_claims(connection: Connection) -> None:
-    """For who owns everything: no claim of replicas that were before it holds any more. Raises ``StoreUnavailable``."""
-    with told():
-        await connection.execute(_DROP_CLAIMS)
-
-
 async def compare_and_set(
     connection: Connection,
     progress: Mapping[TopicPartition, Progress],
@@ -184,7 +215,7 @@ async def compare_and_set(
     rows: list[tuple[Any, ...]] = []
     for source in sorted(progress):
         step, count = progress[source], counts.get(source, Counts())
-        ledger = (source.topic, source.partition, epochs[source], step.expected, step.next_offset)
+        ledger = (source.topic, source.partition, epochs[source], step.expected, step.next_offset, moment(step.logged))
         rows.append((*ledger, count.stored, count.superseded, step.dead, step.skipped, step.missing))
     status = await connection.execute(_COMPARE_AND_SET, *([list(column) for column in zip(*rows, strict=True)]))
     if int(status.rpartition(" ")[2]) != len(rows):

@@ -6,6 +6,7 @@ by its ``notify`` only.
 """
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ from typing import Any, TypeAlias
 
 import confluent_kafka as kafka
 
-from tickloom.errors import Mistake, SourceUnavailable
-from tickloom.kafka import make_consumer, member_config, side_of, translate, uses_consumer_protocol
+from tickloom.errors import Mistake, SourceRefuses, SourceUnavailable
+from tickloom.kafka import make_consumer, member_config, side_of, uses_consumer_protocol
 from tickloom.logs import Logger
 from tickloom.model import TopicPartition
 from tickloom.settings import Settings
@@ -22,6 +23,7 @@ from tickloom.settings import Settings
 _log = Logger(__name__)
 _POLL_SECONDS = 0.05
 """So late a leaving member notices that it is to leave, and a courtesy commit is made."""
+_TELL_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,14 @@ class MemberFailed:
     error: BaseException
 
 
-MemberEvent: TypeAlias = Assigned | Revoked | MemberFailed
+@dataclass(frozen=True, slots=True)
+class MemberRefused:
+    """The group does not let us in, or no longer; the member goes on asking."""
+
+    error: SourceRefuses
+
+
+MemberEvent: TypeAlias = Assigned | Revoked | MemberFailed | MemberRefused
 
 
 class Member:
@@ -59,8 +68,8 @@ class Member:
         self._lock = threading.Lock()
         self._told: dict[TopicPartition, int] = {}  # by the loop and this thread, under the lock
         config = member_config(settings)
-        strategy = str(config.get("partition.assignment.strategy"))
-        self._incremental = uses_consumer_protocol(config) or "cooperative" in strategy
+        self._incremental = uses_consumer_protocol(config)
+        self._refused_at = 0.0  # monotonic: when a refusal was told last; only the thread writes it
         self._consumer = make_consumer(config)
         self._thread = threading.Thread(target=self._run, name="tickloom-member", daemon=True)
 
@@ -89,6 +98,7 @@ class Member:
             while not self._stop.is_set():
                 message = self._consumer.poll(_POLL_SECONDS)
                 self._commit_told()
+                self._tell_refusal(self._consumer.refusal(self._refused_at))
                 if message is not None and message.error() is not None:
                     self._complain(message.error())
         except BaseException as error:
@@ -101,12 +111,7 @@ class Member:
     def _commit_told(self) -> None:
         with self._lock:
             told, self._told = self._told, {}
-        mine = {(at.topic, at.partition) for at in self._consumer.assignment()} if told else set()
-        wanted = [
-            kafka.TopicPartition(at.topic, at.partition, offset)
-            for at, offset in told.items()
-            if (at.topic, at.partition) in mine
-        ]
+        wanted = [kafka.TopicPartition(at.topic, at.partition, offset) for at, offset in told.items()]
         if wanted:
             try:
                 self._consumer.commit(offsets=wanted, asynchronous=True)
@@ -114,12 +119,21 @@ class Member:
                 _log.debug("courtesy commit failed", error=str(error))
 
     def _complain(self, error: Any) -> None:
-        told = translate(error)
+        told = self._consumer.explain(error, idle=False)
         if isinstance(told, Mistake):
             raise told
-        if error.fatal():
+        if isinstance(told, SourceRefuses):
+            self._tell_refusal(told)
+        if error.fatal() or error.code() == kafka.KafkaError._FATAL:  # the latter says of itself that it is not fatal
             raise SourceUnavailable(f"Kafka ended the membership: {error.str()}")
         _log.debug("group", error=error.str())
+
+    def _tell_refusal(self, error: SourceRefuses | None) -> None:
+        """At once, and then again and again for as long as it lasts, with pauses."""
+        now = time.monotonic()
+        if error is not None and now >= self._refused_at + _TELL_SECONDS:
+            self._refused_at = now
+            self._notify(MemberRefused(error))
 
     def _assigned(self, consumer: Any, partitions: list[Any]) -> None:
         if self._incremental:
@@ -135,6 +149,7 @@ class Member:
         self._notify(Revoked(done))
         if not done.wait(self._settings.revoke_timeout_seconds + 5):
             _log.warning("the batch in flight outlived the revocation; the ledger fences it")
+        self._commit_told()  # while they are ours: afterwards it would set their next owner back
         if self._incremental:
             consumer.incremental_unassign(partitions)
             if not self._stop.is_set():

@@ -14,7 +14,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tickloom.timestamps import LATEST
+
 Ints: TypeAlias = NDArray[np.int64]
+_TIME_BITS = 48
+"""Hold any time that a row may have, in ms since 1970."""
 
 
 class Side(StrEnum):
@@ -73,7 +77,11 @@ class Table:
 
 
 _KEY = (Column("symbol", 'text COLLATE "C" NOT NULL'), Column("timestamp", "timestamptz NOT NULL"))
-_SOURCE = (Column("source_partition", "int NOT NULL"), Column("source_offset", "bigint NOT NULL"))
+_SOURCE = (
+    Column("source_partition", "int NOT NULL"),
+    Column("source_offset", "bigint NOT NULL"),
+    Column("source_timestamp", "timestamptz"),
+)
 
 
 def _floats(*names: str) -> tuple[Column, ...]:
@@ -104,7 +112,7 @@ OPTIONAL_COLUMNS: Mapping[Side, tuple[str, ...]] = {
 
 
 def rows_schema(side: Side) -> dict[str, pl.DataType]:
-    """Columns of a frame of decoded rows: symbol, ts (µs), value, the side's optional numbers, partition, offset."""
+    """Columns of a frame of decoded rows: symbol, ts (µs), value, the side's optional numbers, partition, offset, logged (µs)."""
     numbers = ("value", *OPTIONAL_COLUMNS[side])
     return {
         "symbol": pl.String(),
@@ -112,6 +120,7 @@ def rows_schema(side: Side) -> dict[str, pl.DataType]:
         **{name: pl.Float64() for name in numbers},
         "partition": pl.Int32(),
         "offset": pl.Int64(),
+        "logged": pl.Int64(),
     }
 
 
@@ -136,6 +145,7 @@ class Chunk:
     """Raw messages of one topic as read, in order within each partition; the columns run in parallel.
 
     Whatever the three columns of numbers are made from, they are kept as int64. ``value_bytes``: of all values.
+    ``logged``: in µs, the latest record timestamp of the message's partition up to it, as far as this chunk tells.
     """
 
     side: Side
@@ -146,11 +156,13 @@ class Chunk:
     offsets: Ints
     timestamps_ms: Ints
     value_bytes: int = field(init=False)
+    logged: Ints = field(init=False)
 
     def __post_init__(self) -> None:
         for name in ("partitions", "offsets", "timestamps_ms"):
             object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.int64))
         object.__setattr__(self, "value_bytes", sum(map(len, filter(None, self.values))))
+        object.__setattr__(self, "logged", _latest_so_far(self.partitions, self.timestamps_ms) * 1_000)
 
     def part(self, start: int, end: int) -> "Chunk":
         """The messages [``start``, ``end``)."""
@@ -170,6 +182,16 @@ class Chunk:
         numbers, counts = np.unique(self.partitions, return_counts=True)
         ends = np.argsort(self.partitions, kind="stable")[np.cumsum(counts) - 1]
         return list(zip(numbers.tolist(), counts.tolist(), ends.tolist(), strict=True))
+
+
+def _latest_so_far(partitions: Ints, timestamps_ms: Ints) -> Ints:
+    """For each message the latest timestamp of its partition up to it; what lies out of all bounds counts as the bound."""
+    order = np.argsort(partitions, kind="stable")
+    rank = np.cumsum(np.diff(partitions[order], prepend=partitions[order[:1]]) != 0)  # a partition's number, from 0
+    times = np.clip(timestamps_ms[order], 0, LATEST // 1_000)
+    latest = np.empty(len(order), dtype=np.int64)
+    latest[order] = np.maximum.accumulate(times + (rank << _TIME_BITS)) & ((1 << _TIME_BITS) - 1)
+    return latest
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,10 +246,14 @@ class Decoded:
 
 @dataclass(slots=True)
 class Progress:
-    """What a batch does to one partition's ledger row. Owned by the batch's gatherer, then by nobody."""
+    """What a batch does to one partition's ledger row. Owned by the batch's gatherer, then by nobody.
+
+    ``logged``: the latest record timestamp of all its messages so far, in µs.
+    """
 
     expected: int
     next_offset: int
+    logged: int = 0
     messages: int = 0
     dead: int = 0
     skipped: int = 0

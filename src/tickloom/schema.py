@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tickloom.errors import SchemaMismatch, WrongSource
-from tickloom.model import ANALYTICS, PRICES, TABLES, VOLUMES, Column, Table
+from tickloom.errors import LogLost, SchemaMismatch, WrongSource
+from tickloom.model import ANALYTICS, PRICES, RAW_TABLE, TABLES, VOLUMES, Column, Table
 from tickloom.postgres import Connection, sql, told, transaction
 from tickloom.settings import Partitioning, Settings
 from tickloom.shape import FoundColumn, FoundTable, faults
@@ -30,6 +30,7 @@ BOOKKEEPING = (
             "skipped": "bigint NOT NULL",
             "missing": "bigint NOT NULL",
             "updated_at": "timestamptz NOT NULL",
+            "newest_timestamp": "timestamptz",
         },
         *("topic", "partition"),
     ),
@@ -66,11 +67,23 @@ BOOKKEEPING = (
         "symbols",
         {
             "symbol": 'text COLLATE "C" NOT NULL',
-            "prices_partition": "int",
-            "volumes_partition": "int",
+            "home": "int",
             "since": "timestamptz",
         },
         "symbol",
+    ),
+    _bookkeeping(
+        "sharing",
+        {
+            "one": "boolean NOT NULL",
+            "era": "bigint NOT NULL",
+            "prices_partitions": "int NOT NULL",
+            "volumes_partitions": "int NOT NULL",
+            "raised": "boolean NOT NULL",
+            "alone_since": "timestamptz",
+            "torn": "text",
+        },
+        "one",
     ),
     _bookkeeping(
         "source",
@@ -80,6 +93,9 @@ BOOKKEEPING = (
             "volumes_topic": "text NOT NULL",
             "window_rows": "int NOT NULL",
             "repairs": "bigint NOT NULL",
+            "group_id": "text",
+            "prices_topic_id": "text",
+            "volumes_topic_id": "text",
         },
     ),
 )
@@ -106,6 +122,11 @@ def table_ddl(table: Table, width: Partitioning) -> str:
 _WITHOUT_SYMBOLS = "SELECT to_regclass('tickloom.offsets') IS NOT NULL AND to_regclass('tickloom.symbols') IS NULL"
 
 
+_HAS_SOURCE_TIMESTAMP = (
+    "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = 'source_timestamp')"
+)
+
+
 async def migrate(connection: Connection, settings: Settings) -> None:
     """Create what is missing, in one transaction; safe among replicas. Raises ``Mistake``, ``StoreUnavailable``."""
     with told():
@@ -120,6 +141,9 @@ async def migrate(connection: Connection, settings: Settings) -> None:
             await connection.execute(sql("bookkeeping"))
             for table in TABLES:
                 await connection.execute(table_ddl(table, partitioning(settings, table)))
+            for table in RAW_TABLE.values():
+                if not await connection.fetchval(_HAS_SOURCE_TIMESTAMP, table.name):
+                    await connection.execute(f"ALTER TABLE {table.name} ADD COLUMN source_timestamp timestamptz")
     await check(connection, settings)
 
 
@@ -180,21 +204,60 @@ async def _check_rights(connection: Connection, writes: bool) -> None:
         raise SchemaMismatch("no right to make temporary tables; GRANT TEMP ON DATABASE to the daemon's role")
 
 
-async def claim_source(connection: Connection, settings: Settings, cluster_id: str) -> None:
-    """Note what the tables are made from, or hold it against what was noted. Raises ``WrongSource``."""
-    mine = (cluster_id, settings.prices_topic, settings.volumes_topic, settings.window_rows)
+async def claim_source(
+    connection: Connection, settings: Settings, cluster_id: str, topic_ids: Mapping[str, str] | None = None
+) -> None:
+    """Note what the tables are made from, and by which group, or hold it against what was noted.
+
+    Raises ``WrongSource``, ``LogLost``.
+
+    ``topic_ids``: of each topic, where the brokers have such: one that was deleted and made anew has another.
+    """
+    mine = source_of(settings, cluster_id)
+    ids = [(topic_ids or {}).get(topic) for topic in mine[1:3]]
     with told():
-        async with transaction(connection):
-            await connection.execute("LOCK TABLE tickloom.source IN SHARE ROW EXCLUSIVE MODE")
-            row = await connection.fetchrow("SELECT * FROM tickloom.source")
-            if row is None:
-                await connection.execute(
-                    "INSERT INTO tickloom.source (cluster_id, prices_topic, volumes_topic, window_rows) "
-                    "VALUES ($1, $2, $3, $4)",
-                    *mine,
-                )
-                return
+        row = await connection.fetchrow("SELECT * FROM tickloom.source")
+        if row is None or row["group_id"] is None or (row["prices_topic_id"], row["volumes_topic_id"]) != tuple(ids):
+            async with transaction(connection):
+                await connection.execute("LOCK TABLE tickloom.source IN SHARE ROW EXCLUSIVE MODE")
+                row = await connection.fetchrow(sql("note_source"), *mine, *ids, settings.kafka_group_id)
     refuse_other_source(row, mine)
+    refuse_other_topics(row, settings, topic_ids or {})
+    refuse_other_group(row, settings)
+
+
+def source_of(settings: Settings, cluster_id: str) -> tuple[str, str, str, int]:
+    """What tables are made from, in the order of ``tickloom.source``."""
+    return (cluster_id, settings.prices_topic, settings.volumes_topic, settings.window_rows)
+
+
+def refuse_other_topics(noted: Any, settings: Settings, topic_ids: Mapping[str, str]) -> None:
+    """Raise ``LogLost`` where a topic has another id than the one that the tables were made from."""
+    for topic, before in (
+        (settings.prices_topic, noted["prices_topic_id"]),
+        (settings.volumes_topic, noted["volumes_topic_id"]),
+    ):
+        now = topic_ids.get(topic)
+        if None not in (now, before) and now != before:
+            raise LogLost(
+                f"topic {topic} was deleted and made anew (its id is {now}, the tables were made from {before}): the "
+                f"ledger's offsets mean other messages there; restore the topic, or start with an empty database for the new one"
+            )
+
+
+def refuse_other_group(noted: Any, settings: Settings) -> None:
+    """Raise ``WrongSource`` where another group fills the tables."""
+    group = settings.kafka_group_id
+    if noted["group_id"] not in (None, group):
+        raise WrongSource(
+            f"the tables are filled by the group {noted['group_id']!r}, not {group!r}: two groups would take the partitions from "
+            f"each other for ever; set TICKLOOM_KAFKA_GROUP_ID to {noted['group_id']!r}, or, to change it for good, stop all "
+            f"daemons and run: UPDATE tickloom.source SET group_id = {_quoted(group)}"
+        )
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def refuse_other_source(noted: Any, mine: tuple[str, str, str, int]) -> None:

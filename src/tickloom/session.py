@@ -6,7 +6,7 @@ from the ledger. That is what makes every failure the same failure.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -17,8 +17,9 @@ from typing import Any, TypeVar, cast
 
 import polars as pl
 
-from tickloom import ledger, schema
+from tickloom import ledger, schema, sharing
 from tickloom.errors import (
+    AwayFromHome,
     DataRefused,
     Garbled,
     LocksExhausted,
@@ -27,22 +28,25 @@ from tickloom.errors import (
     RowsRefused,
     SchemaMismatch,
     SourceUnavailable,
+    StandBy,
     StateSpoilt,
     StoreUnavailable,
     TooWide,
+    TopicMissing,
 )
 from tickloom.health import Health
 from tickloom.history import History
-from tickloom.kafka import side_of
+from tickloom.kafka import Cluster, TopicIds, describe_cluster, side_of
 from tickloom.logs import Logger
 from tickloom.membership import Member
 from tickloom.metrics import CpuClock, Metrics
-from tickloom.model import RAW_TABLE, TABLES, Batch, Chunk, Decoded, Gap, ReadEvent, Reason, Side, TopicPartition
+from tickloom.model import RAW_TABLE, TABLES, Batch, Chunk, Decoded, Gap, ReadEvent, Reason, TopicPartition
 from tickloom.outcome import Tally
 from tickloom.partitions import Partitioner, lock_budget
 from tickloom.postgres import Connection, close, connect, connected
 from tickloom.retry import RetryPolicy
 from tickloom.settings import Partitioning, Settings
+from tickloom.sharing import Entered, Policy, Stance, View
 from tickloom.sieve import Means, Sieve, rows_by_table
 from tickloom.stages.consume import Reader, find_gap
 from tickloom.stages.decode import EventBounds, decode
@@ -50,7 +54,6 @@ from tickloom.stages.gather import BatchLimits, Gatherer, RefusalWatch, RejectLi
 from tickloom.stages.join import Begun, Joined, begin, finish, partition_of_symbols, symbols_of
 from tickloom.stages.load import Encoded, Loaded, Loader, Work, prepare, stage
 from tickloom.stages.settle import settle
-from tickloom.tails import Loaded as LoadedTail
 from tickloom.tails import Tails
 
 _log = Logger(__name__)
@@ -63,6 +66,8 @@ MOST_PATIENCE_SECONDS = 8.0
 """And half of it before that, and so on: in all nothing is committed for twice as long, at most."""
 _NARROW_BATCHES = 100
 """So many batches are made small after one touched too many partitions."""
+_TOPICS_LOOK_SECONDS = 1.0
+"""So long may a batch wait for the brokers to tell the topics' ids."""
 _LOCKS_PATIENCE_SECONDS = 60.0
 """Somebody else's locks may fill the server's table for a while; where it stays full, a person must act."""
 T = TypeVar("T")
@@ -171,24 +176,31 @@ class Session:
         around: Surroundings,
         reader: Reader,
         store: Store,
-        claims: Mapping[TopicPartition, ledger.Claim],
+        entered: Entered,
         ends: Mapping[TopicPartition, int] | None,
-        owns_everything: bool,
+        highs: Mapping[TopicPartition, int],
+        watch: TopicIds,
+        topic_ids: Mapping[str, str],
         manner: Manner,
         budget: int,
         most: int | None = None,
     ) -> None:
-        """``ends``: where each partition's work ends; ``most``: messages to read. None: no such bound."""
-        settings = around.settings
+        """``ends``: where each partition's work ends; ``most``: messages to read. None: no such bound. ``highs``: where the
+        logs end now. ``topic_ids``: what ``watch`` says now.
+        """
+        settings, claims = around.settings, entered.claims
         positions = {at: claim.next_offset for at, claim in claims.items()}
         self.stopping = False
         self._limits = _batch_limits(settings, manner, budget)
-        self.gatherer = Gatherer(self._limits, positions, keep_raw=manner.careful)
+        logged = {at: claim.logged for at, claim in claims.items()}
+        self.gatherer = Gatherer(self._limits, positions, logged, keep_raw=manner.careful)
         self._around = around
         self._reader = reader
-        self._ends = ends
+        self.policy, self.era = entered.policy, entered.era
+        self._ends = None if ends is None else {at: end for at, end in ends.items() if at in claims}
+        self._highs = {at: high for at, high in highs.items() if at in claims}
         self._left = most  # messages that may still be read; only the making task writes it
-        self.owns_everything = owns_everything
+        self._watch_topics, self._topic_ids = watch, topic_ids
         self._manner = manner
         self._budget = budget
         self._history = History(around.partitioner, settings.window_rows, budget)
@@ -204,14 +216,13 @@ class Session:
             topics,
             epochs,
             settings.database_command_timeout_seconds,
-            owns_everything,
         )
         self._writes = store
         self._reads = Store(around)
         self._reader_clock = CpuClock(
             around.metrics.stage_cpu_seconds.labels("consume"), lambda: self._reader.cpu_seconds
         )
-        self._partition_of: dict[str, int] = {}
+        self._homes: dict[str, int] = {}  # of symbols that this replica may read, where it shares the topics
         self._joined = 0
         self._committed = asyncio.Event()  # one more batch is
         self._loading = False
@@ -230,10 +241,11 @@ class Session:
         """Whether there is nothing more to do: stopped, or (``--once``) read to the ends or to the bound."""
         if self.stopping or self._left == 0:
             return True
-        if self._ends is None:
-            return False
-        positions = self.gatherer.positions
-        return all(positions[at] >= end for at, end in self._ends.items())
+        return self._ends is not None and self._has_read_to(self._ends)
+
+    def caught_up(self) -> bool:
+        """Whether all is read that was there when the session began."""
+        return self._has_read_to(self._highs)
 
     async def next_event(self) -> ReadEvent | None:
         """The next event, or None when the open batch comes of age first (or it is time to look at ``drained``)."""
@@ -258,7 +270,7 @@ class Session:
 
     async def decode(self, chunk: Chunk) -> Decoded:
         """The chunk decoded, off the loop. Raises ``TooManyRejects``, ``NotCopartitioned``."""
-        if not self.owns_everything and any(message.key() is None for message in chunk.messages):
+        if self.policy is Policy.SHARED and any(message.key() is None for message in chunk.messages):
             raise NotCopartitioned(
                 f"topic {chunk.topic} holds messages without a key, so several replicas cannot share it; "
                 f"run one replica, or key the messages by symbol"
@@ -274,15 +286,18 @@ class Session:
     async def join(self, batch: Batch) -> Work:
         """The batch joined and encoded, off the loop; symbols that are not cached are loaded first.
 
-        Its partitions are made at once, while the batch before it is still being loaded. Raises ``TooWide``.
+        Its partitions are made at once, while the batch before it is still being loaded. Raises ``TooWide``, ``AwayFromHome``,
+        ``SourceUnavailable`` where the messages may be those of other topics.
         """
+        if await self.topics_changed():
+            raise SourceUnavailable("a topic was made anew; looking at it again")
         self._joined += 1
         number = self._joined
         if self._manner.careful:
             return Work(batch, None)
         symbols, missing = await self._offload("symbols", lambda: self._who_is_missing(batch))
-        if not self.owns_everything:
-            self._check_partitions(batch, symbols)
+        if self.policy is Policy.SHARED:
+            await self._check_homes(batch, symbols)
         await self._load_missing(await self._make_room(symbols, missing))
         joined = await self._offload("join", lambda: self._join(batch, symbols, number))
         deep, repairs = isinstance(joined, Begun), None
@@ -296,7 +311,10 @@ class Session:
         return Work(replace(batch, rows={}), encoded, deep, repairs)
 
     async def load(self, work: Work) -> None:
-        """The batch committed, whatever the outages. Raises ``Fenced``, ``StateSpoilt``, ``Mistake``."""
+        """The batch committed, whatever the outages.
+
+        Raises ``Fenced``, ``StateSpoilt``, ``Mistake``.
+        """
         self._loading = True
         started = self.now()
         try:
@@ -315,6 +333,19 @@ class Session:
             raise StateSpoilt("what Postgres refused is dead")
         if self._manner.max_messages is not None and self._tails.committed == _NARROW_BATCHES:
             raise StateSpoilt("perhaps batches need no longer be small")
+
+    async def topics_changed(self) -> bool:
+        """Whether a topic is another one than when the session began: some tenths of a millisecond of CPU.
+
+        librdkafka goes on in one that was deleted and made anew, at the same offset, or waits there without a word.
+        """
+        look = partial(self._watch_topics.read, _TOPICS_LOOK_SECONDS)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(None, look) != self._topic_ids
+        except SourceUnavailable:  # nobody can make a topic anew where nobody answers
+            return False
+        except TopicMissing:
+            return True
 
     def settle(self, batch: Batch) -> None:
         """Tell the group how far the tables are."""
@@ -420,21 +451,29 @@ class Session:
         step = max(1, _ROWS_LOADED_AT_ONCE // rows)
         for some in (missing[at : at + step] for at in range(0, len(missing), step)):
             tails = await self._reads.run(partial(self._history.newest, symbols=some, most=rows))
-            if not self.owns_everything and (torn := symbol_apart(some, tails)) is not None:
-                raise NotCopartitioned.torn(torn)
             self._tails.insert(some, tails)
         self._around.metrics.symbols_loaded.inc(len(missing))
         self._around.metrics.stage_seconds.labels("tails").observe(self.now() - started)
 
-    def _check_partitions(self, batch: Batch, symbols: pl.Series) -> None:
+    async def _check_homes(self, batch: Batch, symbols: pl.Series) -> None:
+        """Raise ``AwayFromHome`` unless each symbol comes in the partition number that it belongs to."""
         found = dict(zip(symbols.to_list(), partition_of_symbols(batch, symbols).tolist(), strict=True))
-        if len(self._partition_of) > self._around.settings.cache_max_symbols:
-            self._partition_of.clear()  # memory is bounded: a symbol that is torn apart is met again
-        if -1 in found.values() or self._partition_of | found != found | self._partition_of:
-            raise NotCopartitioned.torn(
-                next(symbol for symbol, at in found.items() if at < 0 or self._partition_of.get(symbol, at) != at)
-            )
-        self._partition_of |= found
+        new = {symbol: at for symbol, at in found.items() if self._homes.get(symbol) != at}
+        if not new:
+            return
+        away = next((symbol for symbol, at in new.items() if at < 0 or symbol in self._homes), None)
+        if away is None:
+            away = await self._reads.run(partial(sharing.settle_homes, homes=new))
+        if away is not None:
+            await self._reads.run(partial(sharing.note_torn, era=self.era, symbol=away))
+            raise AwayFromHome(f"symbol {away!r} comes in two partitions")
+        if len(self._homes) > self._around.settings.cache_max_symbols:
+            self._homes.clear()  # memory is bounded: they are asked for again
+        self._homes |= new
+
+    def _has_read_to(self, ends: Mapping[TopicPartition, int]) -> bool:
+        positions = self.gatherer.positions
+        return all(positions[at] >= end for at, end in ends.items())
 
     async def _offload(self, stage_name: str, work: Callable[[], T]) -> T:
         started = self.now()
@@ -481,16 +520,6 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
     return work(), time.thread_time() - started
 
 
-def symbol_apart(symbols: Sequence[str], tails: Mapping[Side, LoadedTail]) -> str | None:
-    """A symbol whose newest price and newest volume came from different partition numbers. Pure.
-
-    A replica that has but one partition number never meets such a symbol's other half: only the tables tell.
-    """
-    prices, volumes = (tails[side].rows.group_by("code").agg(pl.col("partition").last()) for side in Side)
-    apart = prices.join(volumes, on="code").filter(pl.col("partition") != pl.col("partition_right"))
-    return symbols[int(apart["code"].to_numpy()[0])] if len(apart) else None
-
-
 def _batch_limits(settings: Settings, manner: Manner, budget: int) -> BatchLimits:
     """A batch's own rows take half of the budget, in three tables; the other half is for rows that it revises."""
     messages = min(settings.batch_max_messages, manner.max_messages or settings.batch_max_messages)
@@ -510,39 +539,48 @@ def _reject_limits(settings: Settings) -> RejectLimits:
 async def open_session(
     around: Surroundings,
     assigned: frozenset[TopicPartition],
-    counts: Mapping[str, int],
+    stance: Stance,
     ends: Mapping[TopicPartition, int] | None,
     manner: Manner,
     most: int | None = None,
 ) -> AsyncGenerator[Session]:
-    """Take the partitions over, open the readers at the ledger's offsets; all of it is closed at the end.
+    """Take over what the assignment and the other replicas allow, open the readers at the ledger's offsets; all of it is
+    closed at the end.
 
-    ``ends`` and ``most``: as ``Session`` has them.
-    Raises ``NotCopartitioned``, ``LogLost``, ``SourceUnavailable``, ``Mistake``.
+    ``ends`` and ``most``: as ``Session`` has them. Raises ``StandBy``, ``NotCopartitioned``, ``LogLost``,
+    ``SourceUnavailable``, ``Mistake``.
     """
     loop = asyncio.get_running_loop()
-    owns_everything = check_copartitioned(assigned, counts, around.settings)
-    reader = Reader(around.settings, assigned)
+    ask = partial(loop.run_in_executor, None, _ask)
+    cluster: Cluster = await ask(partial(describe_cluster, around.settings))
+    watch = TopicIds(around.settings)
+    ids: dict[str, str] = await ask(watch.read)
+    view = View(assigned, cluster.partitions, around.settings, stance)
+    reader = Reader(around.settings, sharing.wanted_offsets(view))
     store = Store(around, writes_ledger=True)
     try:
+        await store.run(lambda connection: schema.claim_source(connection, around.settings, cluster.cluster_id, ids))
         marks = await loop.run_in_executor(None, reader.watermarks)
         firsts = {at: low for at, (low, _) in marks.items()}
         tables = {topic: RAW_TABLE[side].name for topic, side in side_of(around.settings).items()}
         await store.run(lambda connection: ledger.refuse_forgotten(connection, tables))
-        claims = await store.run(lambda connection: ledger.take_over(connection, firsts, around.owner))
-        if owns_everything:
-            await store.run(ledger.drop_claims)
+        entered = await store.run(lambda connection: sharing.enter(connection, view, firsts, around.owner))
+        if entered.policy is Policy.STANDBY:
+            raise StandBy(entered.era)
+        claims = entered.claims
         gaps = _gaps(claims, marks, around.settings)
         around.partitioner.forget()  # what others have made, and filled, since
         budget = await store.run(lock_budget)
-        session = Session(around, reader, store, claims, ends, owns_everything, manner, budget, most)
+        highs = {at: high for at, (_, high) in marks.items()}
+        session = Session(around, reader, store, entered, ends, highs, watch, ids, manner, budget, most)
         for gap in gaps:
             session.gatherer.add(gap, session.now())
         reader.start(session.gatherer.positions)
         _log.info(
             "took over",
+            policy=entered.policy.value,
             partitions=len(claims),
-            messages=sum(high - claims[at].next_offset for at, (_, high) in marks.items()),
+            messages=sum(highs[at] - claim.next_offset for at, claim in claims.items()),
         )
         try:
             yield session
@@ -553,30 +591,16 @@ async def open_session(
         await asyncio.shield(loop.run_in_executor(None, reader.stop))
 
 
+def _ask(question: Callable[[], T]) -> T:
+    """Something about the topics. Blocks. One that is missing was there at the start, so it may come back."""
+    try:
+        return question()
+    except TopicMissing as error:
+        raise SourceUnavailable(str(error)) from error
+
+
 def _gaps(
     claims: Mapping[TopicPartition, ledger.Claim], marks: Mapping[TopicPartition, tuple[int, int]], settings: Settings
 ) -> list[Gap]:
     found = [find_gap(at, claim.next_offset, *marks[at], settings.gap_policy) for at, claim in sorted(claims.items())]
     return [gap for gap in found if gap is not None]
-
-
-def check_copartitioned(assigned: frozenset[TopicPartition], counts: Mapping[str, int], settings: Settings) -> bool:
-    """Whether the assignment is everything; if not, it must be equal partition numbers of equal counts.
-
-    Raises ``NotCopartitioned``. Pure.
-    """
-    if len(assigned) == sum(counts.values()):
-        return True
-    prices, volumes = settings.prices_topic, settings.volumes_topic
-    if counts[prices] != counts[volumes]:
-        raise NotCopartitioned(
-            f"{prices} has {counts[prices]} partitions and {volumes} {counts[volumes]}, so several replicas cannot "
-            f"share them; run one replica, or give both topics the same number of partitions"
-        )
-    mine = {side: {at.partition for at in assigned if at.topic == topic} for topic, side in side_of(settings).items()}
-    if mine[Side.PRICES] != mine[Side.VOLUMES]:
-        raise NotCopartitioned(
-            f"assigned partitions {sorted(mine[Side.PRICES])} of {prices} but {sorted(mine[Side.VOLUMES])} of {volumes}; "
-            f"use partition.assignment.strategy=range (or group.remote.assignor=range) in every replica"
-        )
-    return False

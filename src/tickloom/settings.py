@@ -1,20 +1,23 @@
 """All settings, typed once. Each is the environment variable ``TICKLOOM_`` + its name in capitals.
 
-Secrets may also come from a file: ``TICKLOOM_DATABASE_PASSWORD_FILE=/run/secrets/db`` (any setting
-has such a ``_FILE`` twin), or from a directory of files named like the settings in ``TICKLOOM_SECRETS_DIR``.
+Each may also come from a file: ``TICKLOOM_DATABASE_PASSWORD_FILE=/run/secrets/db`` (any setting has such a ``_FILE``
+twin, which wins over the variable), or from a directory of files named like the settings, ``TICKLOOM_SECRETS_DIR`` (over
+which the variable wins). What is meant for us and would be ignored is refused by name.
 """
 
 import difflib
+import json
 import os
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from tickloom import options
 from tickloom.errors import SettingsError
 
 PREFIX = "TICKLOOM_"
@@ -24,13 +27,7 @@ _OF_OTHERS = (
     f"{PREFIX}DAGSTER_",
 )  # read by the project's own tests and tools; by its Dagster integration
 _SECRETS_DIR = f"{PREFIX}SECRETS_DIR"
-_OWNED_OPTIONS = {
-    *("group.id", "bootstrap.servers", "metadata.broker.list"),
-    *("enable.auto.commit", "auto.commit.enable", "enable.auto.offset.store"),
-    *("isolation.level", "auto.offset.reset", "enable.partition.eof", "default.topic.config"),
-}
-"""librdkafka's properties, with their other names, that decide which messages are read: a reset, for one, would jump over
-offsets that are gone from the topic where the daemon has to halt."""
+_AN_OBJECT = 'write it like {"security.protocol": "SASL_SSL", "sasl.username": "…"}'
 
 
 class Partitioning(StrEnum):
@@ -54,16 +51,20 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
-    kafka_bootstrap_servers: str = Field("localhost:9092", description="Brokers to start from, `host:port,…`.")
+    kafka_bootstrap_servers: str = Field(
+        "localhost:9092", min_length=1, description="Brokers to start from, `host:port,…`."
+    )
     kafka_group_id: str = Field("tickloom", min_length=1, description="Consumer group of all replicas.")
-    kafka_options: dict[str, Any] = Field(
-        default_factory=dict, description="JSON object of any librdkafka properties (SASL, TLS, …); wins over ours."
+    kafka_options: Annotated[dict[str, Any], NoDecode] = Field(
+        default_factory=dict,
+        description="JSON object of librdkafka properties (SASL, TLS, …); wins over ours. Those that exactness rests on are refused.",
     )
     prices_topic: str = Field("stock_prices", min_length=1, description="Topic of prices.")
     volumes_topic: str = Field("stock_volumes", min_length=1, description="Topic of volumes.")
 
     database_url: SecretStr = Field(
         SecretStr("postgresql://myuser:mypassword@localhost:5432/mydatabase"),
+        min_length=1,
         description="Postgres address; Unix sockets as `postgresql://user@/db?host=/dir`.",
     )
     database_password: SecretStr | None = Field(None, description="Password, where it is not in the URL.")
@@ -125,6 +126,13 @@ class Settings(BaseSettings):
     revoke_timeout_seconds: float = Field(
         20, gt=0, description="How long a revocation waits for the batch in flight before it is abandoned."
     )
+    share_after_seconds: float = Field(
+        300,
+        ge=0,
+        allow_inf_nan=False,
+        description="After partitions were added one replica reads everything for this long, until all producers know of them "
+        "(their `metadata.max.age.ms`); then replicas share again.",
+    )
     stuck_after_seconds: float = Field(
         300, gt=0, description="`/livez` fails when there is work and nothing moved for this long."
     )
@@ -136,17 +144,34 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity logged.")
 
+    @field_validator("kafka_options", mode="before")
+    @classmethod
+    def _from_json(cls, given: object) -> object:
+        """Variables and files hold text. No part of it may be in the error: there are passwords in it."""
+        if isinstance(given, str):
+            try:
+                given = json.loads(given)
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    f"not JSON ({error.msg}, line {error.lineno} column {error.colno}); {_AN_OBJECT}"
+                ) from None
+        if not isinstance(given, dict):
+            raise ValueError(f"not a JSON object; {_AN_OBJECT}")
+        return given  # pyright: ignore[reportUnknownVariableType]
+
     @field_validator("kafka_options")
     @classmethod
-    def _no_owned_options(cls, options: dict[str, Any]) -> dict[str, Any]:
-        if taken := sorted(_OWNED_OPTIONS & options.keys()):
-            raise ValueError(f"{', '.join(taken)} cannot be overridden: exactness rests on it; remove it")
-        return options
+    def _no_owned_options(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if faults := options.faults(given):
+            raise ValueError(". ".join(faults))
+        return given
 
     @model_validator(mode="after")
     def _topics_differ(self) -> Self:
         if self.prices_topic == self.volumes_topic:
-            raise ValueError("prices_topic and volumes_topic are the same topic; name two")
+            raise ValueError(
+                f"{PREFIX}PRICES_TOPIC and {PREFIX}VOLUMES_TOPIC are the same topic, {self.prices_topic}; name two"
+            )
         return self
 
     @property
@@ -170,49 +195,82 @@ class Settings(BaseSettings):
         return self.model_dump(mode="json", exclude=hidden) | {"kafka_options": sorted(self.kafka_options)}
 
 
-def load(**overrides: Any) -> Settings:
+def load(*, tolerant: bool = False, **overrides: Any) -> Settings:
     """Settings from the environment, from ``_FILE`` twins and a secrets directory.
 
-    Raises ``SettingsError`` with one line a mistake. Reads files; blocks on nothing else.
+    Raises ``SettingsError``: one line a mistake, or all that is meant for us and would be ignored (see ``ignored``), but where
+    ``tolerant`` of that. Reads files; blocks on nothing else.
     """
-    values = _from_files() | overrides
+    if not tolerant:
+        refuse_ignored()
+    texts = _from_files(os.environ)
+    values: dict[str, Any] = {name: text for name, (text, _) in texts.items()}
     try:
-        return Settings(_secrets_dir=os.environ.get(_SECRETS_DIR), **values)  # pyright: ignore[reportCallIssue]
-    except (ValidationError, ValueError) as error:
-        raise SettingsError(_explain(error)) from None
+        return Settings(**values | overrides)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, {name: source for name, (_, source) in texts.items()})) from None
+
+
+def refuse_ignored() -> None:
+    """Raise ``SettingsError`` where the environment holds what is meant for us and would be ignored."""
+    if lines := ignored(os.environ):
+        raise SettingsError(". ".join(lines))
 
 
 def ignored(environment: Mapping[str, str]) -> list[str]:
     """What of ``environment`` is meant for us and would be ignored in silence: a line each, with the mend.
 
-    Looks whether the folder of secrets exists; blocks on nothing else.
+    Looks whether the folder of secrets exists and what is in it; blocks on nothing else.
     """
-    lines: list[str] = []
-    for name, nearest in unknown_variables(environment).items():
-        guess = f"; did you mean {nearest}? Rename it, or remove it" if nearest else "; remove it"
-        lines.append(f"{name} is no setting{guess}")
+    lines = [refusal(name, nearest) for name, nearest in unknown_variables(environment).items()]
     folder = environment.get(_SECRETS_DIR)
     if folder and not Path(folder).is_dir():
         lines.append(f"{_SECRETS_DIR}: there is no folder {folder}; make it, or remove the variable")
+    elif folder:
+        twins = {os.path.realpath(environment.get(f"{name}_FILE", "")) for name in _variables()}
+        known = {name.lower() for name in _variables()}
+        files = [path.name for path in _secrets(folder).values() if os.path.realpath(path) not in twins]
+        lines += [
+            f"{_SECRETS_DIR}: file {refusal(name, nearest)}"
+            for name, nearest in misspelt(files, known, set(), PREFIX).items()
+        ]
     return lines
+
+
+def refusal(name: str, nearest: str | None) -> str:
+    """Why ``name`` is refused, and the mend. Pure."""
+    guess = f"; did you mean {nearest}? Rename it, or remove it" if nearest else "; remove it"
+    return f"{name} is no setting{guess}"
 
 
 def unknown_variables(names: Iterable[str]) -> dict[str, str | None]:
     """The names with our prefix that no setting has, each with the known one that is most like it, if any is. Pure."""
-    fields = {PREFIX + name.upper() for name in Settings.model_fields}
-    exact = {f"{name}_FILE" for name in fields} | {_SECRETS_DIR}
-    known = {
-        name.removeprefix(PREFIX): name for name in fields | exact
-    }  # the prefix, which all share, would make all alike
+    fields = _variables()
+    return misspelt(names, fields, {f"{name}_FILE" for name in fields} | {_SECRETS_DIR}, PREFIX)
+
+
+def misspelt(names: Iterable[str], fields: set[str], exact: set[str], prefix: str) -> dict[str, str | None]:
+    """Of ``names`` those that begin with ``prefix`` and are none of ``fields``, in whatever case, and none of ``exact``; each
+    with the known one that is most like it, if any is. Others' names and those that Kubernetes sets are not meant for us. Pure.
+    """
     names = list(names)
+    known = {  # without the prefix, which all share: it would make all alike
+        name[len(prefix) :].upper(): name for name in fields | exact
+    }
+    upper_fields = {name.upper() for name in fields}
+    others = tuple(other for other in _OF_OTHERS if not prefix.startswith(other))
     nearest: dict[str, str | None] = {}
     for name in sorted(names):
         upper = name.upper()
-        ours = upper.startswith(PREFIX) and not upper.startswith(_OF_OTHERS)
-        if ours and upper not in fields and name not in exact and not _of_a_service(name, names):
-            alike = difflib.get_close_matches(upper.removeprefix(PREFIX), known, n=1)
+        ours = upper.startswith(prefix) and not upper.startswith(others)
+        if ours and upper not in upper_fields and name not in exact and not _of_a_service(name, names):
+            alike = difflib.get_close_matches(upper.removeprefix(prefix), known, n=1)
             nearest[name] = known[alike[0]] if alike else None
     return nearest
+
+
+def _variables() -> set[str]:
+    return {PREFIX + name.upper() for name in Settings.model_fields}
 
 
 def _of_a_service(name: str, names: Iterable[str]) -> bool:
@@ -224,23 +282,47 @@ def _of_a_service(name: str, names: Iterable[str]) -> bool:
     )
 
 
-def _from_files() -> dict[str, str]:
-    values: dict[str, str] = {}
+def _from_files(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """By name of the setting: the text that a file has for it, and where that comes from."""
+    found: dict[str, tuple[str, str]] = {}
+    folder = environment.get(_SECRETS_DIR)
+    secrets = _secrets(folder) if folder and Path(folder).is_dir() else {}
+    given = {name.upper() for name in environment}
     for name in Settings.model_fields:
-        variable = f"{PREFIX}{name.upper()}_FILE"
-        if path := os.environ.get(variable):
-            try:
-                values[name] = Path(path).read_text().strip()
-            except OSError as error:
-                raise SettingsError(f"{variable}: {error.strerror}: {path}; give a readable file") from None
-    return values
+        variable = PREFIX + name.upper()
+        if path := environment.get(f"{variable}_FILE"):
+            found[name] = _read(f"{variable}_FILE", Path(path))
+        elif variable in given:
+            continue
+        elif variable in secrets:
+            found[name] = _read(_SECRETS_DIR, secrets[variable])
+    return found
 
 
-def _explain(error: ValidationError | ValueError) -> str:
-    if not isinstance(error, ValidationError):
-        return f"{error}; see `tickloom check --help`"
-    lines = [
-        f"{PREFIX}{'_'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}"
-        for fault in error.errors(include_input=False, include_url=False)
-    ]
-    return "; ".join(lines) + "; mend the variable and start again"
+def _secrets(folder: str) -> dict[str, Path]:
+    """The files of the folder, by their names in capitals."""
+    try:
+        return {path.name.upper(): path for path in Path(folder).iterdir()}
+    except OSError as error:
+        raise SettingsError(f"{_SECRETS_DIR}: {error.strerror}: {folder}; give a readable folder") from None
+
+
+def _read(variable: str, path: Path) -> tuple[str, str]:
+    """The text, without the byte order mark and the line's end that editors leave; and its source, for an error."""
+    try:
+        text = path.read_text("utf-8-sig").strip()
+    except OSError as error:
+        raise SettingsError(f"{variable}: {error.strerror}: {path}; give a readable file") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{variable}: {path} is not UTF-8 text; write it anew as UTF-8") from None
+    if not text:
+        raise SettingsError(f"{variable}: {path} is empty; write the value into it")
+    return text, f"{variable} ({path})"
+
+
+def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
+    lines: list[str] = []
+    for fault in error.errors(include_input=False, include_url=False):
+        name, told = "_".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
+        lines.append(f"{sources.get(name, PREFIX + name.upper())}: {told}" if name else told)
+    return "; ".join(lines) + "; mend the variable or its file and start again"

@@ -87,12 +87,9 @@ def faults(table: Table, found: FoundTable | None, role: str) -> list[str]:
 
 
 def _lacks(table: str, missing: Sequence[str]) -> str:
-    if "." in table:
-        return f"table {table} lacks {', '.join(missing)}; run `tickloom migrate`, or rename the column back"
-    return (
-        f"table {table} lacks {', '.join(missing)}; if a column was renamed, ALTER TABLE {table} RENAME COLUMN … TO "
-        f"{quoted(missing[0])}; if another program made the table, rename or drop it, then `tickloom migrate`"
-    )
+    lacks = f"table {table} lacks {', '.join(missing)}; `tickloom migrate` adds what an older version lacked"
+    renamed = f"if a column was renamed, ALTER TABLE {table} RENAME COLUMN … TO {quoted(missing[0])}"
+    return f"{lacks}; {renamed}; if another program made the table, rename or drop it before"
 
 
 def _column(table: Table, wanted: Column, found: FoundColumn, kind: str) -> str | None:

@@ -26,7 +26,11 @@ NO_FLOOR, FOREVER = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 _FIRST_SLOTS = 16
 _LOADED_ROWS = 64
 """More are seldom asked for, and each may have to come from a table partition of its own; tails get longer by themselves."""
-_ROW = np.dtype([("ts", np.int64), ("value", np.float64), ("offset", np.int64), ("partition", np.int32)])
+_ROW = np.dtype(
+    [("ts", np.int64), ("value", np.float64), ("logged", np.int64), ("offset", np.int64), ("partition", np.int32)]
+)
+KEPT = ("ts", "value", "partition", "offset", "logged")
+"""The columns of a row that are kept."""
 _WHOLE = np.dtype((np.void, _ROW.itemsize))
 ROW_BYTES = _ROW.itemsize
 """Of one row of one side."""
@@ -34,13 +38,14 @@ ROW_BYTES = _ROW.itemsize
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """Rows as columns of one length: code (index into the symbols at hand), ts, value, partition, offset."""
+    """Rows as columns of one length: code (index into the symbols at hand), ts, value, partition, offset, logged."""
 
     code: Ints
     ts: Ints
     value: NDArray[np.float64]
     partition: NDArray[np.int32]
     offset: Ints
+    logged: Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +57,12 @@ class Context:
     ``floor``: per code the oldest ts that the tail answers for; ``NO_FLOOR`` where it holds the whole history, and where
     all of the batch is newer than the tail.
     ``murky``: per code the last ts at which a window may reach below the floor; ``NO_FLOOR`` where none of the batch can.
-    ``empty``: per code whether the tail has no row.
     """
 
     rows: Events
     base: Ints
     floor: Ints
     murky: Ints
-    empty: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ def distinct(code: Ints, ts: Ints) -> Ints:
 class Loaded:
     """One side's newest rows of some symbols, as read from the tables.
 
-    ``rows``: code (index into the symbols), ts, value, partition, offset, ordered by code and ts.
+    ``rows``: code (index into the symbols), ts, value, partition, offset, logged, ordered by code and ts.
     ``floor``: per symbol the ts from which on ``rows`` holds all rows; ``NO_FLOOR`` where it has no older ones.
     ``since``: per symbol a ts that no row of either side is older than: ``FOREVER`` where it has no row, ``NO_FLOOR`` where
     that is not known.
@@ -135,13 +138,12 @@ class _Ring:
     def context(self, slots: Ints, since: Ints, before: int) -> Context:
         total = self.total[slots]
         first = np.maximum(total - self.rows, 0)
-        empty = total == 0
         newer = self._newer(slots, total, since)
         base = np.maximum(total - newer - before, first)
         counts = total - base
         codes = np.repeat(np.arange(len(slots)), counts)
         held = self._at(slots[codes], _numbers(base, counts))
-        rows = Events(codes, *(np.ascontiguousarray(held[name]) for name in ("ts", "value", "partition", "offset")))
+        rows = Events(codes, *(np.ascontiguousarray(held[name]) for name in KEPT))
         floor, murky = np.full(len(slots), NO_FLOOR), np.full(len(slots), NO_FLOOR)
         # Of the others all that comes is newer than what they hold, and they hold enough: to look would cost far memory.
         near = np.flatnonzero((newer > 0) | (total - first < max(before, 1)))
@@ -150,7 +152,7 @@ class _Ring:
         # What has ``before`` rows of the ring before it comes after the last of these.
         last_before = self._at(slots, first + before - 1)["ts"] if before else lowest - 1
         murky[near] = np.where(lowest == NO_FLOOR, NO_FLOOR, np.where(total - first < before, FOREVER, last_before))
-        return Context(rows, base, floor, murky, empty)
+        return Context(rows, base, floor, murky)
 
     def absorb(self, slots: Ints, base: Ints, rows: Events, moved: NDArray[np.bool_]) -> None:
         """``rows`` (ordered by code, ts) replace each code's rows from its logical index ``base`` on.
@@ -189,10 +191,7 @@ def events(frame: pl.DataFrame) -> Events:
     """The columns that the tails keep, of a frame that has them."""
     return Events(
         frame["code"].to_numpy().astype(np.int64),
-        frame["ts"].to_numpy(),
-        frame["value"].to_numpy(),
-        frame["partition"].to_numpy(),
-        frame["offset"].to_numpy(),
+        *(frame[name].to_numpy() for name in KEPT),
     )
 
 

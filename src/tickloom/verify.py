@@ -155,8 +155,7 @@ async def _refuse_mistakes(connection: Connection, settings: Settings, repair: b
         raise Mistake("this is a read-only standby; point TICKLOOM_DATABASE_URL at the primary to repair")
     noted = await connection.fetchrow("SELECT * FROM tickloom.source")
     if noted is not None:
-        mine = (noted["cluster_id"], settings.prices_topic, settings.volumes_topic, settings.window_rows)
-        schema.refuse_other_source(noted, mine)
+        schema.refuse_other_source(noted, schema.source_of(settings, noted["cluster_id"]))
 
 
 async def _be_quick(connection: Connection) -> None:

@@ -29,7 +29,7 @@ def _truncate(world: World, below: int) -> None:
 
 
 def _read_log(world: World) -> list[Record]:
-    return hostile.read_log(world.bootstrap, world.topics, world.partitions)
+    return hostile.read_log(world.bootstrap, world.topics)
 
 
 def _without_gaps(world: World, log: list[Record]) -> list[Record]:

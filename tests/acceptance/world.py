@@ -74,7 +74,7 @@ class World:
 
     def differences(self, window: int = 5, log: list[reference.Record] | None = None) -> list[str]:
         """What is not as the reference has it over ``log``, by default over what the topics hold."""
-        log = hostile.read_log(self.bootstrap, self.topics, self.partitions) if log is None else log
+        log = hostile.read_log(self.bootstrap, self.topics) if log is None else log
 
         async def look() -> list[str]:
             connection = await asyncpg.connect(self.database_url)

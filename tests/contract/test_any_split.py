@@ -40,6 +40,7 @@ class Tick:
     ts: int
     value: float
     partition: int
+    record_ms: int = 0
 
 
 VALUES = st.one_of(
@@ -53,6 +54,7 @@ TICKS = st.builds(
     ts=st.integers(0, 40).map(lambda n: START + n * STEP),
     value=VALUES,
     partition=st.integers(0, 1),
+    record_ms=st.integers(-1, 9),
 )
 
 
@@ -72,6 +74,7 @@ def logs(draw: st.DrawFn) -> tuple[list[Tick], list[int]]:
                 START + max(0, number // 2 - int(late * random.random() ** 3)) * STEP,
                 random.choice([round(random.uniform(0, 1000), 3), 0.0, 1e15, 0.1]),
                 random.randint(0, 1),
+                random.randint(-1, number),
             )
             for number in range(random.randint(30, 160))
         ]
@@ -91,8 +94,10 @@ def chunk_of(side: Side, ticks: list[tuple[Tick, int]]) -> Decoded:
         "partition": [tick.partition for tick, _ in mine],
         "offset": [offset for _, offset in mine],
     }
+    times = [tick.record_ms for tick, _ in mine]
+    chunk = Chunk(side, TOPICS[side], [], [b"x"] * len(mine), columns["partition"], columns["offset"], times)
+    columns["logged"] = chunk.logged.tolist()
     frame = pl.DataFrame({name: columns[name] for name in rows_schema(side)}, schema=rows_schema(side))
-    chunk = Chunk(side, TOPICS[side], [], [b"x"] * len(mine), columns["partition"], columns["offset"], [0] * len(mine))
     return Decoded(chunk, frame, [])
 
 
@@ -110,6 +115,15 @@ async def join_alone(
     return prepare(finish(begun, tails, around), START, dict.fromkeys((table.name for table in TABLES), width))
 
 
+async def begin_session(connection: postgres.Connection, sources: dict[TopicPartition, int]) -> tuple[Gatherer, Loader]:
+    """What goes on from the ledger."""
+    claims = await ledger.take_over(connection, sources, "test")
+    positions = {at: claim.next_offset for at, claim in claims.items()}
+    logged = {at: claim.logged for at, claim in claims.items()}
+    epochs = {at: claim.epoch for at, claim in claims.items()}
+    return Gatherer(BatchLimits(10**9, 10**9, 1), positions, logged), Loader(TOPICS, epochs)
+
+
 async def run_log(
     connection: postgres.Connection,
     ticks: list[Tick],
@@ -124,10 +138,7 @@ async def run_log(
         "TRUNCATE stock_prices, stock_volumes, stock_analytics_data, tickloom.offsets, tickloom.symbols"
     )
     sources = {TopicPartition(topic, partition): 0 for topic in TOPICS.values() for partition in (0, 1)}
-    claims = await ledger.take_over(connection, sources, "test")
-    epochs = {at: claim.epoch for at, claim in claims.items()}
-    gatherer = Gatherer(BatchLimits(10**9, 10**9, 1), dict.fromkeys(sources, 0))
-    loader = Loader(TOPICS, epochs)
+    gatherer, loader = await begin_session(connection, sources)
     partitioner = Partitioner(dict.fromkeys((table.name for table in TABLES), width), 0)
     history = History(partitioner, window, budget)
     tails = new_tails()
@@ -142,6 +153,8 @@ async def run_log(
         at += cut
         if not part:
             break
+        if restarts:
+            gatherer, loader = await begin_session(connection, sources)
         for side in Side:
             if any(tick.side is side for tick, _ in part):
                 gatherer.add(chunk_of(side, part), 0.0)
@@ -159,12 +172,12 @@ REFERENCE = {
     "stock_prices": """
         SELECT symbol, ts, value, avg(value) OVER w, partition, "offset" FROM (
             SELECT DISTINCT ON (symbol, ts) * FROM valid WHERE side = 'prices'
-            ORDER BY symbol, ts, "offset" DESC, partition DESC) x
+            ORDER BY symbol, ts, latest DESC, "offset" DESC, partition DESC) x
         WINDOW w AS (PARTITION BY symbol ORDER BY ts ROWS {before} PRECEDING) ORDER BY 1, 2""",
     "stock_volumes": """
         SELECT symbol, ts, value, avg(value) OVER w, partition, "offset" FROM (
             SELECT DISTINCT ON (symbol, ts) * FROM valid WHERE side = 'volumes'
-            ORDER BY symbol, ts, "offset" DESC, partition DESC) x
+            ORDER BY symbol, ts, latest DESC, "offset" DESC, partition DESC) x
         WINDOW w AS (PARTITION BY symbol ORDER BY ts ROWS {before} PRECEDING) ORDER BY 1, 2""",
 }
 ACTUAL = {
@@ -198,15 +211,18 @@ def _overflows(price: float, volume: float) -> bool:
 
 async def judge(connection: postgres.Connection, ticks: list[Tick], window: int) -> None:
     await connection.execute(
-        'CREATE TEMP TABLE IF NOT EXISTS valid (side text, symbol text COLLATE "C", ts timestamptz, value float8, partition int, "offset" bigint); TRUNCATE valid'
+        'CREATE TEMP TABLE IF NOT EXISTS valid (side text, symbol text COLLATE "C", ts timestamptz, value float8, partition int, "offset" bigint, latest int); TRUNCATE valid'
     )
     offsets: dict[tuple[Side, int], int] = {}
+    latest: dict[tuple[Side, int], int] = {}  # record time that a partition has seen
     records: list[tuple[Any, ...]] = []
     for tick in ticks:
         offset = offsets.setdefault((tick.side, tick.partition), 0)
         offsets[tick.side, tick.partition] += 1
         moment = EPOCH + timedelta(microseconds=tick.ts)
-        records.append((tick.side.value, tick.symbol, moment, tick.value, tick.partition, offset))
+        latest[tick.side, tick.partition] = max(latest.get((tick.side, tick.partition), 0), tick.record_ms)
+        row = (tick.side.value, tick.symbol, moment, tick.value, tick.partition, offset)
+        records.append((*row, latest[tick.side, tick.partition]))
     await connection.copy_records_to_table("valid", records=records)
     found: dict[str, dict[tuple[Any, Any], Any]] = {}
     for table, query in REFERENCE.items():

@@ -13,7 +13,7 @@ import pytest
 from tests.acceptance.proxy import Proxy
 from tests.contract.test_any_split import START, TOPICS, Tick, chunk_of
 from tickloom import ledger, schema
-from tickloom.errors import Fenced, LockHeld, NotCopartitioned, SchemaMismatch, StoreUnavailable, WrongSource
+from tickloom.errors import Fenced, LockHeld, SchemaMismatch, StoreUnavailable, WrongSource
 from tickloom.health import Health
 from tickloom.history import History
 from tickloom.metrics import Metrics
@@ -58,7 +58,14 @@ def encoded_alone(batch: Batch) -> Encoded:
     tails = Tails(5, 16, 10, 1 << 20)
     tails.reserve(len(symbols))
     nothing = pl.DataFrame(
-        schema={"code": pl.UInt32, "ts": pl.Int64, "value": pl.Float64, "partition": pl.Int32, "offset": pl.Int64}
+        schema={
+            "code": pl.UInt32,
+            "ts": pl.Int64,
+            "value": pl.Float64,
+            "partition": pl.Int32,
+            "offset": pl.Int64,
+            "logged": pl.Int64,
+        }
     )
     tails.insert(
         symbols.to_list(),
@@ -144,45 +151,6 @@ async def test_a_sleeping_owner_is_ended(settings: Settings, connection: Connect
     finally:
         for one in (asleep, bystander):
             one.terminate()
-
-
-def work_of_one(side: Side, partition: int) -> Work:
-    gatherer = Gatherer(BatchLimits(10**9, 10**9, 1), {TopicPartition(topic, n): 0 for topic in "pv" for n in (0, 1)})
-    gatherer.add(chunk_of(side, [(Tick(side, "A", START, 1.0, partition), 0)]), 0)
-    batch = gatherer.close()
-    return Work(batch, encoded_alone(batch))
-
-
-@pytest.mark.parametrize("at_the_same_time", [False, True])
-async def test_a_symbol_belongs_to_one_replica(
-    settings: Settings, connection: Connection, at_the_same_time: bool
-) -> None:
-    """Replicas with one half of a symbol each would never join its pairs, and nobody would know."""
-    price, volume = work_of_one(Side.PRICES, 0), work_of_one(Side.VOLUMES, 1)
-    for work in (price, volume):
-        await Partitioner(HOURLY, 0).ensure_for(connection, dict(work.encoded.needed))
-    claims = await ledger.take_over(connection, dict.fromkeys((*price.batch.progress, *volume.batch.progress), 0), "us")
-    epochs = {at: claim.epoch for at, claim in claims.items()}
-    replica = Loader(TOPICS, epochs, owns_everything=False)
-    other = await connect(settings)
-    await stage(other)
-    try:
-        if at_the_same_time:
-            async with transaction(other):
-                await other.execute("INSERT INTO tickloom.symbols VALUES ('A', 0, NULL)")
-                waiting = asyncio.create_task(replica.load(connection, volume, NOW))
-                await asyncio.sleep(0.3)
-                assert not waiting.done()
-        else:
-            await replica.load(other, price, NOW)
-            waiting = asyncio.create_task(replica.load(connection, volume, NOW))
-        with pytest.raises(NotCopartitioned, match="'A' comes in two partitions"):
-            await waiting
-        assert await connection.fetchval("SELECT count(*) FROM stock_volumes") == 0
-        await Loader(TOPICS, epochs, owns_everything=True).load(connection, volume, NOW)
-        assert await connection.fetchval("SELECT count(*) FROM stock_volumes") == 1
-    finally:
-        await other.close()
 
 
 async def given_up(work: Coroutine[Any, Any, None], ending: str) -> None:
@@ -333,6 +301,20 @@ async def test_another_source_is_refused(settings: Settings, connection: Connect
     await schema.claim_source(connection, settings, "one")
     with pytest.raises(WrongSource, match="cluster_id 'one', not 'two'"):
         await schema.claim_source(connection, settings, "two")
+
+
+async def test_who_is_refused_notes_nothing(settings: Settings, connection: Connection) -> None:
+    """After an upgrade a daemon of another cluster would leave its topics' ids and its group, and their owner be refused."""
+    await schema.claim_source(connection, settings, "one")
+    await connection.execute("UPDATE tickloom.source SET group_id = NULL")  # as an earlier version has left it
+    stranger = settings.model_copy(update={"kafka_group_id": "stranger"})
+    theirs = dict.fromkeys((settings.prices_topic, settings.volumes_topic), "an id")
+    with pytest.raises(WrongSource, match="cluster_id"):
+        await schema.claim_source(connection, stranger, "two", theirs)
+    ids = dict.fromkeys(theirs, "another id")
+    await schema.claim_source(connection, settings, "one", ids)
+    with pytest.raises(WrongSource, match="filled by the group 'tickloom', not 'stranger'"):
+        await schema.claim_source(connection, stranger, "one", ids)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tickloom.errors import SettingsError
 from tickloom.integrations.dagster import pictures
 from tickloom.integrations.dagster.looks import Sides, hours_of, spans_of
-from tickloom.integrations.dagster.resource import DagsterSettings
+from tickloom.integrations.dagster.resource import DagsterSettings, read_knobs
 from tickloom.settings import unknown_variables
 from tickloom.slices import Span
 
@@ -76,3 +77,13 @@ def test_where_the_hours_begin(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_check_does_not_complain_of_the_integration() -> None:
     """``tickloom check`` would ask to remove variables that are in use."""
     assert unknown_variables(["TICKLOOM_DAGSTER_ALERT_URL"]) == {}
+
+
+def test_a_misspelt_knob_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs would take a hundred seconds, whatever was meant, and no word of it."""
+    for name in ("TICKLOOM_DAGSTER_SERVICE_HOST", "TICKLOOM_DAGSTER_PORT_3000_TCP", "TICKLOOM_WINDOW_ROW"):
+        monkeypatch.setenv(name, "x")  # Kubernetes', and the daemon's own affair
+    read_knobs()
+    monkeypatch.setenv("TICKLOOM_DAGSTER_MAX_SECOND", "20")
+    with pytest.raises(SettingsError, match="did you mean TICKLOOM_DAGSTER_MAX_SECONDS"):
+        read_knobs()

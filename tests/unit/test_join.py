@@ -13,7 +13,14 @@ from tickloom.stages.join import Joined, _keys, begin, finish, symbols_of
 from tickloom.tails import FOREVER, NO_FLOOR, Events, Loaded, Tails
 
 NOTHING = pl.DataFrame(
-    schema={"code": pl.UInt32, "ts": pl.Int64, "value": pl.Float64, "partition": pl.Int32, "offset": pl.Int64}
+    schema={
+        "code": pl.UInt32,
+        "ts": pl.Int64,
+        "value": pl.Float64,
+        "partition": pl.Int32,
+        "offset": pl.Int64,
+        "logged": pl.Int64,
+    }
 )
 KEYS = st.lists(st.tuples(st.integers(0, 2**20), st.integers(-(2**60), 2**63 - 1) | st.integers(0, 9)), max_size=9)
 
@@ -23,7 +30,7 @@ def join_alone(prices: list[float], volumes: list[float]) -> Joined:
     rows = {}
     for side, values in ((Side.PRICES, prices), (Side.VOLUMES, volumes)):
         columns = {"symbol": ["A"] * len(values), "ts": range(len(values)), "value": values}
-        columns |= {"partition": [0] * len(values), "offset": range(len(values))}
+        columns |= {"partition": [0] * len(values), "offset": range(len(values)), "logged": [0] * len(values)}
         schema = rows_schema(side)
         rows[side] = pl.DataFrame({name: columns.get(name, [None] * len(values)) for name in schema}, schema=schema)
     batch = Batch(rows, [], [], [], {}, len(prices) + len(volumes), 0.0)
@@ -42,7 +49,7 @@ def test_numbers_stand_for_keys(parts: list[list[tuple[int, int]]]) -> None:
             np.array([ts for _, ts in part], dtype=np.int64),
             np.zeros(len(part)),
             np.zeros(len(part), dtype=np.int32),
-            np.zeros(len(part), dtype=np.int64),
+            *(np.zeros(len(part), dtype=np.int64) for _ in ("offset", "logged")),
         )
         for part in parts
     ]

@@ -13,8 +13,11 @@ CREATE TABLE IF NOT EXISTS tickloom.offsets (
     skipped      bigint      NOT NULL DEFAULT 0,
     missing      bigint      NOT NULL DEFAULT 0,
     updated_at   timestamptz NOT NULL DEFAULT now(),
+    newest_timestamp timestamptz,
     PRIMARY KEY (topic, partition)
 ) WITH (fillfactor = 50);  -- updated with every batch: room for it on the page keeps the updates HOT
+-- The latest timestamp of all records before next_offset. Between partitions it decides which message is the later one.
+ALTER TABLE tickloom.offsets ADD COLUMN IF NOT EXISTS newest_timestamp timestamptz;
 
 CREATE TABLE IF NOT EXISTS tickloom.dead_letters (
     topic            text        NOT NULL,
@@ -46,23 +49,42 @@ CREATE TABLE IF NOT EXISTS tickloom.source (
     prices_topic  text NOT NULL,
     volumes_topic text NOT NULL,
     window_rows   int  NOT NULL,
-    repairs       bigint NOT NULL DEFAULT 0
+    repairs       bigint NOT NULL DEFAULT 0,
+    group_id      text
 );
 -- How many transactions of ``verify --repair`` have changed averages, which batches may have read before.
 ALTER TABLE tickloom.source ADD COLUMN IF NOT EXISTS repairs bigint NOT NULL DEFAULT 0;
+-- The one Kafka group that fills the tables: two would take the partitions from each other for ever.
+ALTER TABLE tickloom.source ADD COLUMN IF NOT EXISTS group_id text;
+-- Kafka's ids: a topic that is deleted and made anew has another.
+ALTER TABLE tickloom.source ADD COLUMN IF NOT EXISTS prices_topic_id text;
+ALTER TABLE tickloom.source ADD COLUMN IF NOT EXISTS volumes_topic_id text;
 
 -- Every symbol that has rows: to find out in the tables that one has none would take a look into each of their
 -- partitions. Some may have none. No row of a symbol is older than ``since``, where that is given, so that nobody looks for one
--- there, either. The partition numbers are claims of replicas, which see but one half of a symbol whose
--- sides come from different ones.
+-- there, either; of one whose ``since`` is infinite there is none. ``home``: the partition number that it belongs to where replicas
+-- share the topics.
 CREATE TABLE IF NOT EXISTS tickloom.symbols (
-    symbol            text COLLATE "C" PRIMARY KEY,
-    prices_partition  int,
-    volumes_partition int,
-    since             timestamptz
+    symbol text COLLATE "C" PRIMARY KEY,
+    home   int,
+    since  timestamptz
 );
 ALTER TABLE tickloom.symbols ADD COLUMN IF NOT EXISTS since timestamptz;
-CREATE INDEX IF NOT EXISTS torn ON tickloom.symbols (symbol) WHERE prices_partition <> volumes_partition;
+ALTER TABLE tickloom.symbols ADD COLUMN IF NOT EXISTS home int;
+DROP INDEX IF EXISTS tickloom.torn;
+ALTER TABLE tickloom.symbols DROP COLUMN IF EXISTS prices_partition, DROP COLUMN IF EXISTS volumes_partition;
+
+-- How replicas share the topics, one row: the partition counts that they know of, whether these have ever changed, since when
+-- one of them reads everything for that, a symbol that was met away from home, and the number of changes to all that.
+CREATE TABLE IF NOT EXISTS tickloom.sharing (
+    one                boolean PRIMARY KEY DEFAULT true CHECK (one),
+    era                bigint  NOT NULL,
+    prices_partitions  int     NOT NULL,
+    volumes_partitions int     NOT NULL,
+    raised             boolean NOT NULL,
+    alone_since        timestamptz,
+    torn               text
+);
 
 -- Makes partitions of ``parent`` and attaches them: for each 'made', 'present' where another replica was faster, or
 -- 'foreign' where a table of that name is something else. One statement, for a replica that falls asleep between two

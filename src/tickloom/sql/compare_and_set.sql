@@ -3,8 +3,8 @@
 WITH batch AS (
     SELECT * FROM unnest(
         $1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::bigint[],
-        $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[]
-    ) AS b (topic, partition, epoch, expected, next_offset, stored, superseded, dead, skipped, missing)
+        $6::timestamptz[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[]
+    ) AS b (topic, partition, epoch, expected, next_offset, newest_timestamp, stored, superseded, dead, skipped, missing)
 ), locked AS (
     SELECT o.topic, o.partition
     FROM tickloom.offsets o JOIN batch b USING (topic, partition)
@@ -14,6 +14,7 @@ WITH batch AS (
 )
 UPDATE tickloom.offsets o
 SET next_offset = b.next_offset,
+    newest_timestamp = b.newest_timestamp,
     stored = o.stored + b.stored,
     superseded = o.superseded + b.superseded,
     dead = o.dead + b.dead,

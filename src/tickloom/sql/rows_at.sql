@@ -1,8 +1,9 @@
 -- As rows_before, but each symbol's row at its time.
-SELECT s.code, t."timestamp", coalesce(t.{value}, 'NaN'), t.source_partition, t.source_offset, coalesce(t.{average}, 'NaN')
+SELECT s.code, t."timestamp", coalesce(t.{value}, 'NaN'), t.source_partition, t.source_offset,
+       coalesce(t.source_timestamp, 'epoch'), coalesce(t.{average}, 'NaN')
 FROM unnest($1::text[], $2::int[], $3::timestamptz[], $4::bigint[]) AS s (symbol, code, moment, wanted)
 CROSS JOIN LATERAL (
-    SELECT "timestamp", {value}, {average}, source_partition, source_offset FROM {table}
+    SELECT "timestamp", {value}, {average}, source_partition, source_offset, source_timestamp FROM {table}
     WHERE symbol = s.symbol AND "timestamp" = s.moment AND "timestamp" >= $5 AND "timestamp" < $6
     LIMIT s.wanted
 ) t

@@ -6,4 +6,4 @@ WITH wanted AS (
 INSERT INTO tickloom.offsets AS o (topic, partition, first_offset, next_offset, epoch, owner)
 SELECT topic, partition, first_offset, first_offset, 1, $4 FROM wanted ORDER BY topic, partition
 ON CONFLICT (topic, partition) DO UPDATE SET epoch = o.epoch + 1, owner = $4, updated_at = now()
-RETURNING o.topic, o.partition, o.next_offset, o.epoch
+RETURNING o.topic, o.partition, o.next_offset, o.epoch, o.newest_timestamp

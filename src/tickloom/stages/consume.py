@@ -18,7 +18,7 @@ from typing import Any
 import confluent_kafka as kafka
 import numpy as np
 
-from tickloom.errors import LogLost, Mistake, SourceUnavailable
+from tickloom.errors import LogLost, Mistake, SourceRefuses, SourceUnavailable
 from tickloom.kafka import METADATA_TIMEOUT_SECONDS, make_consumer, reader_config, side_of, translate
 from tickloom.logs import Logger
 from tickloom.model import Chunk, EndOfPartition, Gap, ReadEvent, ReadFailed, Side, TopicPartition
@@ -91,11 +91,8 @@ class Reader:
 
     def watermarks(self) -> dict[TopicPartition, tuple[int, int]]:
         """First offset and end of each partition's log. Blocks. Raises ``SourceUnavailable``, ``Mistake``."""
-        try:
-            with self._asking:
-                return {at: self._watermark(at) for at in sorted(self._partitions)}
-        except kafka.KafkaException as error:
-            raise translate(error.args[0]) from None
+        with self._asking:
+            return {at: self._watermark(at) for at in sorted(self._partitions)}
 
     def lag_messages(self) -> dict[TopicPartition, int]:
         """Messages between what was read and the log's end as last heard of. Does not block."""
@@ -146,9 +143,12 @@ class Reader:
 
     def _watermark(self, at: TopicPartition) -> tuple[int, int]:
         consumer = self._consumers[self._sides[at.topic]]
-        found = consumer.get_watermark_offsets(
-            kafka.TopicPartition(at.topic, at.partition), timeout=METADATA_TIMEOUT_SECONDS
-        )
+        try:
+            found = consumer.get_watermark_offsets(
+                kafka.TopicPartition(at.topic, at.partition), timeout=METADATA_TIMEOUT_SECONDS
+            )
+        except kafka.KafkaException as error:
+            raise consumer.explain(error.args[0], idle=not self._thread.is_alive()) from None
         if found is None:
             raise SourceUnavailable(f"Kafka did not tell the offsets of {at.topic} {at.partition} in time")
         return found
@@ -234,18 +234,23 @@ class Reader:
                 self._post(EndOfPartition(at, message.offset()))
         elif code in (_E._AUTO_OFFSET_RESET, _E.OFFSET_OUT_OF_RANGE):
             self._out_of_range(TopicPartition(message.topic(), message.partition()))
-        elif error.fatal() or isinstance(translate(error), Mistake) or code == _E.UNKNOWN_TOPIC_OR_PART:
-            raise translate(error)
+        elif (
+            isinstance(told := self._consumers[side].explain(error, idle=False), Mistake | SourceRefuses)
+            or error.fatal()
+            or code == _E.UNKNOWN_TOPIC_OR_PART
+        ):
+            raise told
         else:
             _log.debug("reading", error=error.str())
 
     def _out_of_range(self, at: TopicPartition) -> None:
         low, high = self._watermark(at)
         gap = find_gap(at, self._positions[at], low, high, self._settings.gap_policy)
-        resume = self._positions[at]
-        if gap is not None:
-            self._post(gap)
-            resume = self._positions[at] = gap.to_offset
+        if gap is None:
+            # The offset was out of range a moment ago, and is no longer: the topic may have been deleted and made anew.
+            raise SourceUnavailable(f"{at.topic} partition {at.partition} changed under the reader; looking at it anew")
+        self._post(gap)
+        resume = self._positions[at] = gap.to_offset
         self._consumers[self._sides[at.topic]].seek(kafka.TopicPartition(at.topic, at.partition, resume))
 
 

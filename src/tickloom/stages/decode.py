@@ -159,7 +159,11 @@ def _read_each(
             kept.append(index)
     names = ("symbol", "ts", "value", "open_price", "high_price", "low_price")
     columns: dict[str, Sequence[Any]] = dict(zip(names, zip(*good, strict=True) if good else [()] * 6, strict=True))
-    columns |= {"partition": chunk.partitions[kept].tolist(), "offset": chunk.offsets[kept].tolist()}
+    columns |= {
+        "partition": chunk.partitions[kept].tolist(),
+        "offset": chunk.offsets[kept].tolist(),
+        "logged": chunk.logged[kept].tolist(),
+    }
     schema = rows_schema(chunk.side)
     return pl.DataFrame({name: columns[name] for name in schema}, schema=schema), kept, rejects
 
@@ -305,6 +309,7 @@ def _read_columns(chunk: Chunk, bounds: EventBounds) -> tuple[pl.DataFrame, Ints
             *(pl.Series(name, column, nan_to_null=True) for name, column in numbers.items()),
             pl.Series("partition", chunk.partitions[index].astype(np.int32)),
             pl.Series("offset", chunk.offsets[index]),
+            pl.Series("logged", chunk.logged[index]),
         ]
     )
     if doubtful.any():

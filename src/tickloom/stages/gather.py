@@ -89,10 +89,19 @@ def _cut(decoded: Decoded, places: list[int], cuts: list[int]) -> list[Decoded]:
 class Gatherer:
     """Collects what was decoded; the one place that knows where each partition's next batch begins."""
 
-    def __init__(self, limits: BatchLimits, positions: dict[TopicPartition, int], keep_raw: bool = False) -> None:
-        """``positions``: per partition the offset that the ledger expects next. ``keep_raw`` keeps raw messages."""
+    def __init__(
+        self,
+        limits: BatchLimits,
+        positions: Mapping[TopicPartition, int],
+        logged: Mapping[TopicPartition, int] | None = None,
+        keep_raw: bool = False,
+    ) -> None:
+        """``positions``: per partition the offset that the ledger expects next; ``logged``: the latest record timestamp
+        before it, in µs. ``keep_raw`` keeps raw messages.
+        """
         self._limits = limits
         self._positions = dict(positions)
+        self._logged = dict(logged or {})
         self._keep_raw = keep_raw
         self._open()
 
@@ -176,17 +185,18 @@ class Gatherer:
     def _add_rows(self, decoded: Decoded) -> None:
         chunk = decoded.chunk
         dead = Counter(reject.source for reject in decoded.rejects)
+        self._frames[chunk.side].append(self._with_time_of_log(chunk, decoded.rows))
         for partition, count, last in chunk.lasts():
             source = TopicPartition(chunk.topic, partition)
             progress, end = self._progress_of(source), int(chunk.offsets[last]) + 1
             progress.skipped += end - progress.next_offset - count  # transaction markers, compaction holes
             progress.messages += count
             progress.dead += dead[source]
+            progress.logged = self._logged[source] = max(self._logged.get(source, 0), int(chunk.logged[last]))
             self._newest_ms[source] = int(chunk.timestamps_ms[last])
             self._move(progress, source, end)
         oldest = int(chunk.timestamps_ms.min())
         self._oldest_ms = oldest if self._oldest_ms is None else min(self._oldest_ms, oldest)
-        self._frames[chunk.side].append(decoded.rows)
         self._note_times(decoded.rows["ts"].to_numpy())
         self._rejects.extend(decoded.rejects)
         self._messages += len(chunk.values)
@@ -194,6 +204,15 @@ class Gatherer:
         self._bytes += sum(_beside_the_value(letter) for letter in decoded.rejects)
         if self._keep_raw:
             self._raw.append(chunk)
+
+    def _with_time_of_log(self, chunk: Chunk, rows: pl.DataFrame) -> pl.DataFrame:
+        """The rows, none with an earlier ``logged`` than what its partition has seen before the chunk."""
+        partition, logged = rows["partition"].to_numpy(), rows["logged"].to_numpy()
+        before = np.zeros(int(partition.max(initial=0)) + 1, dtype=np.int64)
+        for source, micros in self._logged.items():
+            if source.topic == chunk.topic and source.partition < len(before):
+                before[source.partition] = micros
+        return rows.with_columns(pl.Series("logged", np.maximum(logged, before[partition])))
 
     def _note_times(self, micros: Ints) -> None:
         if not len(micros):
@@ -215,7 +234,8 @@ class Gatherer:
 
     def _progress_of(self, source: TopicPartition) -> Progress:
         position = self._positions[source]
-        return self._progress.setdefault(source, Progress(expected=position, next_offset=position))
+        logged = self._logged.get(source, 0)
+        return self._progress.setdefault(source, Progress(expected=position, next_offset=position, logged=logged))
 
     def _move(self, progress: Progress, source: TopicPartition, offset: int) -> None:
         progress.next_offset = offset

@@ -23,12 +23,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tickloom.model import Batch, Side
-from tickloom.tails import FOREVER, Context, Events, Ints, Points, Tails, distinct, events
+from tickloom.tails import FOREVER, KEPT, Context, Events, Ints, Points, Tails, distinct, events
 
 Bools: TypeAlias = NDArray[np.bool_]
 Floats: TypeAlias = NDArray[np.float64]
 Around: TypeAlias = Mapping[Side, pl.DataFrame]
-"""Per side rows of the tables: code, ts, value, partition, offset, average; each key once, ordered by it."""
+"""Per side rows of the tables: code, ts, value, partition, offset, logged, average; each key once, ordered by it."""
 
 _KEY_BITS = 63
 _MET_NUMBERS = ("price", "volume", "price_average", "volume_average", "ratio")
@@ -39,9 +39,8 @@ class SideRows:
     """What one side's table takes. All frames lead with code and ts and are ordered by them.
 
     ``new``: keys that the table does not have (all columns and ``average``).
-    ``corrected``: keys that it has, whose values a later offset replaces (the same columns).
+    ``corrected``: keys that it has, whose values a later message replaces (the same columns).
     ``revised``: rows that stay, but whose window changed (code, ts, average).
-    ``newcomers``: symbols that this table may not have yet (code; partition of a row; ``first``: the other may not either).
     ``stored``, ``superseded``: counts by partition. ``collapsed``: of the superseded those whose value differs from what
     came after them under the same key.
     """
@@ -49,7 +48,6 @@ class SideRows:
     new: pl.DataFrame
     corrected: pl.DataFrame
     revised: pl.DataFrame
-    newcomers: pl.DataFrame
     stored: Mapping[int, int]
     superseded: Mapping[int, int]
     collapsed: int
@@ -130,14 +128,7 @@ def finish(begun: Begun, tails: Tails, around: Around | None = None) -> Joined:
     tails.reach_back(begun.slots, begun.oldest)
     return Joined(
         symbols=begun.symbols,
-        sides={
-            side: _side_rows(
-                begun.rows[side],
-                merged[side],
-                _newcomers(read[side], contexts[side].empty, contexts[side.other].empty),
-            )
-            for side in Side
-        },
+        sides={side: _side_rows(begun.rows[side], merged[side]) for side in Side},
         met=met,
         remet=remet,
         older=_key_frame(_Keys(older, older, begun.oldest[older])),
@@ -239,7 +230,7 @@ def _merge(known: _Known, known_keys: Ints, read: Events, keys: Ints, window: in
     both = _concat(known.rows, read)
     held = np.arange(len(both.ts)) < len(known_keys)
     key = np.concatenate([known_keys, keys])
-    order = _ordered(key, both.offset, both.partition, held)
+    order = _ordered(key, both.logged, both.offset, both.partition, held)
     last = _last_of_each(key[order])
     won = order[last]
     rows = _take(both, won)
@@ -267,16 +258,13 @@ def _merge(known: _Known, known_keys: Ints, read: Events, keys: Ints, window: in
 
 
 def _take(rows: Events, which: Any) -> Events:
-    return Events(rows.code[which], rows.ts[which], rows.value[which], rows.partition[which], rows.offset[which])
+    return Events(rows.code[which], *(getattr(rows, name)[which] for name in KEPT))
 
 
 def _concat(first: Events, then: Events) -> Events:
     return Events(
         np.concatenate([first.code, then.code]),
-        np.concatenate([first.ts, then.ts]),
-        np.concatenate([first.value, then.value]),
-        np.concatenate([first.partition, then.partition]),
-        np.concatenate([first.offset, then.offset]),
+        *(np.concatenate([getattr(first, name), getattr(then, name)]) for name in KEPT),
     )
 
 
@@ -315,7 +303,7 @@ def _mean(value: Floats, place: Ints, window: int) -> Floats:
 # --- what load takes -------------------------------------------------------------------------------------------
 
 
-def _side_rows(rows: pl.DataFrame, merged: _Merged, newcomers: pl.DataFrame) -> SideRows:
+def _side_rows(rows: pl.DataFrame, merged: _Merged) -> SideRows:
     """``rows``: the batch's own, with codes."""
     new = merged.changed & merged.fresh
     revised = merged.affected & ~merged.changed
@@ -326,18 +314,10 @@ def _side_rows(rows: pl.DataFrame, merged: _Merged, newcomers: pl.DataFrame) -> 
         new=_with_averages(rows, merged, new),
         corrected=_with_averages(rows, merged, merged.changed & ~merged.fresh),
         revised=_key_frame(merged.keys(revised), pl.Series("average", merged.average[revised])),
-        newcomers=newcomers,
         stored=stored,
         superseded={partition: count for partition, count in superseded.items() if count},
         collapsed=merged.collapsed,
     )
-
-
-def _newcomers(read: Events, empty: Bools, other_empty: Bools) -> pl.DataFrame:
-    """Of the symbols whose history is ``empty`` (by code) those that were read."""
-    first = np.flatnonzero(empty[read.code])
-    code, index = np.unique(read.code[first], return_index=True)
-    return pl.DataFrame({"code": code, "partition": read.partition[first[index]], "first": other_empty[code]})
 
 
 def _with_averages(rows: pl.DataFrame, merged: _Merged, which: Bools) -> pl.DataFrame:

@@ -18,8 +18,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tickloom.copy_binary import SymbolBytes, encode
-from tickloom.errors import DataRefused, Fenced, NotCopartitioned
-from tickloom.ledger import Counts, already_done, compare_and_set, refuse_repaired, torn_symbol
+from tickloom.errors import DataRefused, Fenced
+from tickloom.ledger import Counts, already_done, compare_and_set, refuse_repaired
 from tickloom.model import (
     ANALYTICS,
     AVERAGE_COLUMN,
@@ -50,9 +50,7 @@ class Encoded:
     ``copies``: the bytes; ``rows``: how many; ``updates``: of a staged one the runs of partitions in which its keys lie.
     ``needed``: output table to the event times whose partitions must exist; ``table_partitions``: how many of all
     tables the batch touches; ``counts``: by side and partition; ``collapsed``: superseded rows of another value.
-    ``newcomers``: symbols that may be new to a side, or that get older rows than they had, ordered: symbol,
-    prices_partition, volumes_partition (null where a side is not here), first (neither side may have it), since (the
-    oldest row's ts in µs, null where they had older ones).
+    ``older``: symbols that have no row as old as the batch's, ordered, and the ts of that, in µs.
     """
 
     copies: Mapping[str, bytearray]
@@ -62,7 +60,7 @@ class Encoded:
     table_partitions: int
     counts: Mapping[tuple[Side, int], Counts]
     collapsed: int
-    newcomers: pl.DataFrame
+    older: tuple[list[str], list[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +110,7 @@ def prepare(joined: Joined, now_micros: int, widths: Mapping[str, Partitioning])
             for partition in rows.stored.keys() | rows.superseded.keys()
         },
         collapsed=sum(rows.collapsed for rows in joined.sides.values()),
-        newcomers=_newcomers(joined),
+        older=(joined.symbols.gather(joined.older["code"]).to_list(), joined.older["ts"].to_list()),
     )
 
 
@@ -131,15 +129,6 @@ def frames_of(joined: Joined, now_micros: int) -> dict[str, pl.DataFrame]:
     return {name: frames[name] for name in TARGETS if len(frames[name])}
 
 
-def _newcomers(joined: Joined) -> pl.DataFrame:
-    prices, volumes = (joined.sides[side].newcomers.rename({"partition": f"{side}_partition"}) for side in Side)
-    both = prices.join(volumes, on=["code", "first"], how="full", coalesce=True)
-    older = joined.older.select(pl.col("code").cast(pl.Int64), since=pl.col("ts"))
-    found = both.join(older, on="code", how="full", coalesce=True).sort("code")
-    symbol = joined.symbols.gather(found["code"]).alias("symbol")
-    return found.select(symbol, "prices_partition", "volumes_partition", pl.col("first").fill_null(False), "since")
-
-
 def _stamped(met: pl.DataFrame, now_micros: int) -> pl.DataFrame:
     return met.hstack([pl.Series("processed_at", np.full(len(met), now_micros))])
 
@@ -152,11 +141,9 @@ class Loader:
         topics: Mapping[Side, str],
         epochs: Mapping[TopicPartition, int],
         copy_seconds: float = 300,
-        owns_everything: bool = True,
     ) -> None:
-        """``copy_seconds``: the limit of one COPY. Only a replica that owns everything surely sees both halves of a symbol."""
+        """``copy_seconds``: the limit of one COPY."""
         self._copy_seconds = copy_seconds
-        self._owns_everything = owns_everything
         self._topics = topics
         self._epochs = epochs
 
@@ -164,14 +151,13 @@ class Loader:
         """Write a batch in one transaction. Partitions must exist, and ``stage`` must have run on the connection.
 
         Raises ``Fenced``; ``DataRefused`` (nothing is left of it); ``StoreUnavailable`` (try the same again: a commit
-        whose answer was lost is noticed); ``StateSpoilt`` where a repair has come between; ``NotCopartitioned``, where this
-        replica has but one half of a symbol; ``Mistake``.
+        whose answer was lost is noticed); ``StateSpoilt`` where a repair has come between; ``Mistake``.
         """
         batch, encoded = work.batch, work.encoded
         assert encoded is not None, "it must be sifted first"
         counts = self._by_source(encoded)
         with told():
-            await self._introduce(connection, encoded.newcomers)
+            await _introduce(connection, *encoded.older)
             async with transaction(connection):
                 try:
                     await compare_and_set(connection, batch.progress, self._epochs, counts)
@@ -204,26 +190,16 @@ class Loader:
             for run in encoded.updates[target.name]:
                 await connection.execute(target.update, moment(run.start), moment(run.stop))
 
-    async def _introduce(self, connection: Connection, newcomers: pl.DataFrame) -> None:
-        """Note the symbols that have rows from now on. A replica claims its halves of them, and looks whether somebody has
-        claimed the other half of one.
-
-        Before the transaction of the rows, for the claim must stay when that fails.
-        """
-        if self._owns_everything:
-            newcomers = newcomers.filter(pl.col("first") | pl.col("since").is_not_null())
-        if len(newcomers):
-            symbol, prices, volumes, _, since = (column.to_list() for column in newcomers.get_columns())
-            claims = (None, None) if self._owns_everything else (prices, volumes)
-            times = [None if micros is None else moment(micros) for micros in since]
-            await connection.execute(_INTRODUCE, symbol, *claims, times)
-        if not self._owns_everything and (torn := await torn_symbol(connection)) is not None:
-            raise NotCopartitioned.torn(torn)
-
     def _by_source(self, encoded: Encoded) -> dict[TopicPartition, Counts]:
         return {
             TopicPartition(self._topics[side], partition): count for (side, partition), count in encoded.counts.items()
         }
+
+
+async def _introduce(connection: Connection, symbols: Sequence[str], since: Sequence[int]) -> None:
+    """Note the symbols that have rows from now on, or older ones than they had. A batch that fails may leave that behind."""
+    if symbols:
+        await connection.execute(_INTRODUCE, symbols, [moment(micros) for micros in since])
 
 
 async def stage(connection: Connection) -> None:
@@ -314,6 +290,7 @@ _FRAME_COLUMN = {
     **dict.fromkeys(AVERAGE_COLUMN.values(), "average"),
     "source_partition": "partition",
     "source_offset": "offset",
+    "source_timestamp": "logged",
 }
 """By column of a raw table what it is called in the frames of ``join``, where that is something else."""
 _INTRODUCE = sql("introduce")

@@ -4,6 +4,7 @@ Where to read and write comes from the environment, as for the daemon (``TICKLOO
 defaults from ``TICKLOOM_DAGSTER_…``, that a run's configuration may set anew.
 """
 
+import os
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -11,14 +12,17 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tickloom import drain
+from tickloom.errors import SettingsError
 from tickloom.outcome import Outcome
-from tickloom.settings import PREFIX, Settings, load
+from tickloom.settings import PREFIX, Settings, load, misspelt, refusal
+
+_PREFIX = f"{PREFIX}DAGSTER_"
 
 
 class DagsterSettings(BaseSettings):
     """``TICKLOOM_DAGSTER_…``: read once, when the code location loads. Raises pydantic's ``ValidationError``."""
 
-    model_config = SettingsConfigDict(env_prefix=f"{PREFIX}DAGSTER_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore", frozen=True)
 
     max_seconds: float = Field(
         100, gt=0, description="A run reads for so long at most; the schedule ticks every 120 s."
@@ -44,7 +48,15 @@ class DagsterSettings(BaseSettings):
         return (now - timedelta(days=31)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
-KNOBS = DagsterSettings()  # pyright: ignore[reportCallIssue]
+def read_knobs() -> DagsterSettings:
+    """From the environment. Raises ``SettingsError`` for a name that nobody reads, ``ValidationError`` for a wrong value."""
+    known = {_PREFIX + name.upper() for name in DagsterSettings.model_fields}
+    if unknown := misspelt(os.environ, known, set(), _PREFIX):
+        raise SettingsError(". ".join(refusal(name, nearest) for name, nearest in unknown.items()))
+    return DagsterSettings()  # pyright: ignore[reportCallIssue]
+
+
+KNOBS = read_knobs()
 
 
 class TickloomResource(dg.ConfigurableResource["TickloomResource"]):

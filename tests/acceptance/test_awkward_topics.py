@@ -1,0 +1,224 @@
+"""What is done to topics while daemons run: partitions added, a topic deleted and made anew."""
+
+import json
+import signal
+import time
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewPartitions
+
+from tests import services
+from tests.acceptance.test_bad_days import until
+from tests.acceptance.test_replicas import OWNERS, PROTOCOLS, READ, Replica, Start, _into_other_partitions, protocols
+from tests.acceptance.test_replicas import start as start
+from tests.acceptance.world import World
+from tests.hostile import Thing, hostile_things
+
+STANDING_BY = "standing by: another replica reads all partitions until the topics can be shared again"
+
+
+def options_of(protocol: str) -> str:
+    """That notice new partitions within a second."""
+    return json.dumps(json.loads(PROTOCOLS[protocol]) | {"topic.metadata.refresh.interval.ms": 1000})
+
+
+def add_partitions(world: World, count: int, *sides: str) -> None:
+    """Raise these topics to ``count`` partitions."""
+    admin = AdminClient({"bootstrap.servers": world.bootstrap})
+    for side in sides or ("prices", "volumes"):
+        topic = world.topics[side]
+        admin.create_partitions([NewPartitions(topic, count)])[topic].result(30)
+
+        def known(topic: str = topic) -> int:
+            return len(admin.list_topics(topic, timeout=10).topics[topic].partitions)
+
+        until(lambda: known() == count)
+
+
+def make_anew(world: World, side: str, partitions: int) -> None:
+    """Delete a topic and make one of the same name."""
+    admin = AdminClient({"bootstrap.servers": world.bootstrap})
+    topic = world.topics[side]
+    admin.delete_topics([topic])[topic].result(30)
+    until(lambda: topic not in admin.list_topics(timeout=10).topics)
+    services.create_topic(world.bootstrap, topic, partitions)
+
+
+def sent_with(world: World, things: list[Thing], partitions: int) -> None:
+    """Produced by somebody who knows of so many partitions."""
+    replace(world, partitions=partitions).produce(things)
+
+
+@pytest.mark.parametrize("sides", [("prices",), ("volumes",), ("prices", "volumes")], ids="+".join)
+def test_partitions_are_added_under_one_replica(
+    kafka: Any, database_url: str, topics: tuple[str, str], start: Start, sides: tuple[str, ...]
+) -> None:
+    """It waited for ever for another replica to leave, which was never there."""
+    world = World.make(kafka, database_url, topics, partitions=4)
+    world.settings |= {"TICKLOOM_KAFKA_OPTIONS": options_of("classic")}
+    things = hostile_things(seed=31, messages=3_000)
+    replica = start(world, "only")
+    world.produce(things[:1_000])
+    until(lambda: world.query(READ)[0][0] == 1_000)
+    add_partitions(world, 6, *sides)
+    for side in ("prices", "volumes"):
+        mine = [thing for thing in things[1_000:] if thing.side == side]
+        sent_with(world, mine, 6 if side in sides else 4)
+    until(lambda: world.query(READ)[0][0] == 3_000)
+    replica.leaves()
+    assert world.differences() == []
+
+
+@protocols
+def test_replicas_scale_out_by_adding_partitions(
+    kafka: Any, database_url: str, topics: tuple[str, str], start: Start, protocol: str
+) -> None:
+    """Both stopped, with wrong averages beside the rows that moved: adding partitions is how people scale."""
+    world = World.make(kafka, database_url, topics, partitions=4)
+    world.settings |= {
+        "TICKLOOM_KAFKA_OPTIONS": options_of(protocol),
+        "TICKLOOM_BATCH_MAX_MESSAGES": "300",
+        "TICKLOOM_SHARE_AFTER_SECONDS": "3",
+    }
+    things = hostile_things(seed=32, messages=24_000)
+    portions = iter([things[at : at + 200] for at in range(0, len(things), 200)])
+    random = Random(32)
+
+    def feed(portions_to_send: int, *known: int) -> None:
+        """By producers that know of so many partitions, turn by turn."""
+        for _ in range(portions_to_send):
+            sent_with(world, next(portions), random.choice(known))
+
+    replicas = {name: start(world, name) for name in ("a", "b")}
+    feed(10, 4)
+    until(lambda: world.query(OWNERS)[0][0] == 2)
+    feed(10, 4)  # a backlog in the old partitions
+    add_partitions(world, 8)
+    feed(20, 4, 8)
+    replicas["a"].dies()
+    feed(10, 4, 8)
+    replicas |= {name: start(world, name) for name in ("c", "d")}
+    feed(20, 8)
+    until(lambda: world.query(OWNERS)[0][0] == 3, 90)  # c, d and b share again
+    feed(5, 4)  # somebody who still has not heard of the new partitions
+    feed(10, 8)
+    add_partitions(world, 12, "volumes")
+    feed(5, 8)
+    add_partitions(world, 12, "prices")
+    feed(10, 8, 12)
+    replicas["c"].process.send_signal(signal.SIGSTOP)
+    feed(10, 12)
+    replicas["c"].process.send_signal(signal.SIGCONT)
+    feed(10, 12)
+    until(lambda: world.query(READ)[0][0] == len(things), 120)
+    until(lambda: world.query(OWNERS)[0][0] == 3, 90)
+    for name in ("b", "c", "d"):
+        replicas[name].leaves()
+    assert world.differences() == []
+
+
+def test_a_replica_that_stands_by_says_so(kafka: Any, database_url: str, topics: tuple[str, str], start: Start) -> None:
+    """It looked idle while messages waited, and a rollout would have waited for it for ever."""
+    world = World.make(kafka, database_url, topics, partitions=2)
+    world.settings |= {"TICKLOOM_KAFKA_OPTIONS": options_of("classic"), "TICKLOOM_SHARE_AFTER_SECONDS": "600"}
+    replicas = [start(world, name) for name in ("a", "b")]
+    until(lambda: world.query(OWNERS)[0][0] == 2)
+    add_partitions(world, 4)
+    until(lambda: sum(STANDING_BY in replica.events() for replica in replicas) == 1)
+    standing_by = next(replica for replica in replicas if STANDING_BY in replica.events())
+    sent_with(world, hostile_things(seed=33, messages=500), 4)
+    until(lambda: world.query(READ)[0][0] == 500)
+    assert world.query(OWNERS)[0][0] == 1
+    for path in ("livez", "readyz"):
+        code, said = standing_by.get(path)
+        assert code == 200
+        assert "standing by" in said
+    for replica in replicas:
+        replica.leaves()
+    assert world.differences() == []
+
+
+def test_a_correction_in_a_new_partition_wins(
+    kafka: Any, database_url: str, topics: tuple[str, str], start: Start
+) -> None:
+    """It lost to the older value, whose offset in the symbol's old partition was higher."""
+    world = World.make(kafka, database_url, topics, partitions=1)
+    world.settings |= {"TICKLOOM_KAFKA_OPTIONS": options_of("classic")}
+    now = int(time.time() * 1_000)
+
+    def price(value: float, later_ms: int, partition: int) -> Thing:
+        body = json.dumps({"symbol": "A", "price": value, "timestamp": now}).encode()
+        return Thing("prices", b"A", body, now + later_ms, partition)
+
+    replica = start(world, "only")
+    volume = json.dumps({"symbol": "A", "volume": 1, "timestamp": now}).encode()
+    world.produce([Thing("volumes", b"A", volume, now, 0)])
+    world.produce([price(number, number, 0) for number in range(50)])
+    until(lambda: world.query("SELECT price FROM stock_prices") == [(49.0,)])
+    add_partitions(world, 2)
+    sent_with(world, [price(1_000.5, 100, 1)], 2)
+    until(lambda: world.query("SELECT price, source_partition FROM stock_prices") == [(1000.5, 1)])
+    replica.leaves()
+    replica = start(world, "again")
+    sent_with(world, [price(7.0, 90, 0)], 2)  # somebody is late, in the old partition
+    until(lambda: world.query(READ)[0][0] == 53)
+    assert world.query("SELECT price FROM stock_prices") == [(1000.5,)]
+    replica.leaves()
+    assert world.differences() == []
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["at rest", "running"])
+def test_a_topic_that_was_made_anew(
+    kafka: Any, database_url: str, topics: tuple[str, str], start: Start, running: bool
+) -> None:
+    """The daemon went on in the middle of another log; its first messages were lost, and ``verify`` said exact."""
+    world = World.make(kafka, database_url, topics, partitions=1)
+    world.settings |= {"TICKLOOM_KAFKA_OPTIONS": options_of("classic")}
+    things = hostile_things(seed=34, messages=600)
+    prices = [thing for thing in things if thing.side == "prices"]
+    replica = start(world, "first")
+    world.produce(prices[:100])
+    until(lambda: world.query(READ)[0][0] == 100)
+    if not running:
+        replica.leaves()
+    make_anew(world, "prices", 1)
+    world.produce(prices[100:250])
+    if not running:
+        replica = start(world, "second")
+    assert replica.process.wait(60) == 2, replica.log.read_text()[-3000:]
+    last = replica.log.read_text().splitlines()[-1]
+    assert f"topic {topics[0]} was deleted and made anew" in last
+    assert "empty database" in last
+    assert world.query(READ)[0][0] == 100
+    assert world.query("SELECT count(*)::int FROM stock_prices")[0][0] <= 100
+    done = world.tickloom("check")
+    assert done.returncode == 3
+    assert "was deleted and made anew" in done.stdout
+
+
+def test_two_that_each_worked_alone_on_torn_topics(
+    kafka: Any, database_url: str, topics: tuple[str, str], start: Start
+) -> None:
+    """Each waited for the other to leave."""
+    world = World.make(kafka, database_url, topics, 2)
+    world.settings |= {"TICKLOOM_KAFKA_OPTIONS": options_of("classic")}
+    things = _into_other_partitions(hostile_things(seed=35, messages=2_000))
+    replicas: list[Replica] = [start(world, "first")]
+    until(lambda: world.query(OWNERS)[0][0] == 1)
+    replicas.append(start(world, "second"))
+    until(lambda: world.query(OWNERS)[0][0] == 2)
+    replicas[0].process.send_signal(signal.SIGSTOP)  # past the session timeout: the second has it all
+    until(lambda: world.query(OWNERS)[0][0] == 1)
+    replicas[0].process.send_signal(signal.SIGCONT)
+    until(lambda: world.query(OWNERS)[0][0] == 2)
+    for at in range(0, 2_000, 200):
+        world.produce(things[at : at + 200])
+        time.sleep(0.3)
+    until(lambda: world.query(READ)[0][0] == 2_000)
+    for replica in replicas:
+        assert replica.process.poll() is None, replica.log.read_text()[-3000:]
+        replica.leaves()
+    assert world.differences() == []

@@ -1,0 +1,133 @@
+"""How replicas share the topics, as the database keeps it: against a real Postgres."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+
+import pytest
+
+from tests.unit.test_sharing import FIRST_HALF, SECOND_HALF, SETTINGS, view
+from tickloom import history, ledger, schema, sharing
+from tickloom.errors import Fenced, LockHeld, NotCopartitioned
+from tickloom.model import Progress, TopicPartition
+from tickloom.postgres import Connection, connect, transaction
+from tickloom.settings import Settings
+from tickloom.sharing import Policy, Stance, View
+
+CAUGHT_UP = Stance(caught_up=True)
+AT_ONCE = SETTINGS.model_copy(update={"share_after_seconds": 0.0})
+
+
+@pytest.fixture
+async def settings(database_url: str) -> Settings:
+    """Settings of a migrated database."""
+    found = Settings(database_url=database_url)  # type: ignore[arg-type]
+    connection = await connect(found)
+    await schema.migrate(connection, found)
+    await connection.close()
+    return found
+
+
+@pytest.fixture
+async def connection(settings: Settings) -> AsyncGenerator[Connection]:
+    """A connection of one replica."""
+    connection = await connect(settings)
+    yield connection
+    await connection.close()
+
+
+async def enter(connection: Connection, mine: View, owner: str = "me") -> sharing.Entered:
+    return await sharing.enter(connection, mine, dict.fromkeys(sharing.wanted_offsets(mine), 0), owner)
+
+
+async def move(connection: Connection, claims: dict[TopicPartition, ledger.Claim], at: TopicPartition) -> None:
+    """One message of a partition committed, by who holds these claims."""
+    async with transaction(connection):
+        await ledger.compare_and_set(connection, {at: Progress(0, 1)}, {at: claims[at].epoch}, {})
+
+
+async def test_a_symbol_has_one_home(connection: Connection, settings: Settings) -> None:
+    """Replicas with one half of a symbol each would never join its pairs, and nobody would know."""
+    assert await sharing.settle_homes(connection, {"B": 1, "A": 0}) is None
+    assert await sharing.settle_homes(connection, {"A": 0, "C": 0}) is None
+    assert await sharing.settle_homes(connection, {"A": 1}) == "A"
+    other = await connect(settings)
+    try:
+        async with transaction(connection):
+            assert await sharing.settle_homes(connection, {"D": 0}) is None
+            waiting = asyncio.create_task(sharing.settle_homes(other, {"D": 1}))
+            await asyncio.sleep(0.3)
+            assert not waiting.done()
+        assert await waiting == "D"
+    finally:
+        await other.close()
+
+
+async def test_a_symbol_with_a_home_and_no_rows_is_new(connection: Connection) -> None:
+    """It would be looked for in every partition of the tables."""
+    await sharing.settle_homes(connection, {"A": 0})
+    assert await connection.fetch(history._KNOWN, ["A"]) == []
+
+
+async def test_torn_is_told_to_all(connection: Connection) -> None:
+    """Only one of the two sees that a symbol is torn; the other would go on with its half."""
+    await enter(connection, FIRST_HALF)
+    entered = await enter(connection, SECOND_HALF)
+    assert entered.policy is Policy.SHARED
+    await sharing.note_torn(connection, entered.era, "A")
+    for mine in (FIRST_HALF, SECOND_HALF):
+        with pytest.raises(NotCopartitioned, match="'A' comes in two partitions"):
+            await enter(connection, mine)
+    alone = await enter(connection, view(set(range(4)), set(range(4))))
+    assert alone.policy is Policy.EVERYTHING
+    assert (await enter(connection, FIRST_HALF)).policy is Policy.SHARED
+
+
+async def test_an_era_of_one_reader_fences_all_others(connection: Connection) -> None:
+    """Whoever decided by how it stood before would write beside the one that reads everything."""
+    first, second = await enter(connection, FIRST_HALF), await enter(connection, SECOND_HALF)
+    await sharing.settle_homes(connection, {"A": 0})
+    raised = replace(FIRST_HALF, counts=dict.fromkeys(FIRST_HALF.counts, 8), settings=AT_ONCE)
+    alone = await enter(connection, raised)
+    assert alone.policy is Policy.ALONE
+    assert len(alone.claims) == 16
+    assert alone.era > second.era
+    for claims in (first.claims, second.claims):
+        with pytest.raises(Fenced):
+            await move(connection, dict(claims), min(claims))
+    standing_by = await enter(connection, replace(raised, assigned=SECOND_HALF.assigned))
+    assert (standing_by.policy, standing_by.era, dict(standing_by.claims)) == (Policy.STANDBY, alone.era, {})
+
+    mine = frozenset(at for at in raised.everything if at.partition < 4)
+    shared = await enter(connection, replace(raised, assigned=mine, stance=CAUGHT_UP))
+    assert shared.policy is Policy.SHARED
+    assert shared.claims.keys() == mine
+    with pytest.raises(Fenced):  # also in the partitions that are not its own any more
+        await move(connection, dict(alone.claims), max(alone.claims))
+    assert await sharing.settle_homes(connection, {"A": 5}) is None, "homes are forgotten"
+
+
+async def test_torn_after_a_raise_begins_another_such_era(connection: Connection) -> None:
+    """A producer that had not heard of the new partitions would stop all replicas."""
+    await enter(connection, FIRST_HALF)
+    raised = replace(FIRST_HALF, counts=dict.fromkeys(FIRST_HALF.counts, 8), settings=AT_ONCE)
+    await enter(connection, raised)
+    shared = await enter(connection, replace(raised, stance=CAUGHT_UP))
+    assert shared.policy is Policy.SHARED
+    await sharing.note_torn(connection, shared.era, "A")
+    assert (await enter(connection, replace(raised, assigned=SECOND_HALF.assigned))).policy is Policy.STANDBY
+    assert (await enter(connection, raised)).policy is Policy.ALONE
+
+
+async def test_a_replica_that_sleeps_in_a_take_over(connection: Connection, settings: Settings) -> None:
+    """Nobody could take anything over until the sleeper wakes up."""
+    await enter(connection, FIRST_HALF)
+    asleep = await connect(settings, ledger.session_name("sleeper"))
+    try:
+        await asleep.execute("BEGIN")
+        await asleep.fetchrow(sharing._LOCK)
+        with pytest.raises(LockHeld):
+            await enter(connection, SECOND_HALF)
+        assert (await enter(connection, SECOND_HALF)).policy is Policy.SHARED
+    finally:
+        asleep.terminate()
