@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from tickloom.errors import LogLost, SchemaMismatch, WrongSource
+from tickloom.inspection import FoundColumn, FoundTable, faults
 from tickloom.model import ANALYTICS, PRICES, RAW_TABLE, TABLES, VOLUMES, Column, Table
 from tickloom.postgres import Connection, sql, told, transaction
 from tickloom.settings import Partitioning, Settings
-from tickloom.shape import FoundColumn, FoundTable, faults
 
 
 def _bookkeeping(name: str, columns: Mapping[str, str], *key: str) -> Table:
@@ -170,7 +170,7 @@ async def _check_encoding(connection: Connection) -> None:
 
 
 async def _check_shape(connection: Connection) -> None:
-    """Columns, types, keys, and what else would change, hide or refuse rows: see ``shape``."""
+    """Columns, types, keys, and what else would change, hide or refuse rows: see ``inspection``."""
     wanted = (*TABLES, *BOOKKEEPING)
     names = [table.name for table in wanted]
     columns: dict[str, dict[str, FoundColumn]] = {name: {} for name in names}

@@ -47,7 +47,7 @@ from tickloom.postgres import Connection, close, connect, connected
 from tickloom.retry import RetryPolicy
 from tickloom.settings import Partitioning, Settings
 from tickloom.sharing import Entered, Policy, Stance, View
-from tickloom.sieve import Means, Sieve, rows_by_table
+from tickloom.sieve import Means, Sieve
 from tickloom.stages.consume import Reader, find_gap
 from tickloom.stages.decode import EventBounds, decode
 from tickloom.stages.gather import BatchLimits, Gatherer, RefusalWatch, RejectLimits, RejectWatch, parts_of
@@ -366,7 +366,7 @@ class Session:
                 return await self._sieve(work.batch).load(connection, now)
             await self._make_partitions(connection, work.encoded)  # again: they may have been dropped meanwhile
             loaded = await self._loader.load(connection, work, now)
-            around.refused.note(rows_by_table(work.encoded), {})
+            around.refused.note(work.encoded.rows, {})
             return work.batch, loaded
         except StoreUnavailable as error:
             around.partitioner.forget()  # dropped by a person, or lost in a failover: look again

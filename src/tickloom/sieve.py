@@ -23,10 +23,10 @@ import polars as pl
 from tickloom import ledger
 from tickloom.errors import DataRefused, TooManyRejects, TooWide, Undecided
 from tickloom.history import History
+from tickloom.inspection import quoted
 from tickloom.model import ANALYTICS, RAW_TABLE, Batch, Reason, Reject, Side, Table
 from tickloom.partitions import Partitioner
 from tickloom.postgres import Connection
-from tickloom.shape import quoted
 from tickloom.stages.decode import reject
 from tickloom.stages.gather import RefusalWatch, Verdict
 from tickloom.stages.join import Joined, begin, finish, symbols_of
@@ -68,7 +68,7 @@ class Sieve:
         self._means = means
         self._rows: Mapping[Side, pl.DataFrame] = batch.rows
         self._refused: list[Reject] = []
-        self._seen: tuple[Counter[str], Counter[str]] | None = None  # rows tried and refused, by table, at first
+        self._seen: tuple[Mapping[str, int], Mapping[str, int]] | None = None  # rows tried and refused, at first
 
     async def load(self, connection: Connection, now: datetime) -> tuple[Batch, Loaded]:
         """The batch committed, with what Postgres refuses among its rejects.
@@ -92,7 +92,7 @@ class Sieve:
                 self._judge(encoded, found)
                 self._blame(joined, found)
             else:
-                means.watch.note(*(self._seen or (rows_by_table(encoded), Counter())))
+                means.watch.note(*(self._seen or (encoded.rows, {})))
                 return batch, loaded
 
     async def _join(self, connection: Connection, now_micros: int) -> tuple[Joined, Encoded]:
@@ -118,15 +118,14 @@ class Sieve:
         """Raise where it is the table's fault, or may be; nothing of the batch is there yet."""
         if self._seen is not None:
             return
-        refused = Counter(TARGETS[one.target].table.name for one in found)
-        tried = rows_by_table(encoded)
-        verdicts = {table: self._means.watch.judge(table, tried[table], refused[table]) for table in refused}
-        for table, verdict in verdicts.items():
+        refused, tried = Counter(one.target for one in found), encoded.rows
+        verdicts = {target: self._means.watch.judge(target, tried[target], refused[target]) for target in refused}
+        for target, verdict in verdicts.items():
             if verdict is Verdict.TABLE:
-                last = [one for one in found if TARGETS[one.target].table.name == table][-1]
+                table, last = TARGETS[target].table.name, [one for one in found if one.target == target][-1]
                 raise TooManyRejects(
-                    f"Postgres refused {refused[table]} of {tried[table]} rows of {table}, the last: {last.words}. What refuses "
-                    f"so many is the table, not the data, and nothing of it was stored: {_mend(table, last)}; or let "
+                    f"Postgres refused {refused[target]} of {tried[target]} rows of {table}, the last: {last.words}. What "
+                    f"refuses so many is the table, not the data, and nothing of it was stored: {_mend(table, last)}; or let "
                     f"TICKLOOM_REJECT_LIMIT_RATIO=1 make dead letters of any share"
                 )
         if self._means.patient and Verdict.UNCLEAR in verdicts.values():
@@ -209,14 +208,6 @@ class _Written:
         times = self._times.get((side, code), [])
         place = bisect_right(times, ts)
         return times[place - 1] if place else -(1 << 63)
-
-
-def rows_by_table(encoded: Encoded) -> Counter[str]:
-    """How many rows a batch writes into each table."""
-    found: Counter[str] = Counter()
-    for target, count in encoded.rows.items():
-        found[TARGETS[target].table.name] += count
-    return found
 
 
 def _letters(batch: Batch, words: Mapping[Source, str]) -> Iterator[Reject]:

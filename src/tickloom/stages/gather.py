@@ -302,7 +302,8 @@ class Verdict(Enum):
 
 
 class RefusalWatch:
-    """Per table how many rows Postgres has refused, of how many, since it last took more than a few of a batch.
+    """Per target (new rows of a table, corrected ones, and so on) how many rows Postgres has refused, of how many, since it
+    last took more than a few of a batch.
 
     Nearly all of ten rows or more are refused by the table, whatever they hold; so is a share of very many that would
     be too much of bad messages.
@@ -313,24 +314,24 @@ class RefusalWatch:
         self._tried: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
 
-    def judge(self, table: str, tried: int, refused: int) -> Verdict:
-        """The verdict on a batch of which ``refused`` of ``tried`` rows of a table were refused."""
+    def judge(self, target: str, tried: int, refused: int) -> Verdict:
+        """The verdict on a batch of which ``refused`` of ``tried`` rows for a target were refused."""
         limits = self._limits
         if refused > max(limits.ratio * tried, limits.min_messages):
             return Verdict.TABLE
-        tried, refused = self._tried[table] + tried, self._refused[table] + refused
+        tried, refused = self._tried[target] + tried, self._refused[target] + refused
         if not self._nearly_all(tried, refused):
             return Verdict.DATA
         return Verdict.TABLE if tried >= _ENOUGH_ROWS else Verdict.UNCLEAR
 
     def note(self, tried: Mapping[str, int], refused: Mapping[str, int]) -> None:
         """Remember a batch that is committed."""
-        for table, count in tried.items():
-            if self._nearly_all(count, refused.get(table, 0)):
-                self._tried[table] += count
-                self._refused[table] += refused.get(table, 0)
+        for target, count in tried.items():
+            if self._nearly_all(count, refused.get(target, 0)):
+                self._tried[target] += count
+                self._refused[target] += refused.get(target, 0)
             elif self._tried:
-                del self._tried[table], self._refused[table]
+                del self._tried[target], self._refused[target]
 
     def _nearly_all(self, tried: int, refused: int) -> bool:
         return refused > max(self._limits.ratio, _NEARLY_ALL) * tried
