@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from tickloom import schema
+from tickloom import ledger, schema
 from tickloom.errors import TickloomError
 from tickloom.kafka import Cluster, TopicIds, ask_group, check_options, describe_cluster, peek_keys
+from tickloom.model import PRICES, VOLUMES
 from tickloom.partitions import LockTable, budget_of, lock_table
 from tickloom.pooler import refuse_poolers
 from tickloom.postgres import connected, told
@@ -67,6 +68,7 @@ async def check(settings: Settings) -> list[Finding]:
         findings.append(await _find("schema", lambda: _schema(settings)))
         if cluster and findings[-1].good:
             findings.append(await _find("source", lambda: _source(settings, cluster[0])))
+        findings.append(await _find("ledger", lambda: _ledger(settings)))
         findings.append(await _find("rights", lambda: _rights(settings)))
         findings.append(await _find("table partitions", lambda: _partitions(settings)))
         findings.append(await _find("locks", lambda: _locks(settings)))
@@ -123,6 +125,15 @@ async def _partitions(settings: Settings) -> str:
     async with connected(settings) as connection:
         await schema.check_widths(connection, maker, now)
         return await rehearse_partitions(connection, maker, now)
+
+
+async def _ledger(settings: Settings) -> str:
+    tables = {settings.prices_topic: PRICES.name, settings.volumes_topic: VOLUMES.name}
+    async with connected(settings) as connection:
+        await ledger.refuse_forgotten(connection, tables)
+        expected = await ledger.all_positions(connection)
+        await ledger.refuse_beyond(connection, expected)
+    return f"{len(expected)} partitions; nothing is there of offsets that they have not come to"
 
 
 async def _source(settings: Settings, cluster: Cluster) -> str:

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -27,11 +27,13 @@ from tickloom import __version__, ledger, schema, sharing
 from tickloom.admin import judge_locks
 from tickloom.chores import Chores, end_all
 from tickloom.errors import (
+    DataRefused,
     Fenced,
     Mistake,
     NotCopartitioned,
     RowsRefused,
     RowsVanished,
+    SchemaMismatch,
     SourceRefuses,
     SourceUnavailable,
     StandBy,
@@ -39,6 +41,7 @@ from tickloom.errors import (
     StoreUnavailable,
     TickloomError,
     TooWide,
+    Undecided,
 )
 from tickloom.health import Health
 from tickloom.kafka import Cluster, TopicIds, check_options, describe_cluster
@@ -54,7 +57,7 @@ from tickloom.postgres import Connection, connected
 from tickloom.retry import RetryPolicy
 from tickloom.runtime import tune_interpreter
 from tickloom.server import application, serving
-from tickloom.session import Manner, Session, Store, Surroundings, open_session
+from tickloom.session import MOST_PATIENCE_SECONDS, Manner, Session, Store, Surroundings, open_session
 from tickloom.settings import Settings
 from tickloom.sharing import Policy, Stance, may_share
 from tickloom.stages.consume import Reader
@@ -114,6 +117,7 @@ class Daemon:
         self._fault: BaseException | None = None  # of a chore
         self._watch = Watch(settings, self.metrics, self.health)
         self._random = Random()
+        self._waits: Iterator[float] | None = None  # between sessions that come to nothing
 
     def stop(self) -> None:
         """Finish the batch in flight, commit, leave the group. Safe to call twice."""
@@ -257,7 +261,7 @@ class Daemon:
 
     async def _run_sessions(self, around: Surroundings) -> None:
         settings = self._settings
-        waits = None
+        self._waits = None
         manner = Manner()
         ends: Mapping[TopicPartition, int] | None = None
         while not self._stop.is_set():
@@ -268,17 +272,18 @@ class Daemon:
                 ends = await self._interruptible(self._patiently(around, partial(_ends, settings)))
                 if ends is None:
                     return
+            before = self._tally.batches
             try:
                 if assignment:
                     await self._run_session(around, assignment, ends, manner)
-                    manner, waits = Manner(), None
+                    manner, self._waits = Manner(), None
                 if ends is not None and await self._interruptible(self._all_done(around, ends)):
                     return
             except Fenced as error:
                 self.metrics.fenced.inc()
                 _log.warning("fenced", error=str(error))
-                await self._pause(settings.retry_initial_seconds)
-            except TooWide as error:
+                await self._back_off(before, error)
+            except TooWide as error:  # ends by itself: with each one batches are smaller
                 manner = replace(manner, max_messages=max(1, error.messages // 2))
                 _log.info("smaller batches", max_messages=manner.max_messages, reason=str(error))
             except RowsVanished as error:
@@ -289,11 +294,17 @@ class Daemon:
                         f"{error}; they can be read all the same: see the table's triggers and row-level security"
                     ) from error
                 _log.warning("rows have vanished: what is held of the tables is read anew", reason=str(error))
-            except RowsRefused:
+            except Undecided as error:  # likewise: its patience grows
+                manner = replace(manner, patience_seconds=min(2 * manner.patience_seconds or 1, MOST_PATIENCE_SECONDS))
+                _log.warning("waiting for more rows", seconds=manner.patience_seconds, reason=str(error))
+            except RowsRefused as error:
+                await self._look_at_the_tables(around)
                 manner = replace(manner, careful=True)
+                await self._back_off(before, error)
             except StateSpoilt as error:
                 _log.info("what is held of the tables is read anew", reason=str(error))
                 manner = Manner(max_messages=manner.max_messages if manner.careful else None)
+                await self._back_off(before, error)
             except StandBy as error:
                 self._era = error.era
                 await self._stand_by(around, error, ends)
@@ -305,14 +316,49 @@ class Daemon:
             except SourceUnavailable as error:
                 if mistake := self._ours_to_mend(error):
                     raise mistake from error
-                waits = waits or RetryPolicy(settings.retry_initial_seconds, settings.retry_max_seconds).waits(
-                    self._random
-                )
-                wait = next(waits)
+                wait = self._next_wait()
                 self._wait_for_kafka(around, error, wait)
                 await self._pause(wait)
+            except DataRefused as error:
+                await self._look_at_the_tables(around)
+                raise SchemaMismatch(
+                    f"{error}; it is no row of a batch: see what was added to the database (an event trigger?)"
+                ) from error
+            except Exception as error:  # of a bug, or of a table that was changed under us
+                if isinstance(error, SchemaMismatch) or not isinstance(error, TickloomError):
+                    await self._look_at_the_tables(around)
+                raise
             finally:
                 self._let_go()
+
+    async def _back_off(self, before: int, error: TickloomError) -> None:
+        """After a session that ended by an ``error``: go on at once where it has committed something since there were
+        ``before`` batches; else wait, longer each time. Who is fenced always waits: the group will have news.
+        """
+        if self._tally.batches > before:
+            self._waits = None
+            if not isinstance(error, Fenced):
+                return
+        else:
+            self.health.session_in_vain(time.monotonic(), str(error))
+        await self._pause(self._next_wait())
+
+    def _next_wait(self) -> float:
+        if self._waits is None:
+            settings = self._settings
+            policy = RetryPolicy(settings.retry_initial_seconds, settings.retry_max_seconds)
+            self._waits = policy.waits(self._random)
+        return next(self._waits)
+
+    async def _look_at_the_tables(self, around: Surroundings) -> None:
+        """After Postgres has refused something, or an answer was not to be understood: raise ``SchemaMismatch`` where a table
+        is no longer what we write into.
+        """
+        store = Store(around)
+        try:
+            await self._interruptible(store.run(lambda connection: schema.check(connection, self._settings)))
+        finally:
+            await store.close()
 
     async def _stand_by(self, around: Surroundings, reason: StandBy, ends: Mapping[TopicPartition, int] | None) -> None:
         """Until it has changed who reads what; for ``once`` until others have read to its ends."""
@@ -501,10 +547,23 @@ class Daemon:
             try:
                 async with connected(self._settings) as connection:
                     await self._make_partitions(around, connection)
+                    await self._look_for_changes(connection)
             except StoreUnavailable as error:  # whether it is away is watched elsewhere
                 _log.warning("housekeeping waits for Postgres", error=str(error))
             except Mistake as error:
                 _log.error("housekeeping failed", error=str(error))
+
+    async def _look_for_changes(self, connection: Connection) -> None:
+        """Of a key that was dropped, or a policy, the flow may notice nothing, and be wrong or slow."""
+        try:
+            await schema.check(connection, self._settings)
+        except SchemaMismatch as error:
+            self._fail(error)
+
+    def _fail(self, error: Mistake) -> None:
+        """End with this error, once what is in flight is done."""
+        self._failure = error
+        self._end_session()
 
     async def _follow_sharing(self, around: Surroundings) -> None:
         """Ends the session where it has changed who reads what, where replicas may share again, or where topics are others."""

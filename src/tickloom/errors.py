@@ -59,8 +59,12 @@ class LogLost(Mistake):
     """Offsets that the ledger expects are gone from the topic (retention, or the topic was recreated)."""
 
 
+class LedgerLost(Mistake):
+    """The ledger does not know offsets whose rows or dead letters are there: somebody wrote into it."""
+
+
 class TooManyRejects(Mistake):
-    """Most of the recent messages are bad: the stream is not what the settings say it is."""
+    """Most of the recent messages are bad, or refused: the stream is not what the settings say it is, or a table is not."""
 
 
 class TopicMissing(Mistake):
@@ -78,6 +82,12 @@ class SourceRefuses(SourceUnavailable):
 
 class StoreUnavailable(TickloomError):
     """Postgres cannot be reached or refuses for now; the caller waits and tries the same again."""
+
+
+class Garbled(StoreUnavailable):
+    """Postgres, or a pooler before it, could not read what it was sent, or has failed inside: that is an outage, or a column
+    that has another type than we send.
+    """
 
 
 class LockHeld(StoreUnavailable):
@@ -110,6 +120,10 @@ class RowsVanished(StateSpoilt):
 
 class RowsRefused(StateSpoilt):
     """Postgres refuses a value of a batch; who it is must be found out."""
+
+
+class Undecided(StateSpoilt):
+    """Postgres refuses nearly all of too few rows: with more it will be known whether they, or the table, are to blame."""
 
 
 class AwayFromHome(StateSpoilt):

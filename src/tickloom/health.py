@@ -1,7 +1,8 @@
 """Whether the daemon lives and is ready. Pure: ``now`` (monotonic seconds) and ``wall`` (Unix seconds) are arguments.
 
 *Alive*: something moved lately, or there is nothing to do, or an outage or another replica is being waited for (a restart
-would not help). *Ready*: partitions are assigned, or others read all; the schema is there, and Kafka and Postgres answer.
+would not help); and not one session after the other ends without a commit. *Ready*: partitions are assigned, or others read
+all; the schema is there, and Kafka and Postgres answer.
 """
 
 from dataclasses import dataclass, field
@@ -45,6 +46,11 @@ class Service:
         return f"waiting for {self.name} since {since}: {self.error}"
 
 
+_FRUITLESS_SESSIONS = 5
+_FRUITLESS_FOR_SECONDS = 60.0
+"""A session that has lasted for so long after those is none of them."""
+
+
 @dataclass(slots=True)
 class Health:
     """Written by the tasks of the flow, read by the HTTP server; all on the event loop."""
@@ -58,6 +64,9 @@ class Health:
     schema_present: bool = False
     lacks: str = ""
     """What somebody must make before the flow goes on, though the database answers."""
+    fruitless: int = 0
+    fruitless_at: float = 0.0
+    fruitless_why: str = ""
     waiting_for: str | None = None
     """Why this replica stands by, that is, reads nothing though nothing is away: it is alive and ready."""
     kafka: Service = field(default_factory=lambda: Service("Kafka"))
@@ -72,8 +81,15 @@ class Health:
         if self._rests() is not None:
             self.beat(now)
 
+    def session_in_vain(self, now: float, why: str) -> None:
+        """One more session has ended without a commit, though nothing was away."""
+        self.fruitless += 1
+        self.fruitless_at, self.fruitless_why = now, why
+
     def alive(self, now: float) -> tuple[bool, str]:
         """The answer of ``/livez`` and why."""
+        if self.fruitless >= _FRUITLESS_SESSIONS and now - self.fruitless_at < _FRUITLESS_FOR_SECONDS:
+            return False, f"{self.fruitless} sessions in a row ended without a commit, the last: {self.fruitless_why}"
         if (why := self._rests()) is not None:
             return True, why
         still = now - self.moved_at

@@ -18,9 +18,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tickloom.errors import Fenced, LockHeld, StateSpoilt
+from tickloom.errors import Fenced, LedgerLost, LockHeld, StateSpoilt
 from tickloom.logs import Logger
-from tickloom.model import Progress, TopicPartition
+from tickloom.model import TABLES, Progress, TopicPartition
 from tickloom.postgres import Connection, sql, told, transaction
 from tickloom.timestamps import micros_of, moment
 
@@ -31,6 +31,15 @@ healthy, or was given up."""
 _TAKE_OVER = sql("take_over")
 _COMPARE_AND_SET = sql("compare_and_set")
 _END_SESSIONS = sql("end_sessions")
+_BEYOND_LEDGER = sql("beyond_ledger")
+_FILLED_PARTITIONS = (
+    "SELECT oid::regclass::text AS name FROM pg_class WHERE relkind = 'r' AND pg_relation_size(oid) > 0 "
+    "AND (oid = to_regclass($1) OR oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass($1)))"
+)
+_FROM_THE_START = (
+    "put them back (a backup has them), or read the topics again from their start: TRUNCATE tickloom.offsets, "
+    f"tickloom.dead_letters, tickloom.gaps, tickloom.symbols, {', '.join(table.name for table in TABLES)}"
+)
 _END_SLEEPERS = sql("end_sleepers")
 _REPAIRS = "SELECT repairs FROM tickloom.source"
 _log = Logger(__name__)
@@ -79,11 +88,60 @@ async def taking_over(
         raise
 
 
+async def refuse_beyond(connection: Connection, expected: Mapping[TopicPartition, int]) -> None:
+    """Raise ``LedgerLost`` where there are dead letters or gaps of offsets from the ``expected`` ones on.
+
+    They come with the ledger's step past them, so somebody has deleted its rows, or set them back: what is read again would
+    meet them for ever. Raises ``StoreUnavailable``.
+    """
+    if not expected:
+        return
+    columns = [
+        list(column) for column in zip(*((at.topic, at.partition, n) for at, n in expected.items()), strict=True)
+    ]
+    with told():
+        row = await connection.fetchrow(_BEYOND_LEDGER, *columns)
+    if row is not None:
+        at = TopicPartition(row["topic"], row["partition"])
+        raise LedgerLost(
+            f"{row['table']} holds offset {row['offset']} of {at.topic} partition {at.partition}, and tickloom.offsets "
+            f"has not come further than {expected[at]}: its rows were deleted or set back by hand; {_FROM_THE_START}"
+        )
+
+
+async def refuse_forgotten(connection: Connection, tables: Mapping[str, str]) -> None:
+    """Raise ``LedgerLost`` where the ledger knows nothing of a topic that has rows: ``tables``, its raw table by topic.
+
+    Raises ``StoreUnavailable``.
+    """
+    with told():
+        for topic, table in tables.items():
+            if await _knows(connection, topic) or not await _has_rows(connection, table):
+                continue
+            if not await _knows(connection, topic):  # no first owner, which writes the ledger first, has come between
+                raise LedgerLost(
+                    f"{table} holds rows, and tickloom.offsets knows nothing of {topic}: its rows were deleted by hand; "
+                    f"{_FROM_THE_START}"
+                )
+
+
+async def _knows(connection: Connection, topic: str) -> bool:
+    return await connection.fetchval("SELECT EXISTS (SELECT FROM tickloom.offsets WHERE topic = $1)", topic)
+
+
+async def _has_rows(connection: Connection, table: str) -> bool:
+    """Looks into one partition at a time: a statement locks all that it may look into."""
+    for row in await connection.fetch(_FILLED_PARTITIONS, table):
+        if await connection.fetchval(f"SELECT EXISTS (SELECT FROM {row['name']})"):
+            return True
+    return False
+
+
 async def claim(
     connection: Connection, first_offsets: Mapping[TopicPartition, int], owner: str
 ) -> dict[TopicPartition, Claim]:
     """Become the owner of the partitions, within ``taking_over``; new ones begin at ``first_offsets``. Waits for a transaction
-    in flight.
+    in flight. Raises ``LedgerLost``: see ``refuse_beyond``.
     """
     sources = sorted(first_offsets)
     rows = await connection.fetch(
@@ -93,12 +151,14 @@ async def claim(
         [first_offsets[source] for source in sources],
         owner,
     )
-    return {
+    claims = {
         TopicPartition(row["topic"], row["partition"]): Claim(
             row["next_offset"], row["epoch"], micros_of(row["newest_timestamp"]) if row["newest_timestamp"] else 0
         )
         for row in rows
     }
+    await refuse_beyond(connection, {at: claimed.next_offset for at, claimed in claims.items()})
+    return claims
 
 
 async def take_over(
@@ -186,6 +246,19 @@ async def refuse_repaired(connection: Connection, seen: int | None) -> None:
     """
     if await connection.fetchval(_REPAIRS) != seen:
         raise StateSpoilt("a repair has changed rows that this batch had read")
+
+
+async def all_positions(connection: Connection) -> dict[TopicPartition, int]:
+    """The next offset of each partition that the ledger, or a dead letter, knows: 0 for the latter's. Raises
+    ``StoreUnavailable``.
+    """
+    with told():
+        rows = await connection.fetch(
+            "SELECT topic, partition, max(next_offset) AS next_offset FROM (SELECT topic, partition, next_offset "
+            "FROM tickloom.offsets UNION ALL SELECT DISTINCT topic, partition, 0 FROM tickloom.dead_letters) known "
+            "GROUP BY topic, partition"
+        )
+    return {TopicPartition(row["topic"], row["partition"]): row["next_offset"] for row in rows}
 
 
 async def positions(connection: Connection, sources: Sequence[TopicPartition]) -> dict[TopicPartition, int]:

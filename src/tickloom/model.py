@@ -51,10 +51,19 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of an output table."""
+    """One column of a table; ``sql`` is its type, its collation, and NOT NULL where it is so."""
 
     name: str
     sql: str
+
+    @property
+    def type(self) -> str:
+        """Without NOT NULL."""
+        return self.sql.removesuffix(" NOT NULL")
+
+    @property
+    def not_null(self) -> bool:
+        return self.type != self.sql
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +72,7 @@ class Table:
 
     name: str
     columns: tuple[Column, ...]
+    key: tuple[str, ...] = ("symbol", "timestamp")
 
     @property
     def names(self) -> tuple[str, ...]:

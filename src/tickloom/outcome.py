@@ -45,6 +45,7 @@ class Tally:
     Only the event loop writes it.
     """
 
+    batches: int = 0
     messages: int = 0
     stored: int = 0
     superseded: int = 0
@@ -59,6 +60,7 @@ class Tally:
 
     def add(self, batch: Batch, loaded: Loaded) -> None:
         """Count a committed batch in."""
+        self.batches += 1
         self.messages += batch.messages
         self.stored += loaded.stored
         self.superseded += loaded.superseded

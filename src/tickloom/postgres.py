@@ -1,7 +1,8 @@
 """The seam to asyncpg: connections, and whose turn it is when Postgres refuses. asyncpg is untyped: only here.
 
-SQLSTATE classes (PostgreSQL documentation, appendix A): 22 and 23 are bad data; 08, 25, 40, 53, 55, 57, 58 and XX
-are bad days, waited out; the rest (no table, no right, no such database) are mistakes that a person must cure.
+SQLSTATE classes (PostgreSQL documentation, appendix A): 22, 23, P0 and those that Postgres itself never uses (a user's
+trigger raises them) are bad data; 08, 25, 40, 53, 55, 57, 58 and XX are bad days, waited out; the rest (no table, no
+right, no such database) are mistakes that a person must cure.
 """
 
 import asyncio
@@ -15,9 +16,9 @@ import asyncpg
 
 from tickloom.errors import (
     DataRefused,
+    Garbled,
     LockHeld,
     LocksExhausted,
-    Mistake,
     NotAllowed,
     SchemaMismatch,
     SettingsError,
@@ -26,8 +27,15 @@ from tickloom.errors import (
 )
 from tickloom.settings import Settings
 
-_BAD_DATA = ("22", "23")
 _BAD_DAY = ("08", "25", "40", "53", "55", "57", "58", "XX")
+_OTHERS = (
+    *("00", "01", "02", "03", "09", "0A", "0B", "0F", "0L", "0P", "0Z", "10", "20", "21", "24", "26", "27", "28", "2B"),
+    *("2D", "2F", "34", "38", "39", "3B", "3D", "3F", "42", "44", "54", "F0", "HV"),
+)
+_NOT_OUR_COLUMNS = ("22P03", "22P04")
+"""The bytes of a COPY are right for the columns that we know of."""
+NO_REFUSALS = (*_BAD_DAY, *_OTHERS, *_NOT_OUR_COLUMNS)
+"""SQLSTATEs, or classes of them, that say nothing of a row."""
 _AS_WE_NEED_IT = """
     SET default_transaction_isolation = 'read committed'; SET plan_cache_mode = force_custom_plan;
     SET idle_in_transaction_session_timeout = '60s'; SET tcp_user_timeout = '30s';
@@ -175,8 +183,8 @@ async def exported(connection: Connection) -> AsyncGenerator[str]:
     await connection.execute("COMMIT")
 
 
-async def send(connection: Connection, copying: Coroutine[Any, Any, str], seconds: float) -> None:
-    """Run a COPY to the server to its end, within ``seconds``.
+async def send(connection: Connection, copying: Coroutine[Any, Any, str], seconds: float) -> str:
+    """Run a COPY to the server to its end, within ``seconds``; gives its command tag.
 
     asyncpg limits only the wait for the answer: a COPY that cannot be sent any further would wait for ever, and one that
     is cancelled then ends with whatever error comes first. Here the connection ends, and the cancellation stays one.
@@ -191,7 +199,7 @@ async def send(connection: Connection, copying: Coroutine[Any, Any, str], second
         connection.terminate()
         task.cancel()
         raise
-    task.result()
+    return task.result()
 
 
 @asynccontextmanager
@@ -223,14 +231,21 @@ def told() -> Generator[None]:
         raise StoreUnavailable(f"Postgres cannot be reached: {str(error) or type(error).__name__}") from error
 
 
+def first_line(words: str) -> str:
+    """Of what Postgres, or a user's trigger, says; it may be nothing."""
+    return next(iter(words.splitlines()), "")
+
+
 def classify(error: Any) -> TickloomError:
     """Whose turn it is, from an asyncpg error's SQLSTATE."""
     state = str(getattr(error, "sqlstate", None) or "XX000")
-    message = f"{str(error).splitlines()[0]} (SQLSTATE {state})"
-    if state == "23514" and not error.constraint_name:
+    message = f"{first_line(str(error))} (SQLSTATE {state})"
+    if state == "23514" and not error.constraint_name and error.table_name:  # without a table: raised by a trigger
         return StoreUnavailable(
             f"{message}; the partition was dropped, or this session does not see it yet; it is made anew"
         )
+    if state in {"08P01", "XX000"}:
+        return Garbled(message)
     if state == "55P03":
         return LockHeld(message)
     if state == "53200" and "max_locks_per_transaction" in str(getattr(error, "hint", "")):
@@ -238,7 +253,9 @@ def classify(error: Any) -> TickloomError:
             f"{message}: the server's table of locks is full; raise max_locks_per_transaction in postgresql.conf and restart "
             f"the server, or keep fewer partitions: `tickloom check` says how many there is room for"
         )
-    if state.startswith(_BAD_DATA):
+    if state in _NOT_OUR_COLUMNS:
+        return SchemaMismatch(f"{message}; the column's type was changed: `tickloom check` says how to mend it")
+    if not state.startswith(NO_REFUSALS):
         return DataRefused(message)
     if state == "25006":
         return StoreUnavailable(
@@ -257,4 +274,4 @@ def classify(error: Any) -> TickloomError:
         return SettingsError(f"{message}; mend user and password in TICKLOOM_DATABASE_URL")
     if state == "3D000":
         return SettingsError(f"{message}; create the database or mend TICKLOOM_DATABASE_URL")
-    return Mistake(f"{message}; Postgres will not do this however often it is tried")
+    return SchemaMismatch(f"{message}; Postgres will not do this however often it is tried")

@@ -66,7 +66,7 @@ async def rehearse(connection: Connection, settings: Settings) -> str:
     except SchemaMismatch:  # tables that this role does not see
         pass
     columns = {f"{schema or 'public'}.{table.name}": table.names for table in TABLES}
-    books = {f"tickloom.{name}": names for name, names in BOOKKEEPING.items()}
+    books = {table.name: table.names for table in BOOKKEEPING}
     for trial in trials({**columns, **books}):
         try:
             with told():

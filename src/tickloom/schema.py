@@ -6,55 +6,104 @@ from datetime import datetime
 from typing import Any
 
 from tickloom.errors import LogLost, SchemaMismatch, WrongSource
-from tickloom.model import ANALYTICS, PRICES, RAW_TABLE, TABLES, VOLUMES, Table
+from tickloom.inspection import FoundColumn, FoundTable, faults
+from tickloom.model import ANALYTICS, PRICES, RAW_TABLE, TABLES, VOLUMES, Column, Table
 from tickloom.partitions import Partition, Partitioner, statement
 from tickloom.postgres import Connection, sql, told, transaction
 from tickloom.settings import Partitioning, Settings
 from tickloom.timestamps import micros_of, moment
 
-BOOKKEEPING = {
-    "offsets": [
-        "topic",
-        "partition",
-        "first_offset",
-        "next_offset",
-        "epoch",
-        "owner",
-        "stored",
-        "superseded",
-        "dead",
-        "skipped",
-        "missing",
-        "updated_at",
-        "newest_timestamp",
-    ],
-    "dead_letters": [
-        "topic",
-        "partition",
-        "offset",
-        "key",
-        "value",
-        "headers",
-        "record_timestamp",
-        "reason",
-        "detail",
-        "rejected_at",
-        "replayed_at",
-    ],
-    "gaps": ["topic", "partition", "from_offset", "to_offset", "noticed_at", "policy"],
-    "symbols": ["symbol", "home", "since"],
-    "sharing": ["one", "era", "prices_partitions", "volumes_partitions", "raised", "alone_since", "torn"],
-    "source": [
-        "cluster_id",
-        "prices_topic",
-        "volumes_topic",
-        "window_rows",
-        "repairs",
-        "group_id",
-        "prices_topic_id",
-        "volumes_topic_id",
-    ],
-}
+
+def _bookkeeping(name: str, columns: Mapping[str, str], *key: str) -> Table:
+    return Table(f"tickloom.{name}", tuple(Column(*column) for column in columns.items()), key)
+
+
+BOOKKEEPING = (
+    _bookkeeping(
+        "offsets",
+        {
+            "topic": "text NOT NULL",
+            "partition": "int NOT NULL",
+            "first_offset": "bigint NOT NULL",
+            "next_offset": "bigint NOT NULL",
+            "epoch": "bigint NOT NULL",
+            "owner": "text",
+            "stored": "bigint NOT NULL",
+            "superseded": "bigint NOT NULL",
+            "dead": "bigint NOT NULL",
+            "skipped": "bigint NOT NULL",
+            "missing": "bigint NOT NULL",
+            "updated_at": "timestamptz NOT NULL",
+            "newest_timestamp": "timestamptz",
+        },
+        *("topic", "partition"),
+    ),
+    _bookkeeping(
+        "dead_letters",
+        {
+            "topic": "text NOT NULL",
+            "partition": "int NOT NULL",
+            "offset": "bigint NOT NULL",
+            "key": "bytea",
+            "value": "bytea",
+            "headers": "jsonb NOT NULL",
+            "record_timestamp": "timestamptz",
+            "reason": "text NOT NULL",
+            "detail": "text NOT NULL",
+            "rejected_at": "timestamptz NOT NULL",
+            "replayed_at": "timestamptz",
+        },
+        *("topic", "partition", "offset"),
+    ),
+    _bookkeeping(
+        "gaps",
+        {
+            "topic": "text NOT NULL",
+            "partition": "int NOT NULL",
+            "from_offset": "bigint NOT NULL",
+            "to_offset": "bigint NOT NULL",
+            "noticed_at": "timestamptz NOT NULL",
+            "policy": "text NOT NULL",
+        },
+        *("topic", "partition", "from_offset"),
+    ),
+    _bookkeeping(
+        "symbols",
+        {
+            "symbol": 'text COLLATE "C" NOT NULL',
+            "home": "int",
+            "since": "timestamptz",
+        },
+        "symbol",
+    ),
+    _bookkeeping(
+        "sharing",
+        {
+            "one": "boolean NOT NULL",
+            "era": "bigint NOT NULL",
+            "prices_partitions": "int NOT NULL",
+            "volumes_partitions": "int NOT NULL",
+            "raised": "boolean NOT NULL",
+            "alone_since": "timestamptz",
+            "torn": "text",
+        },
+        "one",
+    ),
+    _bookkeeping(
+        "source",
+        {
+            "cluster_id": "text NOT NULL",
+            "prices_topic": "text NOT NULL",
+            "volumes_topic": "text NOT NULL",
+            "window_rows": "int NOT NULL",
+            "repairs": "bigint NOT NULL",
+            "group_id": "text",
+            "prices_topic_id": "text",
+            "volumes_topic_id": "text",
+        },
+    ),
+)
+"""What ``sql/bookkeeping.sql`` makes, as ``check`` wants to find it."""
 
 
 def partitioning(settings: Settings, table: Table) -> Partitioning:
@@ -86,7 +135,6 @@ def table_ddl(table: Table, width: Partitioning) -> str:
     return f'CREATE TABLE IF NOT EXISTS {table.name} ({columns}, PRIMARY KEY (symbol, "timestamp")){tail}'
 
 
-_OF_ANOTHER = "another program made it: rename or drop it, then `tickloom migrate`"
 _WITHOUT_SYMBOLS = "SELECT to_regclass('tickloom.offsets') IS NOT NULL AND to_regclass('tickloom.symbols') IS NULL"
 
 
@@ -123,11 +171,9 @@ async def check(connection: Connection, settings: Settings, *, writes: bool = Tr
     """
     with told():
         await _check_encoding(connection)
+        await _check_shape(connection)
         for table in TABLES:
-            await _check_columns(connection, table.name, set(table.names))
             await _check_partitioning(connection, table, partitioning(settings, table))
-        for name, columns in BOOKKEEPING.items():
-            await _check_columns(connection, f"tickloom.{name}", set(columns))
         if await connection.fetchval("SELECT to_regprocedure('tickloom.make_partitions(regclass, text[])') IS NULL"):
             raise SchemaMismatch("schema tickloom is of an older version; run `tickloom migrate`")
         await _check_rights(connection, writes)
@@ -142,16 +188,24 @@ async def _check_encoding(connection: Connection) -> None:
         )
 
 
-async def _check_columns(connection: Connection, table: str, wanted: set[str]) -> None:
-    found = await connection.fetch(
-        "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped", table
-    )
-    names = {row["attname"] for row in found}
-    if not names:
-        raise SchemaMismatch(f"table {table} does not exist{await _elsewhere(connection, table)}")
-    if missing := sorted(wanted - names):
-        mend = "run `tickloom migrate`" if table.startswith("tickloom.") else _OF_ANOTHER
-        raise SchemaMismatch(f"table {table} lacks {', '.join(missing)}; {mend}")
+async def _check_shape(connection: Connection) -> None:
+    """Columns, types, keys, and what else would change, hide or refuse rows: see ``inspection``."""
+    wanted = (*TABLES, *BOOKKEEPING)
+    names = [table.name for table in wanted]
+    columns: dict[str, dict[str, FoundColumn]] = {name: {} for name in names}
+    for table, *column in await connection.fetch(sql("columns"), names):
+        one = FoundColumn(*column)
+        columns[table][one.name] = one
+    found = {
+        name: FoundTable(*rest, columns=columns[name]) if rest[0] else None
+        for name, *rest in await connection.fetch(sql("tables"), names)
+    }
+    for name in names:
+        if found[name] is None:
+            raise SchemaMismatch(f"table {name} does not exist{await _elsewhere(connection, name)}")
+    role = await connection.fetchval("SELECT current_user::text")
+    if told_of := [fault for table in wanted for fault in faults(table, found[table.name], role)]:
+        raise SchemaMismatch("; ".join(told_of))
 
 
 async def _elsewhere(connection: Connection, table: str) -> str:
@@ -210,7 +264,7 @@ _MAY_MAKE = "SELECT has_function_privilege('tickloom.make_partitions(regclass, t
 async def _check_rights(connection: Connection, writes: bool) -> None:
     rights = ("SELECT", "INSERT", "UPDATE") if writes else ("SELECT",)
     missing: dict[str, list[str]] = {}
-    for table in (*(table.name for table in TABLES), *(f"tickloom.{name}" for name in BOOKKEEPING)):
+    for table in (*(table.name for table in TABLES), *(table.name for table in BOOKKEEPING)):
         lacks = [
             right
             for right in rights

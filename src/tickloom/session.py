@@ -21,11 +21,13 @@ from tickloom import ledger, schema, sharing
 from tickloom.errors import (
     AwayFromHome,
     DataRefused,
+    Garbled,
     LocksExhausted,
     Mistake,
     NotCopartitioned,
     PartitionMissing,
     RowsRefused,
+    SchemaMismatch,
     SourceUnavailable,
     StandBy,
     StateSpoilt,
@@ -54,19 +56,19 @@ from tickloom.model import (
 )
 from tickloom.outcome import Tally
 from tickloom.partitions import Bools, Far, Partitioner, lock_budget
-from tickloom.postgres import Connection, close, connect
+from tickloom.postgres import Connection, close, connect, connected
 from tickloom.retry import RetryPolicy
 from tickloom.settings import Partitioning, Settings
 from tickloom.sharing import Entered, Policy, Stance, View
-from tickloom.sieve import Sieve
+from tickloom.sieve import Means, Sieve
 from tickloom.stages.consume import Reader, find_gap
 from tickloom.stages.decode import EventBounds, decode, without
-from tickloom.stages.gather import BatchLimits, Gatherer, RejectLimits, RejectWatch, parts_of
+from tickloom.stages.gather import BatchLimits, Gatherer, RefusalWatch, RejectLimits, RejectWatch, parts_of
 from tickloom.stages.join import Begun, Joined, begin, finish, partition_of_symbols, symbols_of
 from tickloom.stages.load import Encoded, Loaded, Loader, Work, prepare, stage, without_expired
 from tickloom.stages.settle import settle
 from tickloom.tails import Tails
-from tickloom.timestamps import LATEST, micros_of
+from tickloom.timestamps import LATEST
 from tickloom.watch import Watch
 
 _log = Logger(__name__)
@@ -75,6 +77,8 @@ _ROWS_LOADED_AT_ONCE = 1 << 18
 """Of tails, by one query a side: what comes takes a hundred bytes a row until it is in its ring."""
 _MICROSECONDS = 1_000_000
 _HOUR_MICROSECONDS = 3_600 * _MICROSECONDS
+MOST_PATIENCE_SECONDS = 8.0
+"""And half of it before that, and so on: in all nothing is committed for twice as long, at most."""
 _NARROW_BATCHES = 100
 """So many batches are made small after one touched too many partitions."""
 _TOPICS_LOOK_SECONDS = 1.0
@@ -86,11 +90,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How a session works. ``careful``: one batch, of which those are singled out whom Postgres refuses. ``max_messages``
-    of a batch, where larger ones touched too many partitions.
+    """How a session works. ``careful``: those are singled out whom Postgres refuses, for as long as there are any in each
+    batch. ``patience_seconds``: so long does its batch wait for more messages, where those before were too few to tell whose
+    fault it is. ``max_messages`` of a batch, where larger ones touched too many partitions.
     """
 
     careful: bool = False
+    patience_seconds: float = 0
     max_messages: int | None = None
 
 
@@ -109,7 +115,11 @@ class Surroundings:
     loop_clock: CpuClock
     random: Random = field(default_factory=Random)
     tally: Tally = field(default_factory=Tally)
+    refused: RefusalWatch = field(init=False)
     outage: SourceUnavailable | StoreUnavailable | None = None
+
+    def __post_init__(self) -> None:
+        self.refused = RefusalWatch(_reject_limits(self.settings))
 
 
 class Store:
@@ -209,7 +219,6 @@ class Session:
         """
         settings, claims = around.settings, entered.claims
         positions = {at: claim.next_offset for at, claim in claims.items()}
-        limits = RejectLimits(settings.reject_limit_ratio, settings.reject_limit_min_messages)
         self.stopping = False
         self._limits = _batch_limits(settings, manner, budget)
         logged = {at: claim.logged for at, claim in claims.items()}
@@ -224,8 +233,7 @@ class Session:
         self._manner = manner
         self._budget = budget
         self._history = History(around.partitioner, settings.window_rows, budget)
-        self._reject_limits = limits
-        self._watch = RejectWatch(limits)
+        self._watch = RejectWatch(_reject_limits(settings))
         self._bounds = EventBounds(
             round(settings.event_max_ahead_seconds * _MICROSECONDS),
             round(settings.event_max_age_seconds * _MICROSECONDS),
@@ -343,16 +351,18 @@ class Session:
         self._loading = True
         started = self.now()
         try:
-            loaded = await self._writes.run(lambda connection: self._load_once(connection, work))
+            batch, loaded = await self._writes.run(lambda connection: self._load_once(connection, work))
         except DataRefused as error:
-            _log.warning("Postgres refuses a value; its message is looked for", error=str(error))
+            if self._manner.careful:
+                raise SchemaMismatch(f"{error}; see what was added to the tables of schema tickloom") from error
+            _log.warning("Postgres refuses a row; its message is looked for", error=str(error))
             raise RowsRefused(str(error)) from error
         finally:
             self._loading = False
         self._tails.committed += 1
         self._committed.set()
-        self._count(work.batch, loaded, self.now() - started)
-        if self._manner.careful:
+        self._count(batch, loaded, self.now() - started)
+        if self._manner.careful and (self._manner.patience_seconds or not loaded.rejects[Reason.REFUSED]):
             raise StateSpoilt("what Postgres refused is dead")
         if self._manner.max_messages is not None and self._tails.committed == _NARROW_BATCHES:
             raise StateSpoilt("perhaps batches need no longer be small")
@@ -383,19 +393,21 @@ class Session:
 
     # --- how ----------------------------------------------------------------------------------------------------
 
-    async def _load_once(self, connection: Connection, work: Work) -> Loaded:
+    async def _load_once(self, connection: Connection, work: Work) -> tuple[Batch, Loaded]:
         around = self._around
         now = datetime.now(UTC)
         try:
             if work.encoded is None:
-                repairs = await ledger.repairs(connection)
-                sifted = await self._sieve(work.batch).sift(connection, micros_of(now))
-                work = replace(sifted, averages_read=True, repairs=repairs)
-            else:
-                await self._make_partitions(connection, work.encoded)  # again: they may have been dropped meanwhile
-            return await self._loader.load(connection, work, now)
-        except StoreUnavailable:
+                return await self._sieve(work.batch).load(connection, now)
+            await self._make_partitions(connection, work.encoded)  # again: they may have been dropped meanwhile
+            loaded = await self._loader.load(connection, work, now)
+            around.refused.note(work.encoded.rows, {})
+            return work.batch, loaded
+        except StoreUnavailable as error:
             around.partitioner.forget()  # dropped by a person, or lost in a failover: look again
+            if isinstance(error, Garbled):
+                async with connected(around.settings) as another:
+                    await schema.check(another, around.settings)
             raise
 
     async def _make_partitions(self, connection: Connection, encoded: Encoded) -> None:
@@ -437,15 +449,20 @@ class Session:
         return Tails(settings.window_rows, settings.tail_rows, settings.cache_max_symbols, settings.cache_max_bytes)
 
     def _sieve(self, batch: Batch) -> Sieve:
-        return Sieve(
-            batch,
-            self._loader,
-            self._history,
-            self._around.partitioner,
-            self._new_tails,
-            self._reject_limits,
-            partial(self._offload, "sift"),
+        settings = self._around.settings
+        means = Means(
+            loader=self._loader,
+            history=self._history,
+            partitioner=self._around.partitioner,
+            new_tails=self._new_tails,
+            watch=self._around.refused,
+            offload=partial(self._offload, "sift"),
+            window_rows=settings.window_rows,
+            budget=self._budget,
+            copy_seconds=settings.database_command_timeout_seconds,
+            patient=self._manner.patience_seconds < MOST_PATIENCE_SECONDS,
         )
+        return Sieve(batch, means)
 
     def _join(self, batch: Batch, symbols: pl.Series, number: int) -> Joined | Begun:
         """Joined; or only begun, where the tables must be asked."""
@@ -546,6 +563,7 @@ class Session:
         metrics.symbols_cached.set(len(self._tails))
         metrics.last_progress.set(now)
         health.beat(self.now())
+        health.fruitless = 0
         health.in_flight = not self.gatherer.empty
         positions = {at: step.next_offset for at, step in batch.progress.items()}
         self._around.watch.committed(positions, batch.newest_ms)
@@ -564,9 +582,12 @@ def _batch_limits(settings: Settings, manner: Manner, budget: int) -> BatchLimit
     span = _HOUR_MICROSECONDS if Partitioning.HOURLY in widths else 24 * _HOUR_MICROSECONDS
     if widths == {Partitioning.NONE}:
         span = 1 << 62
-    return BatchLimits(
-        messages, settings.batch_max_bytes, settings.batch_max_age_seconds, max(1, budget // 2 // len(TABLES)), span
-    )
+    age = max(settings.batch_max_age_seconds, manner.patience_seconds)
+    return BatchLimits(messages, settings.batch_max_bytes, age, max(1, budget // 2 // len(TABLES)), span)
+
+
+def _reject_limits(settings: Settings) -> RejectLimits:
+    return RejectLimits(settings.reject_limit_ratio, settings.reject_limit_min_messages)
 
 
 @asynccontextmanager
@@ -596,6 +617,8 @@ async def open_session(
         await store.run(lambda connection: schema.claim_source(connection, around.settings, cluster.cluster_id, ids))
         marks = await loop.run_in_executor(None, reader.watermarks)
         firsts = {at: low for at, (low, _) in marks.items()}
+        tables = {topic: RAW_TABLE[side].name for topic, side in side_of(around.settings).items()}
+        await store.run(lambda connection: ledger.refuse_forgotten(connection, tables))
         entered = await store.run(lambda connection: sharing.enter(connection, view, firsts, around.owner))
         if entered.policy is Policy.STANDBY:
             raise StandBy(entered.era)

@@ -1,173 +1,234 @@
-"""Finds the messages whose rows Postgres refuses, when it has refused a batch: by trying parts of it, which are undone.
+"""Loads a batch of which Postgres refuses rows: who is refused becomes a dead letter, and all others are stored.
 
-A part is joined as if it were a batch of its own, on tails that are read anew, and written in a transaction that ends
-with a ROLLBACK. What is refused is tried by halves, until each offender is alone. Where all parts are accepted and the
-whole is not (two rows that contradict each other), the offender is the last row of the shortest beginning that is refused.
+``trial`` names the rows that are refused. Each comes of a message: its own row; or, where another row's average or the
+joined row is refused, the message that brought that about. Without the messages that are to blame the rest is joined
+anew, on tails that are read anew, and loaded; until Postgres takes it.
+
+*Whom to blame at once.* A row that is refused whatever its averages are will be so in any company. Where only its average
+is the reason, that may be another one's fault: of these only those go that have no refused row among the W-1 before them,
+and the next turn tells of the others.
+
+*Whether it is the table's fault.* What refuses nearly all rows is no judge of data: see ``gather.RefusalWatch``.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, TypeAlias
 
 import polars as pl
 
-from tickloom.errors import DataRefused, TooManyRejects
+from tickloom import ledger
+from tickloom.errors import DataRefused, TooManyRejects, TooWide, Undecided
 from tickloom.history import History
-from tickloom.model import ANALYTICS, Batch, Reason, Reject, Side
+from tickloom.inspection import quoted
+from tickloom.model import ANALYTICS, RAW_TABLE, Batch, Reason, Reject, Side, Table
 from tickloom.partitions import Partitioner
 from tickloom.postgres import Connection
 from tickloom.stages.decode import reject
-from tickloom.stages.gather import RejectLimits
+from tickloom.stages.gather import RefusalWatch, Verdict
 from tickloom.stages.join import Joined, begin, finish, symbols_of
-from tickloom.stages.load import Encoded, Loader, Work, prepare, without_expired
+from tickloom.stages.load import Encoded, Loaded, Loader, Work, frames_of, prepare, without_expired
 from tickloom.tails import Tails
+from tickloom.targets import TARGETS
+from tickloom.timestamps import micros_of
+from tickloom.trial import Refusal, refusals
 
-Rows: TypeAlias = Mapping[Side, pl.DataFrame]
 Offload: TypeAlias = Callable[[Callable[[], Any]], Awaitable[Any]]
+Source: TypeAlias = tuple[Side, int, int]
+"""Side, partition and offset of a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a sieve works with. ``budget``: partitions that a transaction may touch; ``offload`` runs CPU work off the loop.
+
+    ``patient``: whether more messages may be waited for, where too few were refused to tell whose fault it is.
+    """
+
+    loader: Loader
+    history: History
+    partitioner: Partitioner
+    new_tails: Callable[[], Tails]
+    watch: RefusalWatch
+    offload: Offload
+    window_rows: int
+    budget: int
+    copy_seconds: float
+    patient: bool
 
 
 class Sieve:
-    """For one batch. ``offload`` runs CPU work off the event loop; ``batch`` must have kept its raw messages."""
+    """For one batch, which must have kept its raw messages."""
 
-    def __init__(
-        self,
-        batch: Batch,
-        loader: Loader,
-        history: History,
-        partitioner: Partitioner,
-        new_tails: Callable[[], Tails],
-        limits: RejectLimits,
-        offload: Offload,
-    ) -> None:
+    def __init__(self, batch: Batch, means: Means) -> None:
         self._batch = batch
-        self._loader = loader
-        self._history = history
-        self._partitioner = partitioner
-        self._new_tails = new_tails
-        self._limits = limits
-        self._offload = offload
+        self._means = means
+        self._rows: Mapping[Side, pl.DataFrame] = batch.rows
         self._refused: list[Reject] = []
+        self._seen: tuple[Mapping[str, int], Mapping[str, int]] | None = None  # rows tried and refused, at first
 
-    async def sift(self, connection: Connection, now_micros: int) -> Work:
-        """The batch with what Postgres refuses among its rejects, and the rest joined.
+    async def load(self, connection: Connection, now: datetime) -> tuple[Batch, Loaded]:
+        """The batch committed, with what Postgres refuses among its rejects.
 
-        Raises ``TooManyRejects`` when it refuses most of a large batch: then the tables are not ours. Raises
-        ``StoreUnavailable``, ``Mistake``.
+        Raises as ``Loader.load``, ``DataRefused`` where no row is to blame; ``TooManyRejects`` where the table is;
+        ``Undecided`` where that cannot be told yet; ``TooWide``.
         """
-        batch = self._batch
-        self._refused.clear()
-        rows: Rows = batch.rows
+        means = self._means
         while True:
-            encoded = await self._encode(connection, rows, now_micros)
-            detail = await self._objection(connection, encoded)
-            if detail is None:
-                break
-            before = len(self._refused)
-            await self._find(connection, rows, detail, now_micros)
-            if len(self._refused) == before:
-                await self._find_contradiction(connection, rows, now_micros)
-            rows = self._without_refused(rows)
-        progress = {at: replace(step) for at, step in batch.progress.items()}
-        for letter in self._refused:
-            progress[letter.source].dead += 1
-        sifted = replace(batch, rows={}, raw=[], rejects=[*batch.rejects, *self._refused], progress=progress)
-        return Work(sifted, encoded)
-
-    async def _find(self, connection: Connection, rows: Rows, detail: str, now_micros: int) -> None:
-        """Note who of ``rows``, which are refused with these words, is refused even alone."""
-        count = _count(rows)
-        if count == 1:
-            self._note(rows, detail)
-            return
-        for half in (_slice(rows, 0, count // 2), _slice(rows, count // 2, count)):
-            found = await self._objection(connection, await self._encode(connection, half, now_micros))
-            if found is not None:
-                await self._find(connection, half, found, now_micros)
-
-    async def _find_contradiction(self, connection: Connection, rows: Rows, now_micros: int) -> None:
-        """Note the last row of the shortest beginning of ``rows`` that is refused."""
-        good, bad, detail = 0, _count(rows), ""
-        while bad - good > 1:
-            middle = (good + bad) // 2
-            encoded = await self._encode(connection, _slice(rows, 0, middle), now_micros)
-            found = await self._objection(connection, encoded)
-            if found is None:
-                good = middle
+            repairs = await ledger.repairs(connection)
+            joined, encoded = await self._join(connection, micros_of(now))
+            if means.partitioner.count(encoded.touched) > means.budget and self._batch.messages > 1:
+                raise TooWide(self._batch.messages)
+            batch = self._without_refused()
+            try:
+                loaded = await means.loader.load(connection, Work(batch, encoded, True, repairs), now)
+            except DataRefused:
+                found = await refusals(connection, encoded, means.copy_seconds)
+                if not found:
+                    raise
+                self._judge(encoded, found)
+                self._blame(joined, found)
             else:
-                bad, detail = middle, found
-        self._note(_slice(rows, bad - 1, bad), detail or "refused beside other rows")
+                means.watch.note(*(self._seen or (encoded.rows, {})))
+                return batch, loaded
 
-    async def _objection(self, connection: Connection, encoded: Encoded) -> str | None:
-        """Postgres's words where it refuses these rows, None where it takes them."""
-        try:
-            await self._loader.attempt(connection, encoded)
-        except DataRefused as error:
-            return str(error)
-        return None
-
-    async def _encode(self, connection: Connection, rows: Rows, now_micros: int) -> Encoded:
-        some = Batch(dict(rows), [], [], [], {}, 0, 0.0)
+    async def _join(self, connection: Connection, now_micros: int) -> tuple[Joined, Encoded]:
+        """What is left of the batch, joined by itself, with its partitions made."""
+        means = self._means
+        some = replace(self._batch, rows=dict(self._rows))
         symbols = symbols_of(some)
         names = symbols.to_list()
-        tails = self._new_tails()
-        tails.insert(names, await self._history.newest(connection, names, tails.reserve(len(names))))
+        tails = means.new_tails()
+        tails.insert(names, await means.history.newest(connection, names, tails.reserve(len(names))))
         begun = begin(some, symbols, tails, 1)
-        around = await self._history.around(connection, names, begun.deep, begun.since) if begun.needs_tables else None
+        around = await means.history.around(connection, names, begun.deep, begun.since) if begun.needs_tables else None
 
-        joined: Joined = await self._offload(lambda: finish(begun, tails, around))
+        joined: Joined = await means.offload(lambda: finish(begun, tails, around))
         met = joined.met["ts"].to_numpy()
-        await self._partitioner.ensure_kept(connection, ANALYTICS.name, met)
-        joined = without_expired(joined, self._partitioner.expired(ANALYTICS.name, met))
-        encoded: Encoded = await self._offload(lambda: prepare(joined, now_micros, self._partitioner.widths))
-        await self._partitioner.ensure_for(connection, encoded.needed)
-        return encoded
+        await means.partitioner.ensure_kept(connection, ANALYTICS.name, met)
+        joined = without_expired(joined, means.partitioner.expired(ANALYTICS.name, met))
+        encoded: Encoded = await means.offload(lambda: prepare(joined, now_micros, means.partitioner.widths))
+        await means.partitioner.ensure_for(connection, encoded.needed)
+        return joined, encoded
 
-    def _note(self, rows: Rows, detail: str) -> None:
-        side = next(side for side in Side if len(rows[side]))
-        partition, offset = rows[side].select("partition", "offset").row(0)
-        self._refused.append(_letter(self._batch, side, partition, offset, detail))
-        messages, limits = self._batch.messages, self._limits
-        if len(self._refused) > max(limits.ratio * messages, limits.min_messages):
-            raise TooManyRejects(
-                f"Postgres refused {len(self._refused)} of {messages} messages, the last: {detail}; "
-                f"see what was added to the tables (a constraint, a column, a trigger)"
-            )
+    def _judge(self, encoded: Encoded, found: Sequence[Refusal]) -> None:
+        """Raise where it is the table's fault, or may be; nothing of the batch is there yet."""
+        if self._seen is not None:
+            return
+        refused, tried = Counter(one.target for one in found), encoded.rows
+        verdicts = {target: self._means.watch.judge(target, tried[target], refused[target]) for target in refused}
+        for target, verdict in verdicts.items():
+            if verdict is Verdict.TABLE:
+                table, last = TARGETS[target].table.name, [one for one in found if one.target == target][-1]
+                raise TooManyRejects(
+                    f"Postgres refused {refused[target]} of {tried[target]} rows of {table}, the last: {last.words}. What "
+                    f"refuses so many is the table, not the data, and nothing of it was stored: {_mend(table, last)}; or let "
+                    f"TICKLOOM_REJECT_LIMIT_RATIO=1 make dead letters of any share"
+                )
+        if self._means.patient and Verdict.UNCLEAR in verdicts.values():
+            raise Undecided(f"too few rows to tell whose fault it is: {found[-1].words}")
+        self._seen = tried, refused
 
-    def _without_refused(self, rows: Rows) -> Rows:
-        kept: dict[Side, pl.DataFrame] = {}
-        for side in Side:
-            gone = [
-                (letter.source.partition, letter.offset)
-                for letter, of in zip(self._refused, self._sides, strict=True)
-                if of is side
-            ]
-            schema = {"partition": pl.Int32, "offset": pl.Int64}
-            kept[side] = rows[side].join(pl.DataFrame(gone, schema, orient="row"), on=list(schema), how="anti")
-        return kept
+    def _blame(self, joined: Joined, found: Sequence[Refusal]) -> None:
+        """Make dead letters of the messages that are surely the reason; at least one."""
+        written = _Written(joined)
+        frames = frames_of(joined, 0)
+        blamed: dict[Source, Refusal] = {}
+        doubted: dict[Source, Refusal] = {}
+        for one in found:  # the raw tables' first
+            code, ts = frames[one.target].row(one.index)[:2]
+            table = TARGETS[one.target].table
+            if table == ANALYTICS and any(half in blamed or half in doubted for half in written.halves(code, ts)):
+                continue  # without that there may be no joined row
+            source = written.source_of(table, code, ts)
+            (blamed if one.own else doubted).setdefault(source, one)
+        if not blamed:
+            blamed = {source: doubted[source] for source in written.roots(doubted, self._means.window_rows)}
+        self._refused += _letters(self._batch, {source: one.words for source, one in blamed.items()})
+        schema = {"partition": pl.Int32, "offset": pl.Int64}
+        gone = {side: [source[1:] for source in blamed if source[0] is side] for side in Side}
+        self._rows = {
+            side: self._rows[side].join(pl.DataFrame(gone[side], schema, orient="row"), on=list(schema), how="anti")
+            for side in Side
+        }
 
-    @property
-    def _sides(self) -> list[Side]:
-        side_of = {chunk.topic: chunk.side for chunk in self._batch.raw}
-        return [side_of[letter.source.topic] for letter in self._refused]
+    def _without_refused(self) -> Batch:
+        """The batch as it is loaded, with its dead letters."""
+        progress = {at: replace(step) for at, step in self._batch.progress.items()}
+        for letter in self._refused:
+            progress[letter.source].dead += 1
+        return replace(self._batch, rows={}, raw=[], rejects=[*self._batch.rejects, *self._refused], progress=progress)
 
 
-def _count(rows: Rows) -> int:
-    return sum(len(frame) for frame in rows.values())
+class _Written:
+    """Which message each row of a batch comes of."""
+
+    def __init__(self, joined: Joined) -> None:
+        self._times: dict[tuple[Side, int], list[int]] = {}  # by side and code, in order
+        self._sources: dict[tuple[Side, int, int], Source] = {}
+        self._keys: dict[Source, tuple[int, int]] = {}
+        for side, rows in joined.sides.items():
+            columns = ["code", "ts", "partition", "offset"]
+            both = pl.concat([rows.new[columns], rows.corrected[columns]]).sort("code", "ts")
+            for code, ts, partition, offset in both.iter_rows():
+                source = (side, partition, offset)
+                self._times.setdefault((side, code), []).append(ts)
+                self._sources[side, code, ts] = source
+                self._keys[source] = (code, ts)
+
+    def halves(self, code: int, ts: int) -> list[Source]:
+        """The messages of a key."""
+        found = (self._sources.get((side, code, ts)) for side in Side)
+        return [source for source in found if source is not None]
+
+    def source_of(self, table: Table, code: int, ts: int) -> Source:
+        """The message that a row of a table comes of: that of its key, the volume before the price; or, where the batch has
+        none of it, the newest one before, by which its average has changed."""
+        sides = [side for side in Side if RAW_TABLE[side] == table] or [Side.VOLUMES, Side.PRICES]
+        for side in sides:
+            if (source := self._sources.get((side, code, ts))) is not None:
+                return source
+        time, side = max((self._before(side, code, ts), side) for side in sides)
+        return self._sources[side, code, time]
+
+    def roots(self, doubted: Mapping[Source, Refusal], window: int) -> Iterator[Source]:
+        """Those whose average no other one of them can have changed: none is among the ``window``-1 rows before."""
+        last: dict[tuple[Side, int], int] = {}
+        for source in sorted(doubted, key=lambda source: self._keys[source]):
+            code, ts = self._keys[source]
+            places = {side: bisect_right(self._times.get((side, code), ()), ts) for side in Side}
+            if all(places[side] - last.get((side, code), -window) >= window for side in Side):
+                yield source
+            last[source[0], code] = places[source[0]]
+
+    def _before(self, side: Side, code: int, ts: int) -> int:
+        times = self._times.get((side, code), [])
+        place = bisect_right(times, ts)
+        return times[place - 1] if place else -(1 << 63)
 
 
-def _slice(rows: Rows, start: int, stop: int) -> Rows:
-    """Some rows, counted over both sides, prices first."""
-    prices = len(rows[Side.PRICES])
-    return {
-        Side.PRICES: rows[Side.PRICES][min(start, prices) : min(stop, prices)],
-        Side.VOLUMES: rows[Side.VOLUMES][max(start - prices, 0) : max(stop - prices, 0)],
-    }
-
-
-def _letter(batch: Batch, side: Side, partition: int, offset: int, detail: str) -> Reject:
+def _letters(batch: Batch, words: Mapping[Source, str]) -> Iterator[Reject]:
+    """The dead letters of these messages, with Postgres's words."""
     for chunk in batch.raw:
-        if chunk.side is side:
-            for index, at in enumerate(zip(chunk.partitions.tolist(), chunk.offsets.tolist(), strict=True)):
-                if at == (partition, offset):
-                    return reject(chunk, index, Reason.REFUSED, detail)
-    raise LookupError(f"no raw message for {side} partition {partition} offset {offset}: raw messages were not kept")
+        for index, (partition, offset) in enumerate(
+            zip(chunk.partitions.tolist(), chunk.offsets.tolist(), strict=True)
+        ):
+            if (told_of := words.get((chunk.side, partition, offset))) is not None:
+                yield reject(chunk, index, Reason.REFUSED, told_of)
+
+
+def _mend(table: str, refusal: Refusal) -> str:
+    alter, constraint = f"ALTER TABLE {table}", quoted(refusal.constraint)
+    match refusal.state:
+        case "23514" | "23503" if refusal.constraint:
+            return f"{alter} DROP CONSTRAINT {constraint}"
+        case "23505" | "23P01" if refusal.constraint:
+            return f"drop the index or constraint that {constraint} belongs to"
+        case "23502" if refusal.column:
+            column = quoted(refusal.column)
+            return f"{alter} ALTER COLUMN {column} DROP NOT NULL, or {alter} ALTER COLUMN {column} SET DEFAULT …"
+        case _:
+            return f"look at its triggers and generated columns; {alter} DISABLE TRIGGER … lets one rest"

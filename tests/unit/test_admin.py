@@ -25,6 +25,9 @@ class Database:
     async def execute(self, _query: str) -> str:
         return ""
 
+    async def fetch(self, _query: str, *_: object) -> list[Any]:
+        return []
+
     async def fetchrow(self, query: str, *_: object) -> dict[str, Any]:
         if "pg_inherits" in query:
             return {"oids": [1], "names": ["stock_prices_2026112410"]}

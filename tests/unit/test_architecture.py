@@ -13,6 +13,7 @@ PURE = (
     "stages/join.py",
     "tails.py",
     "copy_binary.py",
+    "inspection.py",
     "timestamps.py",
     "retry.py",
     "health.py",

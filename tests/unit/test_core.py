@@ -2,6 +2,7 @@
 
 import itertools
 import struct
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -21,7 +22,7 @@ from tickloom.partitions import partition_at, partitions_for
 from tickloom.retry import RetryPolicy
 from tickloom.settings import GapPolicy, Partitioning
 from tickloom.stages.consume import Reader, Room, find_gap
-from tickloom.stages.gather import BatchLimits, Gatherer, RejectLimits, RejectWatch
+from tickloom.stages.gather import BatchLimits, Gatherer, RefusalWatch, RejectLimits, RejectWatch, Verdict
 
 MOMENTS = st.datetimes(datetime(1971, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))
 WIDTHS = [Partitioning.HOURLY, Partitioning.DAILY, Partitioning.MONTHLY]
@@ -172,6 +173,12 @@ def test_health() -> None:
     assert not health.alive(1_011)[0], "who is stuck does not rest"
     health.beat(1_011)
     assert health.alive(1_020)[0]
+    for _ in range(5):
+        assert health.alive(1_020)[0]
+        health.session_in_vain(1_020, "fenced")
+    assert health.alive(1_020) == (False, "5 sessions in a row ended without a commit, the last: fenced")
+    assert health.alive(1_090)[1] != health.alive(1_020)[1], "the one after them lasts"
+    health.fruitless = 0
     assert not health.ready()[0]
     health.assigned = health.schema_present = True
     assert health.ready() == (True, "ready")
@@ -231,6 +238,32 @@ def test_flood_of_rejects() -> None:
     watch.see(decoded(list(range(9)), bad=9))
     with pytest.raises(TooManyRejects, match="schema 10"):
         watch.see(decoded([9], bad=1))
+
+
+def test_a_side_of_rejects() -> None:
+    """Of both topics together a bad one is exactly half: it would be copied into the dead letters for ever."""
+    watch = RejectWatch(RejectLimits(0.5, 10))
+    good = decoded(list(range(20)), bad=0)
+    watch.see(replace(good, chunk=replace(good.chunk, side=good.chunk.side.other)))
+    with pytest.raises(TooManyRejects, match="schema 10"):
+        watch.see(decoded(list(range(10)), bad=10))
+
+
+def test_whose_fault_a_refusal_is() -> None:
+    """A table that refuses everything would turn a whole feed into dead letters; an odd row would stop it."""
+    watch = RefusalWatch(RejectLimits(0.5, 1_000))
+    assert watch.judge("t", tried=1, refused=1) is Verdict.UNCLEAR
+    assert watch.judge("t", tried=10, refused=10) is Verdict.TABLE
+    assert watch.judge("t", tried=10, refused=9) is Verdict.DATA
+    assert watch.judge("t", tried=2_000, refused=1_000) is Verdict.DATA
+    assert watch.judge("t", tried=2_000, refused=1_001) is Verdict.TABLE
+    watch.note({"t": 6}, {"t": 6})
+    assert watch.judge("other", tried=6, refused=6) is Verdict.UNCLEAR
+    assert watch.judge("t", tried=6, refused=6) is Verdict.TABLE, "those before count, too"
+    watch.note({"t": 1}, {})
+    assert watch.judge("t", tried=6, refused=6) is Verdict.UNCLEAR, "it takes rows"
+    whatever = RefusalWatch(RejectLimits(1, 1_000))
+    assert whatever.judge("t", tried=5_000, refused=5_000) is Verdict.DATA
 
 
 def test_gaps() -> None:

@@ -1,14 +1,18 @@
 -- $1, $2 the slice [from, to); $3 processed_at; $4 whether both raw tables have partitions there: only then a row
 -- without both halves is one too many; $5, $6 the ranges whose partition was detached. How many rows are deleted, inserted or mended.
 WITH met AS MATERIALIZED (
-    SELECT symbol, "timestamp", p.price, v.volume, p.price_moving_avg, v.trading_volume_moving_avg,
+    SELECT symbol, "timestamp", price, volume, price_moving_avg, trading_volume_moving_avg,
            tickloom.ratio(CASE WHEN {possible_prices} THEN price END, CASE WHEN {possible_volumes} THEN volume END) AS ratio
-    FROM stock_prices p JOIN stock_volumes v USING (symbol, "timestamp")
-    WHERE p."timestamp" >= $1 AND p."timestamp" < $2 AND v."timestamp" >= $1 AND v."timestamp" < $2
-        AND NOT EXISTS (
-            SELECT FROM unnest($5::timestamptz[], $6::timestamptz[]) AS d (start, stop)
-            WHERE p."timestamp" >= start AND p."timestamp" < stop
-        )
+    FROM (
+        SELECT symbol, "timestamp", price, price_moving_avg FROM stock_prices WHERE "timestamp" >= $1 AND "timestamp" < $2
+    ) p JOIN (
+        SELECT symbol, "timestamp", volume, trading_volume_moving_avg FROM stock_volumes
+        WHERE "timestamp" >= $1 AND "timestamp" < $2
+    ) v USING (symbol, "timestamp")
+    WHERE NOT EXISTS (
+        SELECT FROM unnest($5::timestamptz[], $6::timestamptz[]) AS d (start, stop)
+        WHERE "timestamp" >= start AND "timestamp" < stop
+    )
 ), deleted AS (
     DELETE FROM stock_analytics_data a
     WHERE $4::bool AND a."timestamp" >= $1 AND a."timestamp" < $2

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from itertools import pairwise
 from typing import assert_never
 
@@ -26,6 +27,7 @@ from tickloom.model import (
 
 HOUR_MICROS = 3_600_000_000
 _HOURS_COUNTED = 1 << 16
+_NEARLY_ALL, _ENOUGH_ROWS = 0.9, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,27 +266,72 @@ class RejectLimits:
 
 
 class RejectWatch:
-    """Counts the recent messages: a window that forgets by halves, once it is ten times the least count."""
+    """Counts the recent messages of each side: a window that forgets by halves, once it is ten times the least count."""
 
     def __init__(self, limits: RejectLimits) -> None:
         self._limits = limits
-        self._messages = 0
-        self._rejects = 0
-        self._reasons: Counter[str] = Counter()
+        self._messages: Counter[Side] = Counter()
+        self._rejects: Counter[Side] = Counter()
+        self._reasons: dict[Side, Counter[str]] = {side: Counter() for side in Side}
 
     def see(self, decoded: Decoded) -> None:
-        """Count a chunk in. Raises ``TooManyRejects`` when most of the recent messages are bad."""
-        self._messages += len(decoded.chunk.values)
-        self._rejects += len(decoded.rejects)
-        self._reasons.update(reject.reason.value for reject in decoded.rejects)
-        limits = self._limits
-        if self._messages >= limits.min_messages and self._rejects > limits.ratio * self._messages:
-            common = ", ".join(f"{reason} {count}" for reason, count in self._reasons.most_common(3))
+        """Count a chunk in. Raises ``TooManyRejects`` when most of the recent messages of its side are bad."""
+        side, topic = decoded.chunk.side, decoded.chunk.topic
+        self._messages[side] += len(decoded.chunk.values)
+        self._rejects[side] += len(decoded.rejects)
+        self._reasons[side].update(reject.reason.value for reject in decoded.rejects)
+        limits, messages, rejects = self._limits, self._messages[side], self._rejects[side]
+        if messages >= limits.min_messages and rejects > limits.ratio * messages:
+            common = ", ".join(f"{reason} {count}" for reason, count in self._reasons[side].most_common(3))
             raise TooManyRejects(
-                f"{self._rejects} of the last {self._messages} messages were rejected ({common}); nothing of their "
+                f"{rejects} of the last {messages} messages of {topic} were rejected ({common}); nothing of their "
                 f"batch was stored. Check TICKLOOM_PRICES_TOPIC and TICKLOOM_VOLUMES_TOPIC and the producer; "
                 f"TICKLOOM_REJECT_LIMIT_RATIO=1 accepts any share"
             )
-        if self._messages > 10 * limits.min_messages:
-            self._messages //= 2
-            self._rejects //= 2
+        if messages > 10 * limits.min_messages:
+            self._messages[side] //= 2
+            self._rejects[side] //= 2
+
+
+class Verdict(Enum):
+    """Whose fault it is that Postgres refuses rows. ``UNCLEAR``: nearly all were refused, but they are too few to tell."""
+
+    DATA = auto()
+    UNCLEAR = auto()
+    TABLE = auto()
+
+
+class RefusalWatch:
+    """Per target (new rows of a table, corrected ones, and so on) how many rows Postgres has refused, of how many, since it
+    last took more than a few of a batch.
+
+    Nearly all of ten rows or more are refused by the table, whatever they hold; so is a share of very many that would
+    be too much of bad messages.
+    """
+
+    def __init__(self, limits: RejectLimits) -> None:
+        self._limits = limits
+        self._tried: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
+
+    def judge(self, target: str, tried: int, refused: int) -> Verdict:
+        """The verdict on a batch of which ``refused`` of ``tried`` rows for a target were refused."""
+        limits = self._limits
+        if refused > max(limits.ratio * tried, limits.min_messages):
+            return Verdict.TABLE
+        tried, refused = self._tried[target] + tried, self._refused[target] + refused
+        if not self._nearly_all(tried, refused):
+            return Verdict.DATA
+        return Verdict.TABLE if tried >= _ENOUGH_ROWS else Verdict.UNCLEAR
+
+    def note(self, tried: Mapping[str, int], refused: Mapping[str, int]) -> None:
+        """Remember a batch that is committed."""
+        for target, count in tried.items():
+            if self._nearly_all(count, refused.get(target, 0)):
+                self._tried[target] += count
+                self._refused[target] += refused.get(target, 0)
+            elif self._tried:
+                del self._tried[target], self._refused[target]
+
+    def _nearly_all(self, tried: int, refused: int) -> bool:
+        return refused > max(self._limits.ratio, _NEARLY_ALL) * tried

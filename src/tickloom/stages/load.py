@@ -18,12 +18,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tickloom.copy_binary import SymbolBytes, encode
-from tickloom.errors import Fenced, RowsVanished
+from tickloom.errors import DataRefused, Fenced, RowsVanished
 from tickloom.ledger import Counts, already_done, compare_and_set, refuse_repaired
 from tickloom.model import (
     ANALYTICS,
     AVERAGE_COLUMN,
-    OPTIONAL_COLUMNS,
     RAW_TABLE,
     TABLES,
     VALUE_COLUMN,
@@ -37,26 +36,27 @@ from tickloom.partitions import Range, ranges_of, runs_of
 from tickloom.postgres import LOOKUPS_ONLY, Connection, send, sql, told, transaction
 from tickloom.settings import Partitioning
 from tickloom.stages.join import Joined
+from tickloom.targets import TARGETS, Target
 from tickloom.timestamps import EARLIEST, LATEST, moment
 
 _COPY_BLOCK_BYTES = 1 << 20
-_REMET = "pg_temp.remet"
+KEPT_OUT = "kept out by a trigger of"
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A joined batch as COPY streams, ready to send.
+    """A joined batch as COPY streams, ready to send. By name of ``TARGETS``, where there are rows for one:
 
-    ``copies``: target table to bytes; ``needed``: output table to the event times whose partitions must exist;
-    ``updates``: staging table to the runs of partitions in which its rows' keys lie; ``staged``: how many rows it has;
-    ``touched``: output table to the ranges of all its rows; ``counts``: by side and partition; ``collapsed``: superseded
-    rows of another value. ``older``: symbols that have no row as old as the batch's, ordered, and the ts of that, in µs.
+    ``copies``: the bytes; ``rows``: how many; ``updates``: of a staged one the runs of partitions in which its keys lie.
+    ``needed``: output table to the event times whose partitions must exist; ``touched``: output table to the ranges of
+    all its rows; ``counts``: by side and partition; ``collapsed``: superseded rows of another value.
+    ``older``: symbols that have no row as old as the batch's, ordered, and the ts of that, in µs.
     """
 
     copies: Mapping[str, bytearray]
-    needed: Mapping[str, NDArray[np.int64]]
+    rows: Mapping[str, int]
     updates: Mapping[str, Sequence[Range]]
-    staged: Mapping[str, int]
+    needed: Mapping[str, NDArray[np.int64]]
     touched: Mapping[str, Sequence[Range]]
     counts: Mapping[tuple[Side, int], Counts]
     collapsed: int
@@ -89,26 +89,20 @@ class Loaded:
 def prepare(joined: Joined, now_micros: int, widths: Mapping[str, Partitioning]) -> Encoded:
     """Encode a joined batch; ``now_micros`` becomes ``processed_at``; ``widths`` are the tables'. Pure, CPU only."""
     symbols = SymbolBytes.of(joined.symbols)
-    frames: dict[str, pl.DataFrame] = {ANALYTICS.name: _stamped(joined.met, now_micros)}
-    staged: dict[str, pl.DataFrame] = {_REMET: _stamped(joined.remet, now_micros)}
-    for side, rows in joined.sides.items():
-        columns = ["code", "ts", "value", *OPTIONAL_COLUMNS[side], "average", "partition", "offset", "logged"]
-        frames[RAW_TABLE[side].name] = rows.new[columns]
-        staged[f"pg_temp.corrected_{side}"] = rows.corrected[columns]
-        staged[f"pg_temp.revised_{side}"] = rows.revised
+    frames = frames_of(joined, now_micros)
     updates: dict[str, list[Range]] = {}
-    touched: dict[str, set[Range]] = {table: set() for table in frames}
-    for target, frame in (frames | staged).items():
-        table = _UPDATED.get(target, target)
-        ranges = ranges_of(frame["ts"].to_numpy(), widths[table])
-        touched[table].update(ranges)
-        if target in staged:
-            updates[target] = runs_of(ranges)
+    touched: dict[str, set[Range]] = {table.name: set() for table in TABLES}
+    for name, frame in frames.items():
+        target = TARGETS[name]
+        ranges = ranges_of(frame["ts"].to_numpy(), widths[target.table.name])
+        touched[target.table.name].update(ranges)
+        if target.staged:
+            updates[name] = runs_of(ranges)
     return Encoded(
-        copies={target: encode(frame, symbols) for target, frame in (frames | staged).items() if len(frame)},
-        needed={table: frame["ts"].to_numpy() for table, frame in frames.items()},
+        copies={name: encode(frame, symbols) for name, frame in frames.items()},
+        rows={name: len(frame) for name, frame in frames.items()},
         updates=updates,
-        staged={target: len(frame) for target, frame in staged.items()},
+        needed={name: frame["ts"].to_numpy() for name, frame in frames.items() if not TARGETS[name].staged},
         touched={table: sorted(ranges) for table, ranges in touched.items()},
         counts={
             (side, partition): Counts(rows.stored.get(partition, 0), rows.superseded.get(partition, 0))
@@ -123,6 +117,21 @@ def prepare(joined: Joined, now_micros: int, widths: Mapping[str, Partitioning])
 def without_expired(joined: Joined, expired: NDArray[np.bool_]) -> Joined:
     """Without those of the joined rows that are new (``met``) which have lost their partition."""
     return replace(joined, met=joined.met.filter(~expired)) if expired.any() else joined
+
+
+def frames_of(joined: Joined, now_micros: int) -> dict[str, pl.DataFrame]:
+    """The rows of each target (see ``TARGETS``) that has any, with its columns in order: code, ts and the rest."""
+    frames = {
+        ANALYTICS.name: _stamped(joined.met, now_micros),
+        "remet": _stamped(joined.remet, now_micros),
+    }
+    for side, rows in joined.sides.items():
+        table = RAW_TABLE[side]
+        columns = [_FRAME_COLUMN.get(name, name) for name in table.names]
+        frames[table.name] = rows.new[columns]
+        frames[f"corrected_{side}"] = rows.corrected[columns]
+        frames[f"revised_{side}"] = rows.revised
+    return {name: frames[name] for name in TARGETS if len(frames[name])}
 
 
 def _stamped(met: pl.DataFrame, now_micros: int) -> pl.DataFrame:
@@ -172,32 +181,25 @@ class Loader:
             rejects=Counter(letter.reason for letter in batch.rejects),
         )
 
-    async def attempt(self, connection: Connection, encoded: Encoded) -> None:
-        """Write the rows as ``load`` does, and undo it. Raises ``DataRefused``, ``StoreUnavailable``, ``Mistake``."""
-        with told():
-            async with transaction(connection, rehearsal=True):
-                await _introduce(connection, *encoded.older)
-                await self._write(connection, encoded)
-
     async def _write(self, connection: Connection, encoded: Encoded) -> None:
-        for target, stream in encoded.copies.items():
-            schema, _, name = target.rpartition(".")
-            copying = connection.copy_to_table(
-                name, schema_name=schema or None, columns=_COLUMNS.get(target), source=_blocks(stream), format="binary"
-            )
-            await send(connection, copying, self._copy_seconds)
-        staged = [target for target in _UPDATES if target in encoded.copies]
+        for name, stream in encoded.copies.items():
+            target = TARGETS[name]
+            place = ("pg_temp" if target.staged else None, name)
+            copied = await copy(connection, target, place, stream, self._copy_seconds)
+            if copied < encoded.rows[name]:
+                raise DataRefused(f"{encoded.rows[name] - copied} rows were {KEPT_OUT} {name}")
+        staged = [TARGETS[name] for name in encoded.updates]
         if staged:
             await connection.execute(LOOKUPS_ONLY)
         for target in staged:
             found = 0
-            for run in encoded.updates[target]:
-                status = await connection.execute(_UPDATES[target], moment(run.start), moment(run.stop))
+            for run in encoded.updates[target.name]:
+                status = await connection.execute(target.update, moment(run.start), moment(run.stop))
                 found += int(status.rpartition(" ")[2])
             # A joined row may be gone with its partition: the raw ones, which tell what it was, are not.
-            if found < encoded.staged[target] and target != _REMET:
+            if found < encoded.rows[target.name] and target.table != ANALYTICS:
                 raise RowsVanished(
-                    f"{encoded.staged[target] - found} rows of {_UPDATED[target]} that were there could not be changed: "
+                    f"{encoded.rows[target.name] - found} rows of {target.table.name} that were there could not be changed: "
                     f"their partition was dropped or detached, or somebody has deleted them"
                 )
 
@@ -216,8 +218,19 @@ async def _introduce(connection: Connection, symbols: Sequence[str], since: Sequ
 async def stage(connection: Connection) -> None:
     """Make the connection's staging tables. Raises ``StoreUnavailable``, ``Mistake``."""
     with told():
-        for side in Side:
-            await connection.execute(_for_side("staging", side))
+        for target in TARGETS.values():
+            if target.staged:
+                await connection.execute(target.definition(target.name))
+
+
+async def copy(
+    connection: Connection, target: Target, place: tuple[str | None, str], stream: bytearray, seconds: float
+) -> int:
+    """Send a target's rows, within ``seconds``, into the table at ``place`` (schema, name); how many it has taken."""
+    schema, name = place
+    source = _blocks(stream)
+    copying = connection.copy_to_table(name, schema_name=schema, columns=target.names, source=source, format="binary")
+    return int((await send(connection, copying, seconds)).rpartition(" ")[2])
 
 
 async def _blocks(stream: bytearray) -> AsyncIterator[memoryview]:
@@ -251,7 +264,8 @@ async def _note(connection: Connection, batch: Batch, now: datetime, copy_second
         await send(connection, copying, copy_seconds)
     for gap in batch.gaps:
         await connection.execute(
-            "INSERT INTO tickloom.gaps VALUES ($1, $2, $3, $4, $5, 'continue')",
+            "INSERT INTO tickloom.gaps (topic, partition, from_offset, to_offset, noticed_at, policy) "
+            "VALUES ($1, $2, $3, $4, $5, 'continue')",
             *(gap.source.topic, gap.source.partition, gap.from_offset, gap.to_offset, now),
         )
 
@@ -282,28 +296,14 @@ def _record_time(timestamp_ms: int) -> datetime | None:
     return moment(timestamp_ms * 1_000)
 
 
-def _for_side(name: str, side: Side) -> str:
-    """A statement of ``sql/`` for one side; its names come from the model, never from data."""
-    table = RAW_TABLE[side]
-    rest = [column for column in table.names if column not in ("symbol", "timestamp")]
-    return sql(name).format(
-        side=side,
-        table=table.name,
-        value=VALUE_COLUMN[side],
-        average=AVERAGE_COLUMN[side],
-        columns=", ".join(f'"{column}"' for column in table.names),
-        assignments=", ".join(f"{column} = excluded.{column}" for column in rest),
-    )
-
-
-_UPDATED = {
-    _REMET: ANALYTICS.name,
-    **{f"pg_temp.{kind}_{side}": RAW_TABLE[side].name for kind in ("corrected", "revised") for side in Side},
+_FRAME_COLUMN = {
+    "symbol": "code",
+    "timestamp": "ts",
+    **dict.fromkeys(VALUE_COLUMN.values(), "value"),
+    **dict.fromkeys(AVERAGE_COLUMN.values(), "average"),
+    "source_partition": "partition",
+    "source_offset": "offset",
+    "source_timestamp": "logged",
 }
-_UPDATES = {
-    **{f"pg_temp.corrected_{side}": _for_side("correct", side) for side in Side},
-    **{f"pg_temp.revised_{side}": _for_side("revise", side) for side in Side},
-    _REMET: sql("remeet"),
-}
-_COLUMNS = {table.name: table.names for table in TABLES}
+"""By column of a raw table what it is called in the frames of ``join``, where that is something else."""
 _INTRODUCE = sql("introduce")

@@ -1,0 +1,8 @@
+"""The daemon with chores every second: ``python -m tests.acceptance.brisk run``."""
+
+from tickloom import daemon
+from tickloom.cli import main
+
+if __name__ == "__main__":
+    daemon._HOUSEKEEPING_SECONDS = 1.0
+    main()
