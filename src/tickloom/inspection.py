@@ -87,7 +87,7 @@ def faults(table: Table, found: FoundTable | None, role: str) -> list[str]:
 
 
 def _lacks(table: str, missing: Sequence[str]) -> str:
-    lacks = f"table {table} lacks {', '.join(missing)}; `tickloom migrate` adds what an older version lacked"
+    lacks = f"table {table} lacks {', '.join(missing)}; run `tickloom migrate`, which adds what an older version lacked"
     renamed = f"if a column was renamed, ALTER TABLE {table} RENAME COLUMN … TO {quoted(missing[0])}"
     return f"{lacks}; {renamed}; if another program made the table, rename or drop it before"
 

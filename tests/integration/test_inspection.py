@@ -133,7 +133,7 @@ async def test_the_mend_mends(connection: Connection, settings: Settings, spoil:
     [
         ("ALTER TABLE stock_volumes RENAME COLUMN volume TO amount", "RENAME COLUMN … TO volume"),
         ("ALTER TABLE stock_volumes DROP COLUMN volume", "lacks volume"),
-        ("ALTER TABLE tickloom.offsets DROP COLUMN skipped", "lacks skipped; `tickloom migrate` adds"),
+        ("ALTER TABLE tickloom.offsets DROP COLUMN skipped", "lacks skipped; run `tickloom migrate`"),
         ("ALTER TABLE stock_prices RENAME TO ticks", "stock_prices does not exist; run `tickloom migrate`"),
         (
             "ALTER TABLE stock_prices RENAME TO ticks; CREATE VIEW public.stock_prices AS SELECT * FROM ticks",

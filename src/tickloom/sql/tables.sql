@@ -4,9 +4,9 @@
 SELECT wanted.name AS "table", c.relkind::text AS kind, row_security_active(c.oid) AS hides,
     (SELECT min(rulename) FROM pg_rewrite WHERE ev_class = c.oid AND ev_type <> '1') AS rule,
     (
-        SELECT min(p.oid::regclass::text) FROM pg_class p
-        WHERE p.relpersistence = 'u' AND p.relkind = 'r'
-            AND (p.oid = c.oid OR p.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = c.oid))
+        SELECT min(p.oid::regclass::text)
+        FROM (SELECT c.oid UNION ALL SELECT inhrelid FROM pg_inherits WHERE inhparent = c.oid) parts (oid)
+        JOIN pg_class p ON p.oid = parts.oid WHERE p.relpersistence = 'u' AND p.relkind = 'r'
     ) AS unlogged,
     EXISTS (  -- of each row (1), before (2) an INSERT (4)
         SELECT FROM pg_trigger WHERE tgrelid = c.oid AND tgtype & 7 = 7 AND tgenabled IN ('O', 'A')
