@@ -382,7 +382,7 @@ def pgbouncer(database_url: str, mode: str, *options: str) -> Iterator[str]:
                 time.sleep(0.05)
             yield urlunsplit(parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{port}"))
         finally:
-            process.end(signal.SIGQUIT)
+            process.end(signal.SIGKILL)  # it ignores the gentler ones where our own shell does
 
 
 def _pgbouncer_program() -> str:

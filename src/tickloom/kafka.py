@@ -316,7 +316,11 @@ class TopicIds:
     def __init__(self, settings: Settings) -> None:
         """Connects lazily."""
         self._topics = list(side_of(settings))
-        self._admin = AdminClient(reader_config(settings), logger=_LibrdkafkaLog())
+        self._admin: Any = make_admin(reader_config(settings))
+
+    def close(self) -> None:
+        """Let the connection go: with its last user the client does, and no garbage collector is waited for."""
+        self._admin = None
 
     def read(self, timeout_seconds: float = METADATA_TIMEOUT_SECONDS) -> dict[str, str]:
         """Each topic's id, where the brokers have such (Kafka 2.8 on; librdkafka's mock cluster has none). Blocks.

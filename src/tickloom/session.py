@@ -647,7 +647,12 @@ async def open_session(
         try:
             await store.close()
         finally:
-            await asyncio.shield(loop.run_in_executor(None, reader.stop))
+            await asyncio.shield(loop.run_in_executor(None, _hang_up, reader, watch))
+
+
+def _hang_up(reader: Reader, watch: TopicIds) -> None:
+    reader.stop()
+    watch.close()
 
 
 def _ask(question: Callable[[], T]) -> T:
