@@ -26,7 +26,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 KAFKA_VERSION = "4.1.0"
 CACHE = Path(__file__).parent.parent / ".cache"
@@ -311,6 +311,17 @@ def create_topic(bootstrap: str, name: str, partitions: int, config: Mapping[str
     """A fresh topic; returns when the brokers know it."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
     admin.create_topics([NewTopic(name, partitions, 1, config=dict(config or {}))])[name].result(30)
+
+
+def add_partitions(bootstrap: str, topic: str, count: int) -> None:
+    """Raise a topic to ``count`` partitions; returns when the broker tells of them."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    admin.create_partitions([NewPartitions(topic, count)])[topic].result(30)
+    deadline = time.monotonic() + _DEADLINE_SECONDS
+    while len(admin.list_topics(topic, timeout=10).topics[topic].partitions) < count:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{topic} has not got {count} partitions")
+        time.sleep(0.05)
 
 
 def _docker() -> bool:

@@ -6,6 +6,7 @@ itself. The schedule follows from the seed; the moments are the machine's.
 """
 
 import argparse
+import json
 import os
 import random
 import signal
@@ -14,10 +15,11 @@ import sys
 import tempfile
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -30,9 +32,10 @@ from tests.acceptance.world import World
 from tests.hostile import hostile_things
 
 PARTITIONS = 6
+_QUICK = {"socket.timeout.ms": 5000, "topic.metadata.refresh.interval.ms": 1000}
 PROTOCOLS = {
-    "classic": '{"session.timeout.ms": 2000, "heartbeat.interval.ms": 500, "socket.timeout.ms": 5000}',
-    "consumer": '{"group.protocol": "consumer", "group.remote.assignor": "range", "socket.timeout.ms": 5000}',
+    "classic": json.dumps({"session.timeout.ms": 2000, "heartbeat.interval.ms": 500} | _QUICK),
+    "consumer": json.dumps({"group.protocol": "consumer", "group.remote.assignor": "range"} | _QUICK),
 }
 SETTINGS = {
     "TICKLOOM_BATCH_MAX_MESSAGES": "500",
@@ -42,7 +45,10 @@ SETTINGS = {
     "TICKLOOM_DATABASE_COMMAND_TIMEOUT_SECONDS": "6",
     "TICKLOOM_DATABASE_CONNECT_TIMEOUT_SECONDS": "3",
     "TICKLOOM_REVOKE_TIMEOUT_SECONDS": "4",
+    "TICKLOOM_SHARE_AFTER_SECONDS": "3",
 }
+MOST_PARTITIONS = 12
+TABLES = ("stock_prices", "stock_volumes", "stock_analytics_data")
 
 
 @dataclass
@@ -76,7 +82,7 @@ class Chaos:
 
     def __init__(self, seed: int, protocol: str, rate: float, stack: ExitStack) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tickloom-chaos-")))
-        self.rng = random.Random(seed)
+        self.rng, self.rng_of_producers = random.Random(seed), random.Random(seed)
         self.outcome = Outcome()
         self._rate = rate
         self._long = False
@@ -105,6 +111,7 @@ class Chaos:
         }
         self.world.settings |= SETTINGS
         self._replicas: list[Replica] = []
+        self._counts = dict.fromkeys(("prices", "volumes"), PARTITIONS)
         self._things = iter(hostile_things(seed, 2_000_000 if rate > 1_000 else 400_000))
         self._producing = threading.Event()
         stack.callback(self._kill_all)
@@ -266,6 +273,42 @@ class Chaos:
         services.execute(admin, f"ALTER DATABASE {name} RESET default_transaction_isolation")
         self.terminate_backends()
 
+    def add_or_drop_a_column(self) -> None:
+        """A column of somebody's own comes into a table, or goes."""
+        table, column = self.rng.choice(TABLES), "note"
+        there = f"SELECT FROM information_schema.columns WHERE table_name = '{table}' AND column_name = '{column}'"
+        act = f"DROP COLUMN {column}" if self.world.query(there) else f"ADD COLUMN {column} text DEFAULT 'mine'"
+        self._lock_for_a_moment(f"ALTER TABLE {table} {act}")
+
+    def detach_a_partition(self) -> None:
+        """A partition is detached and attached again, in one go."""
+        found = self.world.query(
+            "SELECT inhparent::regclass::text, inhrelid::regclass::text, pg_get_expr(relpartbound, inhrelid) "
+            "FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid WHERE inhparent = ANY "
+            f"('{{{','.join(TABLES)}}}'::regclass[]) ORDER BY random() LIMIT 1"
+        )
+        for parent, name, bounds in found:
+            self._lock_for_a_moment(
+                f"ALTER TABLE {parent} DETACH PARTITION {name}; ALTER TABLE {parent} ATTACH PARTITION {name} {bounds}"
+            )
+
+    def limit_the_role(self) -> None:
+        """The role's time limits become a fraction of a second, for new sessions."""
+        limits = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+        services.execute(self._postgres.url, *(f"ALTER ROLE CURRENT_USER SET {name} = '300ms'" for name in limits))
+        self.terminate_backends()
+        time.sleep(self.rng.uniform(1, 3))
+        services.execute(self._postgres.url, *(f"ALTER ROLE CURRENT_USER RESET {name}" for name in limits))
+        self.terminate_backends()
+
+    def add_partitions(self) -> None:
+        """A topic gets more partitions, with a backlog, and with producers that have not heard of it."""
+        side = min(self._counts, key=lambda side: (self._counts[side], self.rng.random()))
+        count = min(MOST_PARTITIONS, self._counts[side] + self.rng.randrange(1, 3))
+        if count > self._counts[side]:
+            services.add_partitions(self.world.bootstrap, self.world.topics[side], count)
+            self._counts[side] = count
+
     # --- how --------------------------------------------------------------------------------------------------
 
     def run(self, seconds: float) -> Outcome:
@@ -300,7 +343,13 @@ class Chaos:
 
     def _produce(self) -> None:
         while self._producing.is_set():
-            some = list(islice(self._things, round(self._rate / 4)))
+            known = (
+                dict(self._counts) if self.rng_of_producers.random() < 0.7 else dict.fromkeys(self._counts, PARTITIONS)
+            )
+            some = [
+                replace(thing, partition=zlib.crc32(thing.key or b"") % known[thing.side])
+                for thing in islice(self._things, round(self._rate / 4))
+            ]
             try:
                 self.world.produce(some)
             except AssertionError as error:  # in a thread of its own it would be lost
@@ -308,6 +357,11 @@ class Chaos:
                 return
             self.outcome.messages += len(some)
             time.sleep(0.25)
+
+    def _lock_for_a_moment(self, statements: str) -> None:
+        """What takes ACCESS EXCLUSIVE locks, given up where it does not get them soon."""
+        with suppress(asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+            services.execute(self.world.database_url, f"BEGIN; SET LOCAL lock_timeout = '500ms'; {statements}; COMMIT")
 
     def _start(self, faults: str = "") -> None:
         log = self._folder / f"replica-{self.outcome.starts}.log"
@@ -408,6 +462,10 @@ FAULTS: list[Callable[[Chaos], None]] = [
     Chaos.cancel_statements,
     Chaos.go_read_only,
     Chaos.drop_a_partition,
+    Chaos.add_or_drop_a_column,
+    Chaos.detach_a_partition,
+    Chaos.limit_the_role,
+    Chaos.add_partitions,
     Chaos.deadlock,
     Chaos.conflict,
     *([Chaos.fill_the_disk] if os.geteuid() == 0 else []),  # only root may mount a disk to fill

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import AdminClient, NewPartitions
+from confluent_kafka.admin import AdminClient
 
 from tests import services
 from tests.acceptance.test_bad_days import until
@@ -27,15 +27,8 @@ def options_of(protocol: str) -> str:
 
 def add_partitions(world: World, count: int, *sides: str) -> None:
     """Raise these topics to ``count`` partitions."""
-    admin = AdminClient({"bootstrap.servers": world.bootstrap})
     for side in sides or ("prices", "volumes"):
-        topic = world.topics[side]
-        admin.create_partitions([NewPartitions(topic, count)])[topic].result(30)
-
-        def known(topic: str = topic) -> int:
-            return len(admin.list_topics(topic, timeout=10).topics[topic].partitions)
-
-        until(lambda: known() == count)
+        services.add_partitions(world.bootstrap, world.topics[side], count)
 
 
 def make_anew(world: World, side: str, partitions: int) -> None:
