@@ -286,6 +286,9 @@ class Daemon:
             except TooWide as error:  # ends by itself: with each one batches are smaller
                 manner = replace(manner, max_messages=max(1, error.messages // 2))
                 _log.info("smaller batches", max_messages=manner.max_messages, reason=str(error))
+            except Undecided as error:  # likewise: its patience grows
+                manner = replace(manner, patience_seconds=min(2 * manner.patience_seconds or 1, MOST_PATIENCE_SECONDS))
+                _log.warning("waiting for more rows", seconds=manner.patience_seconds, reason=str(error))
             except RowsVanished as error:
                 self._vanished = [*(messages for messages in self._vanished if messages == self._tally.messages)]
                 self._vanished.append(self._tally.messages)
@@ -294,9 +297,7 @@ class Daemon:
                         f"{error}; they can be read all the same: see the table's triggers and row-level security"
                     ) from error
                 _log.warning("rows have vanished: what is held of the tables is read anew", reason=str(error))
-            except Undecided as error:  # likewise: its patience grows
-                manner = replace(manner, patience_seconds=min(2 * manner.patience_seconds or 1, MOST_PATIENCE_SECONDS))
-                _log.warning("waiting for more rows", seconds=manner.patience_seconds, reason=str(error))
+                await self._back_off(before, error)
             except RowsRefused as error:
                 await self._look_at_the_tables(around)
                 manner = replace(manner, careful=True)

@@ -48,11 +48,9 @@ class FoundTable:
     columns: Mapping[str, FoundColumn]
 
 
-def faults(table: Table, found: FoundTable | None, role: str) -> list[str]:
+def faults(table: Table, found: FoundTable, role: str) -> list[str]:
     """What of ``table`` keeps us from writing into it, each with its mend; ``role``: who we are there."""
     name = table.name
-    if found is None:
-        return [f"table {name} does not exist; run `tickloom migrate`"]
     if found.kind not in ("r", "p"):
         return [f"{name} is {_KINDS.get(found.kind, 'no table')}; rename or drop it, then `tickloom migrate`"]
     if missing := sorted(set(table.names) - set(found.columns)):

@@ -196,15 +196,14 @@ async def _check_shape(connection: Connection) -> None:
     for table, *column in await connection.fetch(sql("columns"), names):
         one = FoundColumn(*column)
         columns[table][one.name] = one
-    found = {
-        name: FoundTable(*rest, columns=columns[name]) if rest[0] else None
-        for name, *rest in await connection.fetch(sql("tables"), names)
-    }
-    for name in names:
-        if found[name] is None:
-            raise SchemaMismatch(f"table {name} does not exist{await _elsewhere(connection, name)}")
     role = await connection.fetchval("SELECT current_user::text")
-    if told_of := [fault for table in wanted for fault in faults(table, found[table.name], role)]:
+    told_of: list[str] = []
+    for table, (name, kind, *rest) in zip(wanted, await connection.fetch(sql("tables"), names), strict=True):
+        if kind is None:
+            told_of.append(f"table {name} does not exist{await _elsewhere(connection, name)}")
+        else:
+            told_of += faults(table, FoundTable(kind, *rest, columns=columns[name]), role)
+    if told_of:
         raise SchemaMismatch("; ".join(told_of))
 
 
