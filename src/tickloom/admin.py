@@ -10,7 +10,15 @@ from typing import Any
 
 from tickloom import ledger, schema
 from tickloom.errors import TickloomError
-from tickloom.kafka import Cluster, TopicIds, ask_group, check_options, describe_cluster, peek_keys
+from tickloom.kafka import (
+    Cluster,
+    TopicIds,
+    ask_group,
+    check_options,
+    describe_cluster,
+    look_at_cleanup,
+    peek_keys,
+)
 from tickloom.model import PRICES, VOLUMES
 from tickloom.partitions import LockTable, budget_of, lock_table
 from tickloom.pooler import refuse_poolers
@@ -61,6 +69,7 @@ async def check(settings: Settings) -> list[Finding]:
     if cluster:
         findings.append(_replicas(cluster[0]))
         findings.append(await _find("group", lambda: loop.run_in_executor(None, ask_group, settings)))
+        findings.append(await _find("cleanup", lambda: loop.run_in_executor(None, look_at_cleanup, settings)))
         findings.append(await _find("keys", lambda: loop.run_in_executor(None, peek_keys, settings)))
     findings.append(await _find("database", lambda: _database(settings)))
     if findings[-1].good:

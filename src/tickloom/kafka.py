@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import confluent_kafka as kafka
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConfigResource  # pyright: ignore[reportPrivateImportUsage]
 
 from tickloom.errors import Mistake, SettingsError, SourceRefuses, SourceUnavailable, TickloomError, TopicMissing
 from tickloom.logs import Logger
@@ -337,6 +337,29 @@ class TopicIds:
                     raise TopicMissing(f"topic {topic} does not exist any more") from None
                 raise translate(error.args[0]) from None
         return {topic: found for topic, found in ids.items() if found.strip("A=")}  # all zero: none
+
+
+def look_at_cleanup(settings: Settings) -> str:
+    """Whether Kafka keeps all messages of the topics until they are old, for ``check``. Blocks up to 10 s.
+
+    Raises ``Mistake`` where it compacts them, ``SourceUnavailable``.
+    """
+    admin = make_admin(reader_config(settings))
+    topics = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in side_of(settings)]
+    asked = admin.describe_configs(topics, request_timeout=METADATA_TIMEOUT_SECONDS)
+    for topic, answer in asked.items():
+        try:
+            policy = str(answer.result()["cleanup.policy"].value)
+        except kafka.KafkaException as error:
+            if error.args[0].code() == _E.TOPIC_AUTHORIZATION_FAILED:
+                return "the client may not ask (DESCRIBE_CONFIGS); see that cleanup.policy is delete"
+            raise translate(error.args[0]) from None
+        if "compact" in policy:
+            raise Mistake(
+                f"topic {topic.name} has cleanup.policy={policy}: of messages with the same key Kafka drops all but the newest, "
+                f"read or not; set it to delete"
+            )
+    return "messages are kept until they are old"
 
 
 def peek_keys(settings: Settings) -> str:

@@ -531,3 +531,16 @@ def test_sessions_that_come_to_nothing(world: World) -> None:
         assert livez()[0] == 200
         stopped(daemon)
     assert world.differences() == []
+
+
+def test_all_tables_are_published(world: World) -> None:
+    """Logical replication of a whole database would keep the ledger's neighbours, which have no keys, from being updated."""
+    world.query("CREATE PUBLICATION everything FOR ALL TABLES")
+    start = now_ms() - HOUR
+    for portion in (pairs(200, start), pairs(100, start, price=7.5), pairs(200, start - 50)):
+        world.produce(portion)
+        assert world.tickloom("run", "--once").returncode == 0
+    assert world.differences() == []
+    world.query("UPDATE stock_prices SET price_moving_avg = -7 WHERE symbol = 'S1'")
+    assert world.tickloom("verify", "--repair").returncode == 0
+    assert world.differences() == []

@@ -192,6 +192,17 @@ def test_a_topic_that_was_made_anew(
     assert "was deleted and made anew" in done.stdout
 
 
+def test_check_finds_a_topic_that_is_compacted(kafka: Any, database_url: str, topics: tuple[str, str]) -> None:
+    """Prices that were not yet read would go, counted as skipped, since a symbol's newest one is there."""
+    world = World.make(kafka, database_url, topics, partitions=1)
+    assert "messages are kept until they are old" in world.tickloom("check").stdout
+    compacted = f"compacted-{topics[1]}"
+    services.create_topic(world.bootstrap, compacted, 1, {"cleanup.policy": "compact,delete"})
+    done = world.tickloom("check", TICKLOOM_VOLUMES_TOPIC=compacted)
+    assert done.returncode == 3
+    assert f"topic {compacted} has cleanup.policy=compact,delete" in done.stdout
+
+
 def test_two_that_each_worked_alone_on_torn_topics(
     kafka: Any, database_url: str, topics: tuple[str, str], start: Start
 ) -> None:

@@ -53,6 +53,7 @@ def check_with(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(admin, "describe_cluster", lambda _settings: Cluster("c", {"a": 4, "b": 4}))
     monkeypatch.setattr(admin, "ask_group", lambda _settings: "may be joined")
     monkeypatch.setattr(admin, "_source", no_fault)
+    monkeypatch.setattr(admin, "look_at_cleanup", lambda _settings: "kept")
     monkeypatch.setattr(admin, "peek_keys", lambda _settings: "all have keys")
     monkeypatch.setattr(schema, "check", no_fault)
     for name in ("rehearse", "rehearse_partitions", "refuse_poolers"):

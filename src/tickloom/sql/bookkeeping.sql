@@ -59,6 +59,8 @@ ALTER TABLE tickloom.source ADD COLUMN IF NOT EXISTS group_id text;
 -- Kafka's ids: a topic that is deleted and made anew has another.
 ALTER TABLE tickloom.source ADD COLUMN IF NOT EXISTS prices_topic_id text;
 ALTER TABLE tickloom.source ADD COLUMN IF NOT EXISTS volumes_topic_id text;
+-- It has no key: where somebody publishes all tables (logical replication), its row could not be updated else.
+ALTER TABLE tickloom.source REPLICA IDENTITY FULL;
 
 -- Every symbol that has rows: to find out in the tables that one has none would take a look into each of their
 -- partitions. Some may have none. No row of a symbol is older than ``since``, where that is given, so that nobody looks for one
