@@ -258,6 +258,10 @@ class Daemon:
             float(line.removeprefix(name)) for line in get(self.port, "/metrics")[1].splitlines() if name in line
         )
 
+    def readyz(self) -> tuple[int, str]:
+        """Whether it is ready, and why not."""
+        return get(self.port, "/readyz")
+
     def stop(self) -> None:
         """End in order."""
         self.process.send_signal(signal.SIGTERM)
@@ -296,6 +300,9 @@ def test_what_kafka_refuses_later_is_waited_out(guarded: Guarded, behind: World,
                 told = f"grant '{user}' READ on the group"
         until(lambda: told in daemon.said())
         until(lambda: daemon.retries() > 0)
+        if fault in ("password", "user"):
+            until(lambda: daemon.readyz()[0] == 503 and told in daemon.readyz()[1])
+            assert get(daemon.port, "/livez")[0] == 200
         behind.produce(hostile_things(seed=2, messages=50))
         assert daemon.process.poll() is None
         guarded.let_in(user)
