@@ -113,6 +113,8 @@ async def measure(
         tree.kill()
         exit_code = await ended
     rows = await connection.fetchval(_ROWS)
+    if rows and first_row_seconds is None:  # it came between the last look and the end
+        first_row_seconds, first_rows = seconds, rows
     await connection.close()
     return Measured(
         exit_code if in_time else None, seconds, tree.cpu_seconds, tree.peak_bytes, first_row_seconds, first_rows, rows

@@ -32,10 +32,6 @@ _TAKE_OVER = sql("take_over")
 _COMPARE_AND_SET = sql("compare_and_set")
 _END_SESSIONS = sql("end_sessions")
 _BEYOND_LEDGER = sql("beyond_ledger")
-_FILLED_PARTITIONS = (
-    "SELECT oid::regclass::text AS name FROM pg_class WHERE relkind = 'r' AND pg_relation_size(oid) > 0 "
-    "AND (oid = to_regclass($1) OR oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass($1)))"
-)
 _FROM_THE_START = (
     "put them back (a backup has them), or read the topics again from their start: TRUNCATE tickloom.offsets, "
     f"tickloom.dead_letters, tickloom.gaps, tickloom.symbols, {', '.join(table.name for table in TABLES)}"
@@ -107,34 +103,6 @@ async def refuse_beyond(connection: Connection, expected: Mapping[TopicPartition
             f"{row['table']} holds offset {row['offset']} of {at.topic} partition {at.partition}, and tickloom.offsets "
             f"has not come further than {expected[at]}: its rows were deleted or set back by hand; {_FROM_THE_START}"
         )
-
-
-async def refuse_forgotten(connection: Connection, tables: Mapping[str, str]) -> None:
-    """Raise ``LedgerLost`` where the ledger knows nothing of a topic that has rows: ``tables``, its raw table by topic.
-
-    Raises ``StoreUnavailable``.
-    """
-    with told():
-        for topic, table in tables.items():
-            if await _knows(connection, topic) or not await _has_rows(connection, table):
-                continue
-            if not await _knows(connection, topic):  # no first owner, which writes the ledger first, has come between
-                raise LedgerLost(
-                    f"{table} holds rows, and tickloom.offsets knows nothing of {topic}: its rows were deleted by hand; "
-                    f"{_FROM_THE_START}"
-                )
-
-
-async def _knows(connection: Connection, topic: str) -> bool:
-    return await connection.fetchval("SELECT EXISTS (SELECT FROM tickloom.offsets WHERE topic = $1)", topic)
-
-
-async def _has_rows(connection: Connection, table: str) -> bool:
-    """Looks into one partition at a time: a statement locks all that it may look into."""
-    for row in await connection.fetch(_FILLED_PARTITIONS, table):
-        if await connection.fetchval(f"SELECT EXISTS (SELECT FROM {row['name']})"):
-            return True
-    return False
 
 
 async def claim(

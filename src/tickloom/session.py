@@ -617,8 +617,6 @@ async def open_session(
         await store.run(lambda connection: schema.claim_source(connection, around.settings, cluster.cluster_id, ids))
         marks = await loop.run_in_executor(None, reader.watermarks)
         firsts = {at: low for at, (low, _) in marks.items()}
-        tables = {topic: RAW_TABLE[side].name for topic, side in side_of(around.settings).items()}
-        await store.run(lambda connection: ledger.refuse_forgotten(connection, tables))
         entered = await store.run(lambda connection: sharing.enter(connection, view, firsts, around.owner))
         if entered.policy is Policy.STANDBY:
             raise StandBy(entered.era)

@@ -1,5 +1,6 @@
 """`make peers` measures what it says it measures, and sees what is wrong in a table."""
 
+import asyncio
 import importlib
 import json
 import os
@@ -16,6 +17,7 @@ from benchmarks import peers, verdict
 from benchmarks.measure import Measured, measure
 from benchmarks.report import Report, Result, Scale
 from tests import reference
+from tests.acceptance.test_bad_days import until
 from tickloom.shapes import SHAPES, reshaped
 from tickloom.synthetic import SIDES, TickSettings, TopicSide, history
 
@@ -41,7 +43,7 @@ def test_tickloom_alone(kafka: Any, postgres: Any) -> None:
     (told,) = document["peers"]
     (run,) = told["runs"]
     assert (told["name"], run["exit_code"], run["rows"]) == ("tickloom", 0, 6_000 - 4 - 4)
-    assert 0 < run["first_row_seconds"] < run["seconds"]
+    assert 0 < run["first_row_seconds"] <= run["seconds"]
     assert run["cpu_seconds"] > 0.2
     assert run["peak_bytes"] > 30_000_000
     assert told["messages_per_second"] == pytest.approx(4_000 / run["seconds"])
@@ -125,7 +127,7 @@ async def test_the_limit_ends_all_of_it(tables: str, tmp_path: Path) -> None:
     assert time.monotonic() - started < 20
     assert run.exit_code is None
     left = Path("/proc", (tmp_path / "output").read_text().strip())
-    assert not left.exists() or "Z" in (left / "stat").read_text()
+    await asyncio.to_thread(until, lambda: not left.exists() or " Z " in (left / "stat").read_text())
 
 
 async def test_how_far_it_got_and_when_it_began(tables: str, tmp_path: Path) -> None:
