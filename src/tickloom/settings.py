@@ -134,11 +134,11 @@ class Settings(BaseSettings):
         20, gt=0, description="How long a revocation waits for the batch in flight before it is abandoned."
     )
     share_after_seconds: float = Field(
-        300,
+        60,
         ge=0,
         allow_inf_nan=False,
-        description="After partitions were added one replica reads everything for this long, until all producers know of them "
-        "(their `metadata.max.age.ms`); then replicas share again.",
+        description="After partitions were added one replica reads everything for this long, then replicas share again; and once "
+        "more where a producer has not yet heard of them (its `metadata.max.age.ms`).",
     )
     stuck_after_seconds: float = Field(
         300, gt=0, description="`/livez` fails when there is work and nothing moved for this long."
