@@ -22,9 +22,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import numpy as np
-import polars as pl
-
 from tickloom.model import TABLES, Chunk, Decoded, Side, TopicPartition
 from tickloom.settings import Partitioning
 from tickloom.shapes import PLAIN, SHAPES, Shape, reshaped, shape_named
@@ -33,7 +30,7 @@ from tickloom.stages.gather import BatchLimits, Gatherer
 from tickloom.stages.join import begin, finish, symbols_of
 from tickloom.stages.load import prepare
 from tickloom.synthetic import Tick, TickSettings, live
-from tickloom.tails import FOREVER, NO_FLOOR, Loaded, Tails
+from tickloom.tails import Loaded, Tails
 
 CHUNK_MESSAGES = 10_000
 PARTITIONS = 4
@@ -43,16 +40,6 @@ SHAPED_CHUNKS = 4  # of each side, of a shape's log
 STEPS = ("decode", "gather", "symbols", "join", "encode")
 DAY = 86_400 * 10**6
 _WIDTHS = dict.fromkeys((table.name for table in TABLES), Partitioning.HOURLY)
-_NO_ROWS = pl.DataFrame(
-    schema={
-        "code": pl.UInt32,
-        "ts": pl.Int64,
-        "value": pl.Float64,
-        "partition": pl.Int32,
-        "offset": pl.Int64,
-        "logged": pl.Int64,
-    }
-)
 
 
 @dataclass
@@ -139,7 +126,7 @@ def run(log: Sequence[Sequence[Chunk]]) -> Clock:
             tails.reserve(len(missing))
             tails.insert(
                 missing,
-                dict.fromkeys(Side, Loaded(_NO_ROWS, np.full(len(missing), NO_FLOOR), np.full(len(missing), FOREVER))),
+                dict.fromkeys(Side, Loaded.nothing(len(missing))),
             )
         with counting.step("join"):
             joined = finish(begin(batch, symbols, tails, number), tails)

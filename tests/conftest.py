@@ -1,11 +1,14 @@
 """Fixtures: real services, started when the first test asks for them, ended with the session."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 
 import pytest
 
 from tests import services
+from tickloom import schema
+from tickloom.postgres import Connection, connect
+from tickloom.settings import Settings
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +36,21 @@ def topics() -> tuple[str, str]:
     """Names of a pair of topics that do not exist yet: prices, volumes."""
     unique = uuid.uuid4().hex[:8]
     return f"prices-{unique}", f"volumes-{unique}"
+
+
+@pytest.fixture
+async def settings(database_url: str) -> Settings:
+    """Settings of a migrated database."""
+    found = Settings(database_url=database_url)  # type: ignore[arg-type]
+    connection = await connect(found)
+    await schema.migrate(connection, found)
+    await connection.close()
+    return found
+
+
+@pytest.fixture
+async def connection(settings: Settings) -> AsyncGenerator[Connection]:
+    """A connection to it."""
+    connection = await connect(settings)
+    yield connection
+    await connection.close()

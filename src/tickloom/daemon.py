@@ -130,9 +130,7 @@ class Daemon:
     def _end(self, why: Ended) -> None:
         self._ended = self._ended or why
         self._stop.set()
-        self._changed.set()
-        if self._session is not None:
-            self._session.stop()
+        self._end_session()
 
     def _chore_failed(self, error: BaseException) -> None:
         """Nobody would do that chore any more: end as at a stop, and then with the error."""
@@ -542,7 +540,7 @@ class Daemon:
                 return
 
     async def _keep_house(self, around: Surroundings) -> None:
-        """Partitions ahead of time, and torn symbols."""
+        """Partitions ahead of time, and tables that are as they must be."""
         while True:
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
             try:

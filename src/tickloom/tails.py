@@ -31,6 +31,7 @@ _ROW = np.dtype(
 )
 KEPT = ("ts", "value", "partition", "offset", "logged")
 """The columns of a row that are kept."""
+_FRAME_TYPES = {"value": pl.Float64, "partition": pl.Int32}
 _WHOLE = np.dtype((np.void, _ROW.itemsize))
 ROW_BYTES = _ROW.itemsize
 """Of one row of one side."""
@@ -105,6 +106,12 @@ class Loaded:
     rows: pl.DataFrame
     floor: Ints
     since: Ints
+
+    @classmethod
+    def nothing(cls, symbols: int) -> "Loaded":
+        """Of so many symbols that have no row."""
+        rows = pl.DataFrame(schema={"code": pl.UInt32, **{name: _FRAME_TYPES.get(name, pl.Int64) for name in KEPT}})
+        return cls(rows, np.full(symbols, NO_FLOOR), np.full(symbols, FOREVER))
 
 
 class _Ring:

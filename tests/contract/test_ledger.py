@@ -7,8 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
-import polars as pl
 import pytest
 
 from tests.acceptance.proxy import Proxy
@@ -26,23 +24,13 @@ from tickloom.settings import Partitioning, Settings
 from tickloom.stages.gather import BatchLimits, Gatherer
 from tickloom.stages.join import begin, finish, symbols_of
 from tickloom.stages.load import Encoded, Loader, Work, prepare, stage
-from tickloom.tails import FOREVER, NO_FLOOR, Loaded, Tails
+from tickloom.tails import Loaded, Tails
 from tickloom.timestamps import moment
 from tickloom.watch import Watch
 
 SOURCES = {TopicPartition("p", 0): 0, TopicPartition("v", 0): 0}
 HOURLY = dict.fromkeys((table.name for table in TABLES), Partitioning.HOURLY)
 NOW = datetime(2026, 12, 31, 22, 30, tzinfo=UTC)
-
-
-@pytest.fixture
-async def settings(database_url: str) -> Settings:
-    """Settings of a migrated database."""
-    found = Settings(database_url=database_url)  # type: ignore[arg-type]
-    connection = await connect(found)
-    await schema.migrate(connection, found)
-    await connection.close()
-    return found
 
 
 @pytest.fixture
@@ -59,20 +47,7 @@ def encoded_alone(batch: Batch) -> Encoded:
     symbols = symbols_of(batch)
     tails = Tails(5, 16, 10, 1 << 20)
     tails.reserve(len(symbols))
-    nothing = pl.DataFrame(
-        schema={
-            "code": pl.UInt32,
-            "ts": pl.Int64,
-            "value": pl.Float64,
-            "partition": pl.Int32,
-            "offset": pl.Int64,
-            "logged": pl.Int64,
-        }
-    )
-    tails.insert(
-        symbols.to_list(),
-        dict.fromkeys(Side, Loaded(nothing, np.full(len(symbols), NO_FLOOR), np.full(len(symbols), FOREVER))),
-    )
+    tails.insert(symbols.to_list(), dict.fromkeys(Side, Loaded.nothing(len(symbols))))
     return prepare(finish(begin(batch, symbols, tails, 1), tails), START, HOURLY)
 
 

@@ -1,13 +1,12 @@
 """How replicas share the topics, as the database keeps it: against a real Postgres."""
 
 import asyncio
-from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 import pytest
 
 from tests.unit.test_sharing import FIRST_HALF, SECOND_HALF, SETTINGS, view
-from tickloom import history, ledger, schema, sharing
+from tickloom import history, ledger, sharing
 from tickloom.errors import Fenced, LockHeld, NotCopartitioned
 from tickloom.model import Progress, TopicPartition
 from tickloom.postgres import Connection, connect, transaction
@@ -16,24 +15,6 @@ from tickloom.sharing import Policy, Stance, View
 
 CAUGHT_UP = Stance(caught_up=True)
 AT_ONCE = SETTINGS.model_copy(update={"share_after_seconds": 0.0})
-
-
-@pytest.fixture
-async def settings(database_url: str) -> Settings:
-    """Settings of a migrated database."""
-    found = Settings(database_url=database_url)  # type: ignore[arg-type]
-    connection = await connect(found)
-    await schema.migrate(connection, found)
-    await connection.close()
-    return found
-
-
-@pytest.fixture
-async def connection(settings: Settings) -> AsyncGenerator[Connection]:
-    """A connection of one replica."""
-    connection = await connect(settings)
-    yield connection
-    await connection.close()
 
 
 async def enter(connection: Connection, mine: View, owner: str = "me") -> sharing.Entered:

@@ -1,7 +1,6 @@
 """What `check`, and a daemon at its start, say of tables that somebody has changed; and that the mend mends."""
 
 import re
-from collections.abc import AsyncGenerator
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -13,24 +12,6 @@ from tickloom.postgres import Connection, connect
 from tickloom.settings import Settings
 
 PRICES = "ALTER TABLE stock_prices"
-
-
-@pytest.fixture
-async def settings(database_url: str) -> Settings:
-    """Settings of a migrated database."""
-    found = Settings(database_url=database_url)  # type: ignore[arg-type]
-    connection = await connect(found)
-    await schema.migrate(connection, found)
-    await connection.close()
-    return found
-
-
-@pytest.fixture
-async def connection(settings: Settings) -> AsyncGenerator[Connection]:
-    """A connection to it."""
-    connection = await connect(settings)
-    yield connection
-    await connection.close()
 
 
 async def refused(connection: Connection, settings: Settings) -> str:

@@ -10,18 +10,8 @@ from hypothesis import strategies as st
 
 from tickloom.model import Batch, Side, rows_schema
 from tickloom.stages.join import Joined, _keys, begin, finish, symbols_of
-from tickloom.tails import FOREVER, NO_FLOOR, Events, Loaded, Tails
+from tickloom.tails import Events, Loaded, Tails
 
-NOTHING = pl.DataFrame(
-    schema={
-        "code": pl.UInt32,
-        "ts": pl.Int64,
-        "value": pl.Float64,
-        "partition": pl.Int32,
-        "offset": pl.Int64,
-        "logged": pl.Int64,
-    }
-)
 KEYS = st.lists(st.tuples(st.integers(0, 2**20), st.integers(-(2**60), 2**63 - 1) | st.integers(0, 9)), max_size=9)
 
 
@@ -36,7 +26,7 @@ def join_alone(prices: list[float], volumes: list[float]) -> Joined:
     batch = Batch(rows, [], [], [], {}, len(prices) + len(volumes), 0.0)
     tails = Tails(5, 16, 10, 1 << 20)
     tails.reserve(1)
-    tails.insert(["A"], dict.fromkeys(Side, Loaded(NOTHING, np.array([NO_FLOOR]), np.array([FOREVER]))))
+    tails.insert(["A"], dict.fromkeys(Side, Loaded.nothing(1)))
     return finish(begin(batch, symbols_of(batch), tails, 1), tails)
 
 
