@@ -22,15 +22,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from tickloom.model import TABLES, Chunk, Decoded, Side, TopicPartition
+from tickloom.core.decode import EventBounds, decode
+from tickloom.core.gather import BatchLimits, Gatherer
+from tickloom.core.join import begin, finish, symbols_of
+from tickloom.core.model import TABLES, Chunk, Decoded, Side, TopicPartition
+from tickloom.core.tails import Loaded, Tails
 from tickloom.settings import Partitioning
 from tickloom.shapes import PLAIN, SHAPES, Shape, reshaped, shape_named
-from tickloom.stages.decode import EventBounds, decode
-from tickloom.stages.gather import BatchLimits, Gatherer
-from tickloom.stages.join import begin, finish, symbols_of
-from tickloom.stages.load import prepare
+from tickloom.store.loader import prepare
 from tickloom.synthetic import Tick, TickSettings, live
-from tickloom.tails import Loaded, Tails
 
 CHUNK_MESSAGES = 10_000
 PARTITIONS = 4

@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator, Iterator
 import pytest
 
 from tests import services
-from tickloom import schema
-from tickloom.postgres import Connection, connect
 from tickloom.settings import Settings
+from tickloom.store import schema
+from tickloom.store.postgres import Connection, connect
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import gzip
 import zlib
 from collections.abc import Iterator
 
-from tickloom.model import Side
+from tickloom.core.model import Side
 
 STAMP = b'"2026-09-21T14:13:20Z"'
 VALUE = {Side.PRICES: b"price", Side.VOLUMES: b"volume"}

@@ -8,9 +8,9 @@ from typing import TypeAlias
 import polars as pl
 
 from tests import reference
-from tickloom.model import Chunk, Decoded, Side
-from tickloom.stages.decode import EventBounds, decode, decode_strictly
-from tickloom.timestamps import UNREACHABLE, parse_literals, parse_number, parse_text
+from tickloom.core.decode import EventBounds, decode, decode_strictly
+from tickloom.core.model import Chunk, Decoded, Side
+from tickloom.core.timestamps import UNREACHABLE, parse_literals, parse_number, parse_text
 
 RECORD_MS = 1_790_000_000_000
 BOUNDS = EventBounds(86_400_000_000, 31 * 86_400_000_000)

@@ -7,8 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tickloom.embedded import drain
-    from tickloom.outcome import Ended, Outcome
+    from tickloom.daemon.drain import drain
+    from tickloom.observe.outcome import Ended, Outcome
     from tickloom.settings import Settings
     from tickloom.settings import load as load_settings
 
@@ -20,9 +20,9 @@ except PackageNotFoundError:  # run from a source tree that was never installed
 __all__ = ["Ended", "Outcome", "Settings", "__version__", "drain", "load_settings"]
 
 _HOMES = {
-    "drain": ("tickloom.embedded", "drain"),
-    "Ended": ("tickloom.outcome", "Ended"),
-    "Outcome": ("tickloom.outcome", "Outcome"),
+    "drain": ("tickloom.daemon.drain", "drain"),
+    "Ended": ("tickloom.observe.outcome", "Ended"),
+    "Outcome": ("tickloom.observe.outcome", "Outcome"),
     "Settings": ("tickloom.settings", "Settings"),
     "load_settings": ("tickloom.settings", "load"),
 }

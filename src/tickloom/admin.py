@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from tickloom import ledger, schema
 from tickloom.errors import TickloomError
-from tickloom.kafka import (
+from tickloom.settings import Partitioning, Settings, ignored
+from tickloom.source.kafka import (
     Cluster,
     TopicIds,
     ask_group,
@@ -19,11 +19,11 @@ from tickloom.kafka import (
     look_at_cleanup,
     peek_keys,
 )
-from tickloom.partitions import LockTable, budget_of, lock_table
-from tickloom.pooler import refuse_poolers
-from tickloom.postgres import connected, told
-from tickloom.rights import rehearse, rehearse_partitions
-from tickloom.settings import Partitioning, Settings, ignored
+from tickloom.store import ledger, schema
+from tickloom.store.partitions import LockTable, budget_of, lock_table
+from tickloom.store.pooler import refuse_poolers
+from tickloom.store.postgres import connected, told
+from tickloom.store.rights import rehearse, rehearse_partitions
 
 _CLOCK_LIMIT_SECONDS = 5.0
 _LEAST_MONTHS = 1

@@ -82,11 +82,11 @@ def run(
     output: Annotated[Output, typer.Option(help="With --once: how the summary is written.")] = Output.TEXT,
 ) -> None:
     """The daemon: reads both topics, keeps the tables exact, until SIGTERM or SIGINT."""
-    from tickloom.runtime import leave, tune_first
+    from tickloom.daemon.runtime import leave, tune_first
 
     tune_first()
-    from tickloom import daemon
-    from tickloom.outcome import Bounds
+    from tickloom.daemon import daemon
+    from tickloom.observe.outcome import Bounds
 
     if not once and (max_seconds, max_messages, output) != (None, None, Output.TEXT):
         raise SettingsError("--max-seconds, --max-messages and --output are for a drain; add --once, or leave them out")
@@ -143,8 +143,8 @@ def verify(
     from rich.console import Console
     from rich.progress import Progress
 
-    from tickloom.verify import parse_span
-    from tickloom.verify import verify as verify_all
+    from tickloom.store.verify import parse_span
+    from tickloom.store.verify import verify as verify_all
 
     span, configured = parse_span(since, until), _configured()
     console = Console(stderr=True)

@@ -31,8 +31,8 @@ from rich.table import Table
 
 from tickloom import admin
 from tickloom.errors import Mistake, SettingsError
-from tickloom.postgres import Connection, connected
 from tickloom.settings import Settings
+from tickloom.store.postgres import Connection, connected
 from tickloom.synthetic import Tick, TickSettings, history, live
 
 _LOOK_SECONDS = 0.5

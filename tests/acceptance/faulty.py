@@ -25,8 +25,8 @@ from typing import Any
 
 import asyncpg
 
-from tickloom import ledger
-from tickloom.membership import Member
+from tickloom.source.membership import Member
+from tickloom.store import ledger
 
 STATEMENTS = ("take_over", "ledger", "copy", "commit", "kafka_commit")
 POINTS = tuple(f"{when}_{statement}" for statement in STATEMENTS for when in ("before", "after"))

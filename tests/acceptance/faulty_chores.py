@@ -11,9 +11,9 @@ from typing import Any
 
 import asyncpg
 
-from tickloom import daemon
-from tickloom.daemon import Daemon
-from tickloom.watch import Watch
+from tickloom.daemon import daemon
+from tickloom.daemon.daemon import Daemon
+from tickloom.daemon.watch import Watch
 
 CHORES = ("_keep_house", "_follow_group", "_feed_watchdog", "ask_kafka", "ask_postgres")
 

@@ -14,9 +14,9 @@ import pytest
 from tests import services
 from tests.acceptance.world import World
 from tests.hostile import Thing
-from tickloom.partitions import Partitioner
-from tickloom.postgres import connect
 from tickloom.settings import Partitioning, Settings
+from tickloom.store.partitions import Partitioner
+from tickloom.store.postgres import connect
 
 HOUR, DAY = 3_600_000_000, 86_400_000_000
 FEW_LOCKS = "max_locks_per_transaction=10"

@@ -16,16 +16,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tickloom import ledger, postgres, schema
-from tickloom.history import History
-from tickloom.model import TABLES, Batch, Chunk, Decoded, Side, TopicPartition, rows_schema
-from tickloom.partitions import Partitioner
-from tickloom.postgres import connect
+from tickloom.core.gather import BatchLimits, Gatherer
+from tickloom.core.join import begin, finish, symbols_of
+from tickloom.core.model import TABLES, Batch, Chunk, Decoded, Side, TopicPartition, rows_schema
+from tickloom.core.tails import ROW_BYTES, Tails
 from tickloom.settings import Partitioning, Settings
-from tickloom.stages.gather import BatchLimits, Gatherer
-from tickloom.stages.join import begin, finish, symbols_of
-from tickloom.stages.load import Encoded, Loader, Work, prepare, stage
-from tickloom.tails import ROW_BYTES, Tails
+from tickloom.store import ledger, postgres, schema
+from tickloom.store.history import History
+from tickloom.store.loader import Encoded, Loader, Work, prepare, stage
+from tickloom.store.partitions import Partitioner
+from tickloom.store.postgres import connect
 
 TOPICS = {Side.PRICES: "p", Side.VOLUMES: "v"}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -287,9 +287,9 @@ def test_any_split_gives_the_reference(
     """Otherwise a user's averages would depend on how fast the messages happened to come."""
     runner, connection, width = database
     ticks, cuts = log
-    monkeypatch.setattr("tickloom.tails._FIRST_SLOTS", 1)  # so that four symbols make the cache grow
-    monkeypatch.setattr("tickloom.tails._LOADED_ROWS", 1)  # and that less is loaded than there is room for
-    monkeypatch.setattr("tickloom.history._GENEROUS_PARTITIONS", budget)  # and that it is not looked for far back
+    monkeypatch.setattr("tickloom.core.tails._FIRST_SLOTS", 1)  # so that four symbols make the cache grow
+    monkeypatch.setattr("tickloom.core.tails._LOADED_ROWS", 1)  # and that less is loaded than there is room for
+    monkeypatch.setattr("tickloom.store.history._GENEROUS_PARTITIONS", budget)  # and that it is not looked for far back
     # A cramped cache has room for the least rows of two symbols: its tails shrink as more come.
     tail = 2 * window + 6 + spare if cramped else max(1, window + spare)
     room = 2 * len(Side) * ROW_BYTES * (2 * window + 6) if cramped else 2**30

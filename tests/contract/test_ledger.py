@@ -11,22 +11,22 @@ import pytest
 
 from tests.acceptance.proxy import Proxy
 from tests.contract.test_any_split import START, TOPICS, Tick, chunk_of
-from tickloom import ledger, schema
+from tickloom.core.gather import BatchLimits, Gatherer
+from tickloom.core.join import begin, finish, symbols_of
+from tickloom.core.model import TABLES, Batch, Side, TopicPartition
+from tickloom.core.tails import Loaded, Tails
+from tickloom.core.timestamps import moment
+from tickloom.daemon.session import Store, Surroundings
+from tickloom.daemon.watch import Watch
 from tickloom.errors import Fenced, LockHeld, SchemaMismatch, StoreUnavailable, WrongSource
-from tickloom.health import Health
-from tickloom.history import History
-from tickloom.metrics import Metrics
-from tickloom.model import TABLES, Batch, Side, TopicPartition
-from tickloom.partitions import Partitioner, partition_at
-from tickloom.postgres import Connection, connect, send, told, transaction
-from tickloom.session import Store, Surroundings
+from tickloom.observe.health import Health
+from tickloom.observe.metrics import Metrics
 from tickloom.settings import Partitioning, Settings
-from tickloom.stages.gather import BatchLimits, Gatherer
-from tickloom.stages.join import begin, finish, symbols_of
-from tickloom.stages.load import Encoded, Loader, Work, prepare, stage
-from tickloom.tails import Loaded, Tails
-from tickloom.timestamps import moment
-from tickloom.watch import Watch
+from tickloom.store import ledger, schema
+from tickloom.store.history import History
+from tickloom.store.loader import Encoded, Loader, Work, prepare, stage
+from tickloom.store.partitions import Partitioner, partition_at
+from tickloom.store.postgres import Connection, connect, send, told, transaction
 
 SOURCES = {TopicPartition("p", 0): 0, TopicPartition("v", 0): 0}
 HOURLY = dict.fromkeys((table.name for table in TABLES), Partitioning.HOURLY)

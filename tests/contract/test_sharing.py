@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 
 from tests.unit.test_sharing import FIRST_HALF, SECOND_HALF, SETTINGS, view
-from tickloom import history, ledger, sharing
+from tickloom.core.model import Progress, TopicPartition
 from tickloom.errors import Fenced, LockHeld, NotCopartitioned
-from tickloom.model import Progress, TopicPartition
-from tickloom.postgres import Connection, connect, transaction
 from tickloom.settings import Settings
-from tickloom.sharing import Policy, Stance, View
+from tickloom.store import history, ledger, sharing
+from tickloom.store.postgres import Connection, connect, transaction
+from tickloom.store.sharing import Policy, Stance, View
 
 CAUGHT_UP = Stance(caught_up=True)
 AT_ONCE = SETTINGS.model_copy(update={"share_after_seconds": 0.0})

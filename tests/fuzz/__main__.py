@@ -10,7 +10,7 @@ from pathlib import Path
 
 import atheris
 
-INSTRUMENTED = ["tickloom.stages.decode", "tickloom.timestamps", "tests.reference"]
+INSTRUMENTED = ["tickloom.core.decode", "tickloom.core.timestamps", "tests.reference"]
 
 with atheris.instrument_imports(include=INSTRUMENTED, enable_loader_override=False):
     from tests.fuzz import corpus

@@ -6,7 +6,7 @@ from pathlib import Path
 from tests import hard_cases
 from tests.fuzz.target import RECORD_TIMES, Kind, pack
 from tests.readers import JSON_NUMBER, plain
-from tickloom.model import Side
+from tickloom.core.model import Side
 
 _MAX_BYTES = 1_500
 _KINDS = {Side.PRICES: Kind.PRICES, Side.VOLUMES: Kind.VOLUMES}

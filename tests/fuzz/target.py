@@ -10,7 +10,7 @@ from enum import IntEnum
 
 from tests import reference
 from tests.readers import JSON_NUMBER, RECORD_MS, disagreements, number_disagreements, time_disagreements
-from tickloom.model import Side
+from tickloom.core.model import Side
 
 BETWEEN = b"\x1e"
 RECORD_TIMES = (

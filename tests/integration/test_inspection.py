@@ -6,10 +6,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from tickloom import schema
 from tickloom.errors import SchemaMismatch
-from tickloom.postgres import Connection, connect
 from tickloom.settings import Settings
+from tickloom.store import schema
+from tickloom.store.postgres import Connection, connect
 
 PRICES = "ALTER TABLE stock_prices"
 

@@ -7,9 +7,9 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import pytest
 
-from tickloom import postgres
 from tickloom.errors import Mistake, StoreUnavailable
 from tickloom.settings import Settings
+from tickloom.store import postgres
 
 
 def settings_for(url: str, **others: float) -> Settings:

@@ -26,9 +26,9 @@ from tests.acceptance.test_bad_days import frozen, until
 from tests.acceptance.world import World
 from tests.hostile import Thing, hostile_things
 from tickloom.settings import Settings
-from tickloom.slices import BEGINNING, END, Span
-from tickloom.verdict import Kind, Report
-from tickloom.verify import verify
+from tickloom.store.slices import BEGINNING, END, Span
+from tickloom.store.verdict import Kind, Report
+from tickloom.store.verify import verify
 
 MESSAGES = 8_000
 PARTITIONING = ("TICKLOOM_PRICES_PARTITIONING", "TICKLOOM_VOLUMES_PARTITIONING", "TICKLOOM_ANALYTICS_PARTITIONING")
@@ -205,7 +205,7 @@ def test_slices_of_any_size_see_the_same(
     async def few(_: Any) -> int:
         return budget
 
-    monkeypatch.setattr("tickloom.verify.lock_budget", few)
+    monkeypatch.setattr("tickloom.store.verify.lock_budget", few)
     world = worlds(layout)
     before = contents(world)
     assert not look(world).wrong

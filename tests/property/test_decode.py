@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tests import hard_cases, reference
 from tests.readers import BOUNDS, MANY, RECORD_MS, STAMP, VALUE, bits, chunk, disagreements, plain, verdicts
-from tickloom.model import Reason, Side
-from tickloom.stages.decode import EventBounds, _read_columns, decode, decode_strictly
-from tickloom.timestamps import parse_literals
+from tickloom.core.decode import EventBounds, _read_columns, decode, decode_strictly
+from tickloom.core.model import Reason, Side
+from tickloom.core.timestamps import parse_literals
 
 SIDES = pytest.mark.parametrize("side", list(Side))
 DAY_MICROS = 86_400_000_000

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tests import hard_cases, readers
 from tests.readers import BOUNDS, STAMP, chunk, disagreements, plain, verdicts
-from tickloom.model import Side
-from tickloom.stages.decode import decode
+from tickloom.core.decode import decode
+from tickloom.core.model import Side
 
 SIDES = pytest.mark.parametrize("side", list(Side))
 BENT = {side: [value for text in hard_cases.TEXTS for value in hard_cases.bent(text, side)] for side in Side}

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.readers import BOUNDS, RECORD_MS, VALUE, bits, chunk
-from tickloom.model import Side
-from tickloom.stages.decode import decode
-from tickloom.stages.gather import BatchLimits, parts_of
+from tickloom.core.decode import decode
+from tickloom.core.gather import BatchLimits, parts_of
+from tickloom.core.model import Side
 
 HOUR = 3_600_000_000
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tickloom.slices import BEGINNING, END, Part, Span, cut, pieces, slice_bytes
+from tickloom.store.slices import BEGINNING, END, Part, Span, cut, pieces, slice_bytes
 
 START = datetime(2026, 11, 24, tzinfo=UTC)
 TABLES = ("stock_prices", "stock_volumes", "stock_analytics_data")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests import reference
 from tests.readers import MANY, among_others
-from tickloom.timestamps import UNREACHABLE, parse_literals, parse_number, parse_text
+from tickloom.core.timestamps import UNREACHABLE, parse_literals, parse_number, parse_text
 
 EPOCH = datetime(1970, 1, 1)
 

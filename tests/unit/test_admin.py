@@ -9,11 +9,12 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tickloom import admin, schema
+from tickloom import admin
 from tickloom.errors import TickloomError
-from tickloom.kafka import Cluster
-from tickloom.partitions import LockTable
 from tickloom.settings import Partitioning, Settings
+from tickloom.source.kafka import Cluster
+from tickloom.store import schema
+from tickloom.store.partitions import LockTable
 
 
 class Database:

@@ -14,15 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tickloom import settings as settings_module
-from tickloom.copy_binary import POSTGRES_EPOCH_MICROSECONDS, SIGNATURE, TRAILER, SymbolBytes, encode
+from tickloom.core.copy_binary import POSTGRES_EPOCH_MICROSECONDS, SIGNATURE, TRAILER, SymbolBytes, encode
+from tickloom.core.gather import BatchLimits, Gatherer, RefusalWatch, RejectLimits, RejectWatch, Verdict
+from tickloom.core.model import Chunk, Decoded, EndOfPartition, Gap, Reason, Reject, Side, TopicPartition, rows_schema
 from tickloom.errors import LogLost, SettingsError, TooManyRejects
-from tickloom.health import Health
-from tickloom.model import Chunk, Decoded, EndOfPartition, Gap, Reason, Reject, Side, TopicPartition, rows_schema
-from tickloom.partitions import partition_at, partitions_for
+from tickloom.observe.health import Health
 from tickloom.retry import RetryPolicy
 from tickloom.settings import GapPolicy, Partitioning
-from tickloom.stages.consume import Reader, Room, find_gap
-from tickloom.stages.gather import BatchLimits, Gatherer, RefusalWatch, RejectLimits, RejectWatch, Verdict
+from tickloom.source.reader import Reader, Room, find_gap
+from tickloom.store.partitions import partition_at, partitions_for
 
 MOMENTS = st.datetimes(datetime(1971, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))
 WIDTHS = [Partitioning.HOURLY, Partitioning.DAILY, Partitioning.MONTHLY]

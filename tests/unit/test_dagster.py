@@ -12,7 +12,7 @@ from tickloom.integrations.dagster import pictures
 from tickloom.integrations.dagster.looks import Sides, hours_of, spans_of
 from tickloom.integrations.dagster.resource import DagsterSettings, read_knobs
 from tickloom.settings import unknown_variables
-from tickloom.slices import Span
+from tickloom.store.slices import Span
 
 TEN = datetime(2026, 11, 24, 10, tzinfo=UTC)
 HOUR = timedelta(hours=1)

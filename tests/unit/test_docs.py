@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from tickloom.cli import app
 from tickloom.integrations.dagster.resource import DagsterSettings
-from tickloom.metrics import Metrics
+from tickloom.observe.metrics import Metrics
 from tickloom.settings import PREFIX, Settings
 from tickloom.shapes import SHAPES
 

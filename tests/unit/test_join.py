@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tickloom.model import Batch, Side, rows_schema
-from tickloom.stages.join import Joined, _keys, begin, finish, symbols_of
-from tickloom.tails import Events, Loaded, Tails
+from tickloom.core.join import Joined, _keys, begin, finish, symbols_of
+from tickloom.core.model import Batch, Side, rows_schema
+from tickloom.core.tails import Events, Loaded, Tails
 
 KEYS = st.lists(st.tuples(st.integers(0, 2**20), st.integers(-(2**60), 2**63 - 1) | st.integers(0, 9)), max_size=9)
 

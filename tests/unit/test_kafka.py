@@ -7,8 +7,8 @@ import confluent_kafka as kafka
 import pytest
 
 from tickloom.errors import SettingsError
-from tickloom.kafka import check_options, member_config, reader_config
 from tickloom.settings import Settings
+from tickloom.source.kafka import check_options, member_config, reader_config
 
 PLAIN = {"bootstrap.servers": "127.0.0.1:1", "group.id": "some", "log_level": 0}
 ANY_CONSUMER = (

@@ -1,7 +1,7 @@
 """What waits, and for how long: told by the log's end and the clock, not only with commits."""
 
-from tickloom.lag import Backlog, End
-from tickloom.model import TopicPartition
+from tickloom.core.model import TopicPartition
+from tickloom.source.lag import Backlog, End
 
 A, B = TopicPartition("prices", 0), TopicPartition("prices", 1)
 

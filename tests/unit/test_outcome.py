@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 import tickloom
 from tests.readers import BOUNDS, RECORD_MS, chunk
 from tickloom.cli import app
+from tickloom.core.decode import decode
+from tickloom.core.gather import BatchLimits, Gatherer
+from tickloom.core.model import Batch, Gap, Reason, Side, TopicPartition
 from tickloom.errors import SettingsError
 from tickloom.logs import Logger
-from tickloom.model import Batch, Gap, Reason, Side, TopicPartition
-from tickloom.outcome import Bounds, Ended, Outcome, Tally
-from tickloom.stages.decode import decode
-from tickloom.stages.gather import BatchLimits, Gatherer
-from tickloom.stages.load import Loaded
+from tickloom.observe.outcome import Bounds, Ended, Outcome, Tally
+from tickloom.store.loader import Loaded
 
 AT = TopicPartition("topic", 0)
 LOST = Gap(TopicPartition("topic", 1), 7, 9)

@@ -16,7 +16,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from producer.__main__ import main as producer_main
-from tickloom.metrics import Metrics
+from tickloom.observe.metrics import Metrics
 from tickloom.settings import PREFIX, Settings, load
 
 ALL_TOOLS = os.environ.get("TICKLOOM_TEST_TOOLS") == "all"  # `make test` has seen to them: nothing is skipped

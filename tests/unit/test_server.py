@@ -12,10 +12,10 @@ from contextlib import asynccontextmanager
 import pytest
 import uvloop
 
-from tickloom import server
 from tickloom.errors import SettingsError
-from tickloom.health import Health
-from tickloom.metrics import Metrics
+from tickloom.observe import http as server
+from tickloom.observe.health import Health
+from tickloom.observe.metrics import Metrics
 
 GET = b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\n"
 LOOPS: list[Callable[[], asyncio.AbstractEventLoop]] = [asyncio.new_event_loop, uvloop.new_event_loop]

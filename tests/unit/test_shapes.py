@@ -7,9 +7,9 @@ import pytest
 
 from benchmarks import core
 from tests.reference import Record, reason_of
-from tickloom.model import Chunk, Side
+from tickloom.core.decode import EventBounds, decode
+from tickloom.core.model import Chunk, Side
 from tickloom.shapes import PLAIN, SHAPES, Reshaper, Shape, reshaped, shape_named
-from tickloom.stages.decode import EventBounds, decode
 from tickloom.synthetic import DAY, SIDES, Tick, TickSettings, history
 
 END = datetime(2026, 3, 1, 12, tzinfo=UTC)

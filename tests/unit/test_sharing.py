@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from tickloom.core.model import TopicPartition
 from tickloom.errors import NotCopartitioned
-from tickloom.model import TopicPartition
 from tickloom.settings import Settings
-from tickloom.sharing import Policy, Sharing, Stance, View, decide
+from tickloom.store.sharing import Policy, Sharing, Stance, View, decide
 
 SETTINGS = Settings(share_after_seconds=60)
 STOOD = Sharing(era=7, prices=4, volumes=4)

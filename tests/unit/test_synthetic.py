@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tickloom.model import Chunk, Reason, Side
-from tickloom.stages.decode import EventBounds, decode_strictly
+from tickloom.core.decode import EventBounds, decode_strictly
+from tickloom.core.model import Chunk, Reason, Side
+from tickloom.core.timestamps import parse_text
 from tickloom.synthetic import DAY, SIDES, Tick, TickSettings, TopicSide, bad_values, history, iso, live
-from tickloom.timestamps import parse_text
 
 END = datetime(2026, 3, 1, 12, tzinfo=UTC)
 END_MS = int(END.timestamp()) * 1_000

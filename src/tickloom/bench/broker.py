@@ -12,8 +12,8 @@ import confluent_kafka as kafka
 from confluent_kafka import admin as kafka_admin
 
 from tickloom.errors import Mistake, SettingsError, SourceUnavailable
-from tickloom.kafka import reader_config, translate
 from tickloom.settings import Settings
+from tickloom.source.kafka import reader_config, translate
 from tickloom.synthetic import SIDES, Tick, TopicSide
 
 _ANSWER_SECONDS = 5.0

@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 import numpy as np
 from pydantic import SecretStr
 
-from tickloom import schema
 from tickloom.admin import migrate
+from tickloom.core.model import TABLES
 from tickloom.errors import Mistake, TickloomError
-from tickloom.model import TABLES
-from tickloom.partitions import Partitioner
-from tickloom.postgres import Connection, connected, sql, told, transaction
 from tickloom.settings import Settings
+from tickloom.store import schema
+from tickloom.store.partitions import Partitioner
+from tickloom.store.postgres import Connection, connected, sql, told, transaction
 
 _BLOCK_BYTES = 1 << 20
 _HISTORY_HOURS = 24

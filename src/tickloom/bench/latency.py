@@ -23,10 +23,10 @@ from tickloom.bench.databases import visible, watcher
 from tickloom.bench.ground import Ground
 from tickloom.bench.plan import Plan
 from tickloom.bench.throughput import with_history
+from tickloom.core.model import TABLES
 from tickloom.errors import TickloomError
-from tickloom.model import TABLES
-from tickloom.postgres import Connection
 from tickloom.shapes import Key, Reshaper
+from tickloom.store.postgres import Connection
 from tickloom.synthetic import Tick, TickSettings, TopicSide, live
 
 WARMUP_SECONDS = 3.0

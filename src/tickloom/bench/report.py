@@ -16,7 +16,7 @@ from tickloom.bench.latency import WARMUP_SECONDS, Latency
 from tickloom.bench.plan import Plan
 from tickloom.bench.steady import Restart
 from tickloom.bench.throughput import Shaped, Throughput
-from tickloom.model import ANALYTICS, PRICES, VOLUMES
+from tickloom.core.model import ANALYTICS, PRICES, VOLUMES
 from tickloom.settings import Settings
 from tickloom.shapes import PLAIN, SHAPES, Shape
 

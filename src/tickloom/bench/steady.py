@@ -11,7 +11,7 @@ from tickloom.bench.ground import Ground
 from tickloom.bench.plan import Plan, one_pair_each
 from tickloom.bench.throughput import with_history
 from tickloom.errors import TickloomError
-from tickloom.postgres import Connection
+from tickloom.store.postgres import Connection
 
 _SETTLE_SECONDS = 3.0
 _LOOK_EVERY_SECONDS = 0.02

@@ -5,12 +5,12 @@ from typing import Any
 
 import dagster as dg
 
+from tickloom.core.model import ANALYTICS, PRICES, VOLUMES, Table
 from tickloom.integrations.dagster import pictures
 from tickloom.integrations.dagster.hours import note_hours
 from tickloom.integrations.dagster.looks import preview, rows_by_table, spans_of
 from tickloom.integrations.dagster.resource import TickloomResource
-from tickloom.model import ANALYTICS, PRICES, VOLUMES, Table
-from tickloom.outcome import Ended, Outcome
+from tickloom.observe.outcome import Ended, Outcome
 from tickloom.settings import Settings
 
 GROUP = "stock_data"

@@ -13,8 +13,8 @@ import dagster as dg
 from tickloom.integrations.dagster.looks import exactness, rows_by_table, sides_of
 from tickloom.integrations.dagster.resource import KNOBS, TickloomResource
 from tickloom.integrations.dagster.results import EXACT, JOIN, exact, one_sided
-from tickloom.outcome import Outcome
-from tickloom.slices import Span
+from tickloom.observe.outcome import Outcome
+from tickloom.store.slices import Span
 
 MOST_MARKED = 744
 """Hours of 31 days: each mark is an event in Dagster's storage."""

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from tickloom.embedded import run_apart
+from tickloom.core.model import ANALYTICS, PRICES, TABLES, VOLUMES, Table
+from tickloom.daemon.drain import run_apart
 from tickloom.errors import SettingsError
-from tickloom.model import ANALYTICS, PRICES, TABLES, VOLUMES, Table
-from tickloom.outcome import HOUR
-from tickloom.postgres import Connection, connected, told
+from tickloom.observe.outcome import HOUR
 from tickloom.settings import Settings
-from tickloom.slices import Span
-from tickloom.verdict import Report
-from tickloom.verify import verify
+from tickloom.store.postgres import Connection, connected, told
+from tickloom.store.slices import Span
+from tickloom.store.verdict import Report
+from tickloom.store.verify import verify
 
 PREVIEW_ROWS = 10
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tickloom import drain
 from tickloom.errors import SettingsError
-from tickloom.outcome import Outcome
+from tickloom.observe.outcome import Outcome
 from tickloom.settings import PREFIX, Settings, load, misspelt, refusal
 
 _PREFIX = f"{PREFIX}DAGSTER_"

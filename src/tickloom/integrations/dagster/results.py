@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import dagster as dg
 
 from tickloom.integrations.dagster.looks import Sides
-from tickloom.verdict import Report
+from tickloom.store.verdict import Report
 
 LEDGER, EXACT, REJECTS, FRESH, GAPS, JOIN = "ledger", "exact", "rejects", "fresh", "gaps", "join"
 

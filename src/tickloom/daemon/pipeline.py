@@ -1,0 +1,70 @@
+"""The whole flow on one screen.
+
+    consume   a thread pulls raw Kafka messages, both topics side by side in record time, into a bounded queue
+    decode    raw bytes become typed rows or rejects
+    gather    rows collect into a micro-batch, closed by size, bytes or age
+    join      moving averages per symbol, then prices joined with volumes
+    load      one Postgres transaction: offset ledger, rows (binary COPY), dead letters
+    settle    only then the offsets are committed to Kafka
+
+Two tasks: while batch n is in ``load``, batch n+1 is already in ``decode`` and ``join``. They meet in a queue of one.
+"""
+
+import asyncio
+from typing import TypeAlias, assert_never
+
+from tickloom.core.model import Chunk, EndOfPartition, Gap, ReadFailed
+from tickloom.daemon.session import Session
+from tickloom.store.loader import Work
+
+Queue: TypeAlias = "asyncio.Queue[Work | None]"
+
+
+async def flow(session: Session) -> None:
+    """Run until the session is stopped or drained; what was joined by then is loaded.
+
+    Raises ``Fenced``, ``StateSpoilt``, ``SourceUnavailable`` (start a new session) or ``Mistake`` (end).
+    """
+    queue: Queue = asyncio.Queue(maxsize=1)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_make_batches(session, queue), name="make")
+            tasks.create_task(_load_batches(session, queue), name="load")
+    except BaseExceptionGroup as group:
+        raise _first(group) from None
+
+
+async def _make_batches(session: Session, queue: Queue) -> None:
+    gatherer = session.gatherer
+    while not session.drained():
+        event = await session.next_event()
+        match event:
+            case Chunk():
+                for part in session.parts(await session.decode(event)):
+                    if gatherer.full():
+                        await queue.put(await session.join(gatherer.close()))
+                    gatherer.add(part, session.now())
+            case EndOfPartition() | Gap():
+                gatherer.add(event, session.now())
+            case ReadFailed(error):
+                raise error
+            case None:
+                pass
+            case _:
+                assert_never(event)
+        if session.batch_due(queue.empty()):
+            await queue.put(await session.join(gatherer.close()))
+    if not gatherer.empty and not session.stopping:
+        await queue.put(await session.join(gatherer.close()))
+    await queue.put(None)
+
+
+async def _load_batches(session: Session, queue: Queue) -> None:
+    while (work := await queue.get()) is not None:
+        await session.load(work)
+        session.settle(work.batch)
+
+
+def _first(group: BaseExceptionGroup) -> BaseException:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error

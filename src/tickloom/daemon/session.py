@@ -1,0 +1,669 @@
+"""One session: from an assignment's take-over to its end, with all the state that must not outlive it.
+
+A session that ends for whatever reason is thrown away whole: tails, positions, connections. The next one starts
+from the ledger. That is what makes every failure the same failure.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from random import Random
+from typing import Any, TypeVar, cast
+
+import polars as pl
+
+from tickloom.core.decode import EventBounds, decode, without
+from tickloom.core.gather import BatchLimits, Gatherer, RefusalWatch, RejectLimits, RejectWatch, parts_of
+from tickloom.core.join import Begun, Joined, begin, finish, partition_of_symbols, symbols_of
+from tickloom.core.model import (
+    ANALYTICS,
+    RAW_TABLE,
+    TABLES,
+    Batch,
+    Chunk,
+    Decoded,
+    Gap,
+    Ints,
+    ReadEvent,
+    Reason,
+    TopicPartition,
+    side_of,
+)
+from tickloom.core.tails import Tails
+from tickloom.core.timestamps import LATEST
+from tickloom.daemon.watch import Watch
+from tickloom.errors import (
+    AwayFromHome,
+    DataRefused,
+    Garbled,
+    LocksExhausted,
+    Mistake,
+    NotCopartitioned,
+    PartitionMissing,
+    RowsRefused,
+    SchemaMismatch,
+    SourceUnavailable,
+    StandBy,
+    StateSpoilt,
+    StoreUnavailable,
+    TooWide,
+    TopicMissing,
+)
+from tickloom.logs import Logger
+from tickloom.observe.health import Health
+from tickloom.observe.metrics import CpuClock, Metrics
+from tickloom.observe.outcome import Tally
+from tickloom.retry import RetryPolicy
+from tickloom.settings import Partitioning, Settings
+from tickloom.source.kafka import Cluster, TopicIds, describe_cluster
+from tickloom.source.membership import Member
+from tickloom.source.reader import Reader, find_gap
+from tickloom.source.settle import settle
+from tickloom.store import ledger, schema, sharing
+from tickloom.store.history import History
+from tickloom.store.loader import Encoded, Loaded, Loader, Work, prepare, stage, without_expired
+from tickloom.store.partitions import Bools, Far, Partitioner, lock_budget
+from tickloom.store.postgres import Connection, close, connect, connected
+from tickloom.store.sharing import Entered, Policy, Stance, View
+from tickloom.store.sieve import Means, Sieve
+
+_log = Logger(__name__)
+_BUSY_WAIT_SECONDS = 0.005
+_ROWS_LOADED_AT_ONCE = 1 << 18
+"""Of tails, by one query a side: what comes takes a hundred bytes a row until it is in its ring."""
+_MICROSECONDS = 1_000_000
+_HOUR_MICROSECONDS = 3_600 * _MICROSECONDS
+MOST_PATIENCE_SECONDS = 8.0
+"""And half of it before that, and so on: in all nothing is committed for twice as long, at most."""
+_NARROW_BATCHES = 100
+"""So many batches are made small after one touched too many partitions."""
+_TOPICS_LOOK_SECONDS = 1.0
+"""So long may a batch wait for the brokers to tell the topics' ids."""
+_LOCKS_PATIENCE_SECONDS = 60.0
+"""Somebody else's locks may fill the server's table for a while; where it stays full, a person must act."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a session works. ``careful``: those are singled out whom Postgres refuses, for as long as there are any in each
+    batch. ``patience_seconds``: so long does its batch wait for more messages, where those before were too few to tell whose
+    fault it is. ``max_messages`` of a batch, where larger ones touched too many partitions.
+    """
+
+    careful: bool = False
+    patience_seconds: float = 0
+    max_messages: int | None = None
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """What outlives a session. ``outage``: what is being waited out just now. Written by the event loop."""
+
+    settings: Settings
+    metrics: Metrics
+    health: Health
+    watch: Watch
+    member: Member
+    partitioner: Partitioner
+    executor: ThreadPoolExecutor
+    owner: str
+    loop_clock: CpuClock
+    random: Random = field(default_factory=Random)
+    tally: Tally = field(default_factory=Tally)
+    refused: RefusalWatch = field(init=False)
+    outage: SourceUnavailable | StoreUnavailable | None = None
+
+    def __post_init__(self) -> None:
+        self.refused = RefusalWatch(_reject_limits(self.settings))
+
+
+class Store:
+    """A connection that is made again after an outage; one task uses it at a time.
+
+    One that ``writes_ledger`` bears the owner's name, and ends what is left of its predecessor: a session that the
+    network has cut off may still hold the ledger's rows.
+    """
+
+    def __init__(self, around: Surroundings, *, writes_ledger: bool = False) -> None:
+        self._around = around
+        self._writes_ledger = writes_ledger
+        self._connection: Connection | None = None
+        self._waits_for_partitions = False
+
+    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """``work`` done, whatever the outages: tried again, with backoff, for as long as it takes.
+
+        Raises everything that is no ``StoreUnavailable``; ``Mistake`` where the server's table of locks stays full.
+        """
+        started = time.monotonic()
+        around = self._around
+        settings = around.settings
+        waits = RetryPolicy(settings.retry_initial_seconds, settings.retry_max_seconds).waits(around.random)
+        for attempt, wait in enumerate(waits, 1):
+            try:
+                result = await work(await self._ready())
+            except StoreUnavailable as error:
+                await self.close()
+                if cast("asyncio.Task[Any]", asyncio.current_task()).cancelling():
+                    raise asyncio.CancelledError from error  # no library may turn a cancellation into an outage
+                if isinstance(error, LocksExhausted) and time.monotonic() - started > _LOCKS_PATIENCE_SECONDS:
+                    raise Mistake(str(error)) from error
+                around.outage = error
+                self._note(error, attempt)
+                around.health.beat(time.monotonic())
+                around.metrics.retries.labels("postgres").inc()
+                _log.warning("waiting for Postgres", attempt=attempt, wait_seconds=round(wait, 2), error=str(error))
+                await asyncio.sleep(wait)
+            except BaseException:
+                await self.close()
+                raise
+            else:
+                around.outage = None
+                self._note(None)
+                return result
+        raise AssertionError("the waits are endless")
+
+    def _note(self, outage: StoreUnavailable | None, attempt: int = 0) -> None:
+        """What the last try has come to, for whoever looks at the daemon from outside."""
+        around, waited = self._around, self._waits_for_partitions
+        self._waits_for_partitions = isinstance(outage, PartitionMissing)
+        if self._waits_for_partitions or waited:  # the other store's word is not ours
+            around.health.lacks = str(outage or "")
+        if outage is None or self._waits_for_partitions:
+            around.watch.postgres.served(self)
+        elif attempt > 1:  # the first may be a conflict with somebody, or a connection that broke
+            around.watch.postgres.failed(self, outage)
+
+    async def close(self) -> None:
+        """Let the connection go."""
+        self._around.watch.postgres.withdraw(self)
+        connection, self._connection = self._connection, None
+        await close(connection)
+
+    async def _ready(self) -> Connection:
+        if self._connection is None or self._connection.is_closed():
+            if self._writes_ledger:
+                owner = self._around.owner
+                self._connection = await connect(self._around.settings, ledger.session_name(owner))
+                await ledger.end_sessions(self._connection, [owner])
+                await stage(self._connection)
+            else:
+                self._connection = await connect(self._around.settings)
+        return self._connection
+
+
+class Session:
+    """The stages, bound to one assignment. ``flow`` drives it; ``stop`` ends it softly."""
+
+    def __init__(
+        self,
+        around: Surroundings,
+        reader: Reader,
+        store: Store,
+        entered: Entered,
+        ends: Mapping[TopicPartition, int] | None,
+        highs: Mapping[TopicPartition, int],
+        watch: TopicIds,
+        topic_ids: Mapping[str, str],
+        manner: Manner,
+        budget: int,
+        most: int | None = None,
+    ) -> None:
+        """``ends``: where each partition's work ends; ``most``: messages to read. None: no such bound. ``highs``: where the
+        logs end now. ``topic_ids``: what ``watch`` says now.
+        """
+        settings, claims = around.settings, entered.claims
+        positions = {at: claim.next_offset for at, claim in claims.items()}
+        self.stopping = False
+        self._limits = _batch_limits(settings, manner, budget)
+        logged = {at: claim.logged for at, claim in claims.items()}
+        self.gatherer = Gatherer(self._limits, positions, logged, keep_raw=manner.careful)
+        self._around = around
+        self._reader = reader
+        self.policy, self.era = entered.policy, entered.era
+        self._ends = None if ends is None else {at: end for at, end in ends.items() if at in claims}
+        self._highs = {at: high for at, high in highs.items() if at in claims}
+        self._left = most  # messages that may still be read; only the making task writes it
+        self._watch_topics, self._topic_ids = watch, topic_ids
+        self._manner = manner
+        self._budget = budget
+        self._history = History(around.partitioner, settings.window_rows, budget)
+        self._watch = RejectWatch(_reject_limits(settings))
+        self._bounds = EventBounds(
+            round(settings.event_max_ahead_seconds * _MICROSECONDS),
+            round(settings.event_max_age_seconds * _MICROSECONDS),
+        )
+        self._tails = self._new_tails()
+        topics = {side: topic for topic, side in side_of(settings).items()}
+        epochs = {at: claim.epoch for at, claim in claims.items()}
+        self._loader = Loader(
+            topics,
+            epochs,
+            settings.database_command_timeout_seconds,
+        )
+        self._writes = store
+        self._reads = Store(around)
+        self._reader_clock = CpuClock(
+            around.metrics.stage_cpu_seconds.labels("consume"), lambda: self._reader.cpu_seconds
+        )
+        self._homes: dict[str, int] = {}  # of symbols that this replica may read, where it shares the topics
+        self._joined = 0
+        self._committed = asyncio.Event()  # one more batch is
+        self._loading = False
+
+    # --- what the flow asks -----------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return time.monotonic()
+
+    def stop(self) -> None:
+        """End softly: nothing more is read, the batches that are joined are loaded."""
+        self.stopping = True
+
+    def drained(self) -> bool:
+        """Whether there is nothing more to do: stopped, or (``--once``) read to the ends or to the bound."""
+        if self.stopping or self._left == 0:
+            return True
+        return self._ends is not None and self._has_read_to(self._ends)
+
+    def caught_up(self) -> bool:
+        """Whether all is read that was there when the session began."""
+        return self._has_read_to(self._highs)
+
+    async def next_event(self) -> ReadEvent | None:
+        """The next event, or None when the open batch comes of age first (or it is time to look at ``drained``)."""
+        if self.gatherer.empty:
+            timeout = 0.1
+        else:
+            timeout = max(self.gatherer.seconds_left(self.now()), _BUSY_WAIT_SECONDS if self._loading else 0)
+        event = await self._reader.next_event(timeout)
+        if isinstance(event, Chunk) and self._left is not None:
+            event = event.part(0, self._left)  # the rest is read again by whoever comes next
+            self._left -= len(event.values)
+        return event
+
+    def batch_due(self, handed_over: bool) -> bool:
+        """Whether to close the batch: full, or of age while nothing is being loaded (else it may as well grow)."""
+        gatherer = self.gatherer
+        if gatherer.empty:
+            return False
+        self._around.health.in_flight = True
+        idle = handed_over and not self._loading
+        return gatherer.full() or (idle and gatherer.seconds_left(self.now()) <= 0)
+
+    async def decode(self, chunk: Chunk) -> Decoded:
+        """The chunk decoded, off the loop; its rows have partitions, or are rejects because theirs was detached.
+
+        Raises ``TooManyRejects``, ``NotCopartitioned``, ``StateSpoilt``, ``Mistake``.
+        """
+        if self.policy is Policy.SHARED and any(message.key() is None for message in chunk.messages):
+            raise NotCopartitioned(
+                f"topic {chunk.topic} holds messages without a key, so several replicas cannot share it; "
+                f"run one replica, or key the messages by symbol"
+            )
+        decoded = await self._offload("decode", lambda: decode(chunk, self._bounds))
+        self._watch.see(decoded)
+        return await self._with_partitions(decoded)
+
+    def parts(self, decoded: Decoded) -> list[Decoded]:
+        """What was decoded, in parts that a batch can hold: mostly as it is."""
+        return parts_of(decoded, self._limits)
+
+    async def join(self, batch: Batch) -> Work:
+        """The batch joined and encoded, off the loop; symbols that are not cached are loaded first.
+
+        The joined rows' partitions are made at once, while the batch before it is still being loaded. Raises ``TooWide``,
+        ``AwayFromHome``, ``StateSpoilt``, ``Mistake``; ``SourceUnavailable`` where the messages may be those of other topics.
+        """
+        if await self.topics_changed():
+            raise SourceUnavailable("a topic was made anew; looking at it again")
+        self._joined += 1
+        number = self._joined
+        if self._manner.careful:
+            return Work(batch, None)
+        symbols, missing = await self._offload("symbols", lambda: self._who_is_missing(batch))
+        if self.policy is Policy.SHARED:
+            await self._check_homes(batch, symbols)
+        await self._load_missing(await self._make_room(symbols, missing))
+        joined = await self._offload("join", lambda: self._join(batch, symbols, number))
+        deep, repairs = isinstance(joined, Begun), None
+        if isinstance(joined, Begun):
+            joined, repairs = await self._join_deep(joined, number)
+        met = joined.met["ts"].to_numpy()
+        expired = await self._reads.run(partial(self._expired, table=ANALYTICS.name, micros=met))
+        encoded = await self._offload("encode", lambda: self._prepare(without_expired(joined, expired)))
+        if self._around.partitioner.count(encoded.touched) > self._budget and batch.messages > 1:
+            raise TooWide(batch.messages)
+        # Three batches may be in memory at once: what is encoded is not kept as rows too.
+        return Work(replace(batch, rows={}), encoded, deep, repairs)
+
+    async def load(self, work: Work) -> None:
+        """The batch committed, whatever the outages.
+
+        Raises ``Fenced``, ``StateSpoilt``, ``Mistake``.
+        """
+        self._loading = True
+        started = self.now()
+        try:
+            batch, loaded = await self._writes.run(lambda connection: self._load_once(connection, work))
+        except DataRefused as error:
+            if self._manner.careful:
+                raise SchemaMismatch(f"{error}; see what was added to the tables of schema tickloom") from error
+            _log.warning("Postgres refuses a row; its message is looked for", error=str(error))
+            raise RowsRefused(str(error)) from error
+        finally:
+            self._loading = False
+        self._tails.committed += 1
+        self._committed.set()
+        self._count(batch, loaded, self.now() - started)
+        if self._manner.careful and (self._manner.patience_seconds or not loaded.rejects[Reason.REFUSED]):
+            raise StateSpoilt("what Postgres refused is dead")
+        if self._manner.max_messages is not None and self._tails.committed == _NARROW_BATCHES:
+            raise StateSpoilt("perhaps batches need no longer be small")
+
+    async def topics_changed(self) -> bool:
+        """Whether a topic is another one than when the session began: some tenths of a millisecond of CPU.
+
+        librdkafka goes on in one that was deleted and made anew, at the same offset, or waits there without a word.
+        """
+        look = partial(self._watch_topics.read, _TOPICS_LOOK_SECONDS)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(None, look) != self._topic_ids
+        except SourceUnavailable:  # nobody can make a topic anew where nobody answers
+            return False
+        except TopicMissing:
+            return True
+
+    def settle(self, batch: Batch) -> None:
+        """Tell the group how far the tables are."""
+        settle(self._around.member, batch)
+
+    async def close(self) -> None:
+        """Let the connections go."""
+        try:
+            await self._writes.close()
+        finally:
+            await self._reads.close()
+
+    # --- how ----------------------------------------------------------------------------------------------------
+
+    async def _load_once(self, connection: Connection, work: Work) -> tuple[Batch, Loaded]:
+        around = self._around
+        now = datetime.now(UTC)
+        try:
+            if work.encoded is None:
+                return await self._sieve(work.batch).load(connection, now)
+            await self._make_partitions(connection, work.encoded)  # again: they may have been dropped meanwhile
+            loaded = await self._loader.load(connection, work, now)
+            around.refused.note(work.encoded.rows, {})
+            return work.batch, loaded
+        except StoreUnavailable as error:
+            around.partitioner.forget()  # dropped by a person, or lost in a failover: look again
+            if isinstance(error, Garbled):
+                async with connected(around.settings) as another:
+                    await schema.check(another, around.settings)
+            raise
+
+    async def _make_partitions(self, connection: Connection, encoded: Encoded) -> None:
+        made = await self._around.partitioner.ensure_for(connection, encoded.needed)
+        self._around.metrics.partitions_created.inc(made)
+
+    async def _expired(self, connection: Connection, table: str, micros: Ints, far: Far | None = None) -> Bools:
+        """Which rows at these times have lost their partition; the others have one from now on, if they are not too far."""
+        partitioner = self._around.partitioner
+        self._around.metrics.partitions_created.inc(await partitioner.ensure_kept(connection, table, micros, far))
+        return partitioner.expired(table, micros)
+
+    async def _with_partitions(self, decoded: Decoded) -> Decoded:
+        """What was decoded; among the rejects also rows whose partition was detached, or is too many that far ahead."""
+        table, micros = RAW_TABLE[decoded.chunk.side].name, decoded.rows["ts"].to_numpy()
+        settings, partitioner = self._around.settings, self._around.partitioner
+        latest = round((time.time() + settings.event_max_ahead_seconds) * _MICROSECONDS)
+        far = Far(min(latest, LATEST), settings.partitions_far_ahead)
+        expired = await self._reads.run(partial(self._expired, table=table, micros=micros, far=far))
+        too_far = partitioner.too_far(table, micros, far)
+        if expired.any():
+            names = [part.name for part in partitioner.detached]
+            _log.warning("the partition of some rows was detached", rows=int(expired.sum()), partitions=names)
+            detail = f"the partition of {table} for the event's time was detached"
+            decoded = without(decoded, expired, Reason.EXPIRED, detail)
+        if too_far.any():
+            detail = f"the event lies ahead of now, and {table} has {far.most} partitions that far ahead already"
+            _log.warning("events lie too far ahead of now", rows=int(too_far.sum()), table=table)
+            decoded = without(decoded, too_far[~expired], Reason.OUT_OF_BOUNDS, detail)
+        return decoded
+
+    def _who_is_missing(self, batch: Batch) -> tuple[pl.Series, list[str]]:
+        """The batch's symbols, and those of them that are not cached."""
+        symbols = symbols_of(batch)
+        return symbols, self._tails.missing(symbols.to_list())
+
+    def _new_tails(self) -> Tails:
+        settings = self._around.settings
+        return Tails(settings.window_rows, settings.tail_rows, settings.cache_max_symbols, settings.cache_max_bytes)
+
+    def _sieve(self, batch: Batch) -> Sieve:
+        settings = self._around.settings
+        means = Means(
+            loader=self._loader,
+            history=self._history,
+            partitioner=self._around.partitioner,
+            new_tails=self._new_tails,
+            watch=self._around.refused,
+            offload=partial(self._offload, "sift"),
+            window_rows=settings.window_rows,
+            budget=self._budget,
+            copy_seconds=settings.database_command_timeout_seconds,
+            patient=self._manner.patience_seconds < MOST_PATIENCE_SECONDS,
+        )
+        return Sieve(batch, means)
+
+    def _join(self, batch: Batch, symbols: pl.Series, number: int) -> Joined | Begun:
+        """Joined; or only begun, where the tables must be asked."""
+        begun = begin(batch, symbols, self._tails, number)
+        return begun if begun.needs_tables else finish(begun, self._tails)
+
+    async def _join_deep(self, begun: Begun, number: int) -> tuple[Joined, int | None]:
+        """With what the tables tell, which must be all that was before this batch; and after how many repairs."""
+        while self._tails.committed < number - 1:
+            self._committed.clear()
+            await self._committed.wait()
+        started = self.now()
+        names: list[str] = begun.symbols.to_list()
+        repairs = await self._reads.run(ledger.repairs)
+        around = await self._reads.run(
+            lambda connection: self._history.around(connection, names, begun.deep, begun.since)
+        )
+        self._around.metrics.stage_seconds.labels("around").observe(self.now() - started)
+        return await self._offload("join", lambda: finish(begun, self._tails, around)), repairs
+
+    def _prepare(self, joined: Joined) -> Encoded:
+        return prepare(joined, int(time.time() * _MICROSECONDS), self._around.partitioner.widths)
+
+    async def _make_room(self, symbols: pl.Series, missing: list[str]) -> list[str]:
+        """Those of ``symbols`` that are not cached, once there is room for them; ``missing`` is who they were before.
+
+        What batches in flight touch must stay; where that fills the cache they are waited for, or three batches'
+        symbols would come on top of the bound. Not after the commit, for only this task may change who is cached.
+        """
+        tails = self._tails
+        while True:
+            self._committed.clear()
+            if tails.evict(len(missing)):
+                missing = tails.missing(symbols.to_list())  # the eviction may have hit some that we need
+            fits = len(tails) + len(missing) <= tails.max_symbols
+            if not missing or fits or tails.committed == self._joined - 1:
+                return missing
+            await self._committed.wait()
+
+    async def _load_missing(self, missing: list[str]) -> None:
+        """Cache these symbols."""
+        if not missing:
+            return
+        started = self.now()
+        rows = self._tails.reserve(len(missing))
+        step = max(1, _ROWS_LOADED_AT_ONCE // rows)
+        for some in (missing[at : at + step] for at in range(0, len(missing), step)):
+            tails = await self._reads.run(partial(self._history.newest, symbols=some, most=rows))
+            self._tails.insert(some, tails)
+        self._around.metrics.symbols_loaded.inc(len(missing))
+        self._around.metrics.stage_seconds.labels("tails").observe(self.now() - started)
+
+    async def _check_homes(self, batch: Batch, symbols: pl.Series) -> None:
+        """Raise ``AwayFromHome`` unless each symbol comes in the partition number that it belongs to."""
+        found = dict(zip(symbols.to_list(), partition_of_symbols(batch, symbols).tolist(), strict=True))
+        new = {symbol: at for symbol, at in found.items() if self._homes.get(symbol) != at}
+        if not new:
+            return
+        away = next((symbol for symbol, at in new.items() if at < 0 or symbol in self._homes), None)
+        if away is None:
+            away = await self._reads.run(partial(sharing.settle_homes, homes=new))
+        if away is not None:
+            await self._reads.run(partial(sharing.note_torn, era=self.era, symbol=away))
+            raise AwayFromHome(f"symbol {away!r} comes in two partitions")
+        if len(self._homes) > self._around.settings.cache_max_symbols:
+            self._homes.clear()  # memory is bounded: they are asked for again
+        self._homes |= new
+
+    def _has_read_to(self, ends: Mapping[TopicPartition, int]) -> bool:
+        positions = self.gatherer.positions
+        return all(positions[at] >= end for at, end in ends.items())
+
+    async def _offload(self, stage_name: str, work: Callable[[], T]) -> T:
+        started = self.now()
+        result, cpu_seconds = await asyncio.get_running_loop().run_in_executor(self._around.executor, _timed, work)
+        self._around.metrics.stage_seconds.labels(stage_name).observe(self.now() - started)
+        self._around.metrics.stage_cpu_seconds.labels(stage_name).inc(cpu_seconds)
+        return result
+
+    def _count(self, batch: Batch, loaded: Loaded, seconds: float) -> None:
+        metrics, health, now = self._around.metrics, self._around.health, time.time()
+        metrics.batches.inc()
+        metrics.batch_messages.observe(batch.messages)
+        metrics.stage_seconds.labels("load").observe(seconds)
+        metrics.rows_stored.inc(loaded.stored)
+        metrics.rows_superseded.inc(loaded.superseded)
+        metrics.rows_collapsed.inc(loaded.collapsed)
+        for reason, count in loaded.rejects.items():
+            metrics.rejects.labels(reason.value).inc(count)
+        self._around.tally.add(batch, loaded)
+        for at, step in batch.progress.items():
+            metrics.messages.labels(at.topic).inc(step.messages)
+            metrics.gaps.inc(step.missing)
+        if batch.oldest_ms is not None:
+            metrics.freshness_seconds.observe(max(0.0, now - batch.oldest_ms / 1_000))
+        self._reader_clock.note()
+        self._around.loop_clock.note()
+        metrics.symbols_cached.set(len(self._tails))
+        metrics.last_progress.set(now)
+        health.beat(self.now())
+        health.fruitless = 0
+        health.in_flight = not self.gatherer.empty
+        positions = {at: step.next_offset for at, step in batch.progress.items()}
+        self._around.watch.committed(positions, batch.newest_ms)
+
+
+def _timed(work: Callable[[], T]) -> tuple[T, float]:
+    """``work`` done, and the CPU seconds of its thread meanwhile."""
+    started = time.thread_time()
+    return work(), time.thread_time() - started
+
+
+def _batch_limits(settings: Settings, manner: Manner, budget: int) -> BatchLimits:
+    """A batch's own rows take half of the budget, in three tables; the other half is for rows that it revises."""
+    messages = min(settings.batch_max_messages, manner.max_messages or settings.batch_max_messages)
+    widths = {settings.prices_partitioning, settings.volumes_partitioning, settings.analytics_partitioning}
+    span = _HOUR_MICROSECONDS if Partitioning.HOURLY in widths else 24 * _HOUR_MICROSECONDS
+    if widths == {Partitioning.NONE}:
+        span = 1 << 62
+    age = max(settings.batch_max_age_seconds, manner.patience_seconds)
+    return BatchLimits(messages, settings.batch_max_bytes, age, max(1, budget // 2 // len(TABLES)), span)
+
+
+def _reject_limits(settings: Settings) -> RejectLimits:
+    return RejectLimits(settings.reject_limit_ratio, settings.reject_limit_min_messages)
+
+
+@asynccontextmanager
+async def open_session(
+    around: Surroundings,
+    assigned: frozenset[TopicPartition],
+    stance: Stance,
+    ends: Mapping[TopicPartition, int] | None,
+    manner: Manner,
+    most: int | None = None,
+) -> AsyncGenerator[Session]:
+    """Take over what the assignment and the other replicas allow, open the readers at the ledger's offsets; all of it is
+    closed at the end.
+
+    ``ends`` and ``most``: as ``Session`` has them. Raises ``StandBy``, ``NotCopartitioned``, ``LogLost``,
+    ``SourceUnavailable``, ``Mistake``.
+    """
+    loop = asyncio.get_running_loop()
+    ask = partial(loop.run_in_executor, None, _ask)
+    cluster: Cluster = await ask(partial(describe_cluster, around.settings))
+    watch = TopicIds(around.settings)
+    ids: dict[str, str] = await ask(watch.read)
+    view = View(assigned, cluster.partitions, around.settings, stance)
+    reader = Reader(around.settings, sharing.wanted_offsets(view))
+    store = Store(around, writes_ledger=True)
+    try:
+        await store.run(lambda connection: schema.claim_source(connection, around.settings, cluster.cluster_id, ids))
+        marks = await loop.run_in_executor(None, reader.watermarks)
+        firsts = {at: low for at, (low, _) in marks.items()}
+        entered = await store.run(lambda connection: sharing.enter(connection, view, firsts, around.owner))
+        if entered.policy is Policy.STANDBY:
+            raise StandBy(entered.era)
+        claims = entered.claims
+        gaps = _gaps(claims, marks, around.settings)
+        around.partitioner.forget()  # what others have made, and filled, since
+        budget = await store.run(lock_budget)
+        highs = {at: high for at, (_, high) in marks.items()}
+        session = Session(around, reader, store, entered, ends, highs, watch, ids, manner, budget, most)
+        for gap in gaps:
+            session.gatherer.add(gap, session.now())
+        around.watch.own(claims)
+        around.watch.committed({at: claim.next_offset for at, claim in claims.items()})
+        reader.start(session.gatherer.positions)
+        _log.info(
+            "took over",
+            policy=entered.policy.value,
+            partitions=len(claims),
+            messages=sum(highs[at] - claim.next_offset for at, claim in claims.items()),
+        )
+        try:
+            yield session
+        finally:
+            await session.close()
+    finally:
+        try:
+            await store.close()
+        finally:
+            await asyncio.shield(loop.run_in_executor(None, _hang_up, reader, watch))
+
+
+def _hang_up(reader: Reader, watch: TopicIds) -> None:
+    reader.stop()
+    watch.close()
+
+
+def _ask(question: Callable[[], T]) -> T:
+    """Something about the topics. Blocks. One that is missing was there at the start, so it may come back."""
+    try:
+        return question()
+    except TopicMissing as error:
+        raise SourceUnavailable(str(error)) from error
+
+
+def _gaps(
+    claims: Mapping[TopicPartition, ledger.Claim], marks: Mapping[TopicPartition, tuple[int, int]], settings: Settings
+) -> list[Gap]:
+    found = [find_gap(at, claim.next_offset, *marks[at], settings.gap_policy) for at, claim in sorted(claims.items())]
+    return [gap for gap in found if gap is not None]

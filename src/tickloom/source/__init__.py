@@ -1,0 +1,1 @@
+"""Everything that Kafka says: the group, the messages, and where the logs end."""

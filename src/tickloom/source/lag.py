@@ -1,0 +1,128 @@
+"""What waits: how far the ledger is behind the end of each log, and for how long. Pure: times are arguments.
+
+A log ends, for us, at its *last stable offset*: what comes behind is of transactions that are still open, and nobody
+can read it yet. It is no lag, however long it takes; ``open_transactions`` tells of it.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from tickloom.core.model import TopicPartition
+
+_SIGHTINGS = 128
+"""Remembered of one partition; past it every other one goes, and ages are told a little too short."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Where a log ends: ``stable`` for those who read committed messages, ``high`` for its producers."""
+
+    stable: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTransaction:
+    """``messages`` that lie behind the last stable offset (markers too), which has not moved for ``seconds``."""
+
+    messages: int
+    seconds: float
+
+
+@dataclass(slots=True)
+class _Partition:
+    position: int | None = None  # the ledger's
+    newest_ms: int | None = None  # record time of the newest message committed
+    end: End | None = None
+    first_end: int | None = None  # what lies below was there before we first looked
+    first_seen: float = 0.0
+    sightings: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])  # ends, and when first seen
+    unstable_since: float | None = None  # since when an open transaction holds the stable end where it is
+
+    def see(self, end: End, now: float) -> None:
+        if self.first_end is None:
+            self.first_end, self.first_seen = end.stable, now
+        moved = self.end is None or end.stable != self.end.stable
+        if moved and end.stable > (self.sightings[-1][0] if self.sightings else self.first_end):
+            self.sightings.append((end.stable, now))
+            if len(self.sightings) > _SIGHTINGS:
+                del self.sightings[1::2]
+        if end.high <= end.stable:
+            self.unstable_since = None
+        elif moved or self.unstable_since is None:
+            self.unstable_since = now
+        self.end = end
+
+    def moved(self, position: int) -> None:
+        self.position = max(position, self.position or 0)
+        self.sightings = [(end, seen) for end, seen in self.sightings if end > self.position]
+
+    def waiting(self) -> int | None:
+        if self.end is None or self.position is None:
+            return None
+        return max(0, self.end.stable - self.position)
+
+    def waiting_seconds(self, now: float, wall: float) -> float:
+        """Of the oldest message that waits. One that was there before we looked is as old as the newest committed one."""
+        assert self.position is not None
+        if self.first_end is None or self.position >= self.first_end:
+            return now - self.sightings[0][1] if self.sightings else 0.0
+        if self.newest_ms is not None:
+            return max(0.0, wall - self.newest_ms / 1_000)
+        return now - self.first_seen
+
+
+class Backlog:
+    """What waits in the partitions that are ours, as far as it is known. ``now`` is monotonic, ``wall`` Unix seconds."""
+
+    def __init__(self) -> None:
+        self._partitions: dict[TopicPartition, _Partition] = {}
+
+    @property
+    def owned(self) -> frozenset[TopicPartition]:
+        """The partitions that are ours."""
+        return frozenset(self._partitions)
+
+    def own(self, partitions: Iterable[TopicPartition]) -> None:
+        """These are ours now, and no other: nothing of others is remembered."""
+        self._partitions = {at: self._partitions.get(at) or _Partition() for at in partitions}
+
+    def committed(
+        self, positions: Mapping[TopicPartition, int], newest_ms: Mapping[TopicPartition, int] | None = None
+    ) -> None:
+        """The ledger stands at ``positions``; record times in ms of the newest messages, where some were committed."""
+        for at, position in positions.items():
+            if (partition := self._partitions.get(at)) is not None:
+                partition.moved(position)
+        for at, newest in (newest_ms or {}).items():
+            if (partition := self._partitions.get(at)) is not None:
+                partition.newest_ms = newest
+
+    def ends(self, ends: Mapping[TopicPartition, End], now: float) -> None:
+        """The logs end here."""
+        for at, end in ends.items():
+            if (partition := self._partitions.get(at)) is not None:
+                partition.see(end, now)
+
+    def ends_unknown(self) -> None:
+        """Kafka does not say where the logs end."""
+        for partition in self._partitions.values():
+            partition.end = None
+
+    def messages(self) -> dict[TopicPartition, int]:
+        """Messages that wait in each partition; without those of which it is not known."""
+        return {at: lag for at, one in self._partitions.items() if (lag := one.waiting()) is not None}
+
+    def seconds(self, now: float, wall: float) -> dict[TopicPartition, float]:
+        """How long the oldest of these have been waiting; 0 where none does."""
+        return {
+            at: self._partitions[at].waiting_seconds(now, wall) if lag else 0.0 for at, lag in self.messages().items()
+        }
+
+    def open_transactions(self, now: float) -> dict[TopicPartition, OpenTransaction]:
+        """What transactions hold back, by partition; nothing of it may be known."""
+        return {
+            at: OpenTransaction(one.end.high - one.end.stable, now - one.unstable_since)
+            for at, one in self._partitions.items()
+            if one.end is not None and one.unstable_since is not None
+        }

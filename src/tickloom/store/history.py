@@ -1,0 +1,331 @@
+"""Reads rows back from the tables: the newest of a symbol for its tails, and those around an event time for late rows.
+
+The tables may have thousands of partitions, and a statement locks all that it may look into. So each statement here has
+a range of a few partitions, in a transaction of its own: the sweep goes on, to older or newer ones, only for symbols
+that need more, and passes over partitions that are empty. What it sees over several transactions is one state, since
+nobody but the partitions' owner writes rows of its symbols.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from tickloom.core.copy_binary import POSTGRES_EPOCH_MICROSECONDS
+from tickloom.core.model import AVERAGE_COLUMN, RAW_TABLE, VALUE_COLUMN, Side
+from tickloom.core.tails import FOREVER, NO_FLOOR, Ints, Loaded, Points
+from tickloom.core.timestamps import EARLIEST, LATEST, micros_of, moment
+from tickloom.store.partitions import Partitioner, Range
+from tickloom.store.postgres import LOOKUPS_ONLY, Connection, sql, told, transaction
+
+_FIRST_GROUP = 4
+"""Most symbols have what is wanted in the newest partitions, and each partition takes time to plan."""
+_MOST_EMPTY = 16
+"""A statement more costs as much as to plan for so many partitions."""
+_PAGE = 256
+"""Of so many partitions it is asked first whether they are empty, and then of all others."""
+_GENEROUS_PARTITIONS = 64
+"""Further back only as many rows are looked for as a window needs."""
+_NUMBERS = {
+    "code": ">i4",
+    "ts": ">i8",
+    "value": ">f8",
+    "partition": ">i4",
+    "offset": ">i8",
+    "logged": ">i8",
+    "average": ">f8",
+}
+_ROW = np.dtype(
+    [
+        ("columns", ">i2"),
+        *(part for name, wire in _NUMBERS.items() for part in ((f"{name} length", ">i4"), (name, wire))),
+    ]
+)
+_TYPES: Mapping[str, Any] = {
+    "code": np.uint32,
+    "ts": np.int64,
+    "value": np.float64,
+    "partition": np.int32,
+    "offset": np.int64,
+    "logged": np.int64,
+    "average": np.float64,
+}
+_KNOWN = (
+    "SELECT (s.number - 1)::int AS code, since FROM unnest($1::text[]) WITH ORDINALITY AS s (symbol, number) "
+    "JOIN tickloom.symbols USING (symbol) WHERE since IS DISTINCT FROM 'infinity' ORDER BY s.number"
+)
+_STATEMENTS = {
+    (name, side): sql(name).format(table=RAW_TABLE[side].name, value=VALUE_COLUMN[side], average=AVERAGE_COLUMN[side])
+    for name in ("rows_before", "rows_from", "rows_at")
+    for side in Side
+}
+
+
+class History:
+    """Reads through one connection at a time. ``budget``: how many partitions one statement may lock."""
+
+    def __init__(self, partitioner: Partitioner, window_rows: int, budget: int, snapshot: str | None = None) -> None:
+        """``snapshot``: one that another session has exported, and which is to be seen; else what is committed."""
+        self._snapshot = snapshot
+        self._partitioner = partitioner
+        self._window = window_rows
+        self._budget = budget
+
+    async def newest(self, connection: Connection, symbols: list[str], most: int) -> dict[Side, Loaded]:
+        """The newest rows of each symbol, per side: ``most``, or fewer where they lie far apart.
+
+        Sees committed rows only. Raises ``StoreUnavailable``, ``Mistake``.
+        """
+        since = np.full(len(symbols), FOREVER)
+        with told():
+            for row in await connection.fetch(_KNOWN, symbols):
+                since[row["code"]] = NO_FLOOR if row["since"] is None else micros_of(row["since"])
+        return {side: await self._newest(connection, side, symbols, since, most) for side in Side}
+
+    async def around(
+        self, connection: Connection, symbols: list[str], points: Mapping[Side, Points], since: Ints
+    ) -> dict[Side, pl.DataFrame]:
+        """What decides about rows at ``points``, per side: code, ts, value, partition, offset, logged, average, in order.
+        ``since``: per code a ts that no row there is older than.
+
+        Of a point's own side its row, where there is one, the W-1 before it and the W-1 after it; of the other side the
+        rows of the same keys as the point and those after it. Points of one symbol mostly lie close together, so first a
+        run of rows is read from its first point on, of both sides; what that leaves out is asked for point by point.
+        Raises ``StoreUnavailable``, ``Mistake``.
+        """
+        code = np.concatenate([points[side].code for side in Side])
+        heads = Points.of(code, np.concatenate([points[side].ts for side in Side]))
+        code, first, counts = np.unique(heads.code, return_index=True, return_counts=True)
+        heads = Points(code, heads.ts[first])
+        need = self._window + 2 * (counts - 1)
+        runs: dict[Side, pl.DataFrame] = {}
+        reach: dict[Side, Ints] = {}
+        for side in Side:
+            runs[side] = await self._sweep(connection, side, "rows_from", symbols, heads, need, since)
+            reach[side] = _reach(runs[side], heads, need, len(symbols))
+        found: dict[Side, list[pl.DataFrame]] = {side: [_frame([]), runs[side]] for side in Side}
+        for side in Side:
+            mine = points[side]
+            own = np.isin(heads.code, mine.code)
+            begins = Points(heads.code[own], heads.ts[own])
+            before = _each(begins, self._window - 1)
+            found[side].append(await self._sweep(connection, side, "rows_before", symbols, begins, before, since))
+            left = mine.which(
+                _rows_from(runs[side], mine) < np.where(reach[side][mine.code] == FOREVER, 0, self._window)
+            )
+            before, after = _each(left, self._window - 1), _each(left, self._window)
+            found[side].append(await self._sweep(connection, side, "rows_before", symbols, left, before, since))
+            found[side].append(await self._sweep(connection, side, "rows_from", symbols, left, after, since))
+            read = pl.concat([runs[side], found[side][-1]])
+            keys = Points.of(
+                np.concatenate([mine.code, read["code"].to_numpy()]), np.concatenate([mine.ts, read["ts"].to_numpy()])
+            )
+            keys = keys.which(keys.ts > reach[side.other][keys.code])
+            found[side.other].append(
+                await self._sweep(connection, side.other, "rows_at", symbols, keys, _each(keys, 1), since)
+            )
+        return {side: pl.concat(found[side]).unique(["code", "ts"]).sort("code", "ts") for side in Side}
+
+    async def before(self, connection: Connection, side: Side, symbols: list[str], micros: int) -> pl.DataFrame:
+        """The W-1 rows of each symbol before a time, as ``around`` has them. Raises ``StoreUnavailable``, ``Mistake``."""
+        points, since = Points(np.arange(len(symbols)), np.full(len(symbols), micros)), np.full(len(symbols), NO_FLOOR)
+        need = _each(points, self._window - 1)
+        return await self._sweep(connection, side, "rows_before", symbols, points, need, since)
+
+    async def _newest(self, connection: Connection, side: Side, symbols: list[str], since: Ints, most: int) -> Loaded:
+        got = np.zeros(len(symbols), dtype=np.int64)
+        floor, cut = np.full(len(symbols), NO_FLOOR), np.zeros(len(symbols), dtype=np.bool_)
+        frames = [_frame([])]
+        looked, reached = 0, FOREVER
+        until = int(since.min(initial=FOREVER))
+        async for group in self._groups(connection, side, FOREVER, until):
+            wanted = most if looked < _GENEROUS_PARTITIONS else min(most, max(self._window - 1, 1))
+            active = np.flatnonzero((got < wanted) & (since < reached))
+            if not len(active):
+                break
+            reached = group.range.start
+            times = np.full(len(active), LATEST)
+            rows = await self._read(
+                connection,
+                _STATEMENTS["rows_before", side],
+                [symbols[code] for code in active.tolist()],
+                active,
+                times,
+                wanted - got[active],
+                group.range,
+            )
+            frames.append(rows)
+            got += np.bincount(rows["code"].to_numpy(), minlength=len(got))
+            floor[active] = np.where(group.last | (since[active] >= reached), NO_FLOOR, reached)
+            cut[active] = got[active] == wanted  # there may be more in this very group
+            looked += group.partitions
+        rows = pl.concat(frames).drop("average").sort("code", "ts")
+        starts = np.cumsum(got) - got
+        floor[cut] = rows["ts"].to_numpy()[starts[cut]]
+        return Loaded(rows, floor, since)
+
+    async def _sweep(
+        self, connection: Connection, side: Side, name: str, symbols: list[str], points: Points, need: Ints, since: Ints
+    ) -> pl.DataFrame:
+        """Up to so many rows for each point as it needs, as the statement has it."""
+        if not len(points.code):
+            return _frame([])
+        got = np.zeros(len(points.code), dtype=np.int64)
+        frames = [_frame([])]
+        back = name == "rows_before"
+        first, last = int(points.ts.min()), int(points.ts.max())
+        edge, until = {
+            "rows_before": (last, max(NO_FLOOR, min(first, int(since[points.code].min())) - 1)),
+            "rows_from": (first, FOREVER),
+            "rows_at": (first, last + 1),
+        }[name]
+        async for group in self._groups(connection, side, edge, until):
+            match name:
+                case "rows_before":
+                    reached = (points.ts > group.range.start) & (since[points.code] < group.range.stop)
+                case "rows_from":
+                    reached = points.ts < group.range.stop
+                case _:
+                    reached = (points.ts >= group.range.start) & (points.ts < group.range.stop)
+            active = np.flatnonzero(reached & (got < need))
+            if not len(active):
+                done = got >= need
+                if back:
+                    done |= since[points.code] >= group.range.stop
+                elif name == "rows_at":
+                    done |= points.ts < group.range.start
+                if done.all():
+                    break
+                continue
+            # The statement's codes are the points' numbers: two points of one symbol may have one row in common.
+            names = [symbols[code] for code in points.code[active].tolist()]
+            rows = await self._read(
+                connection,
+                _STATEMENTS[name, side],
+                names,
+                np.arange(len(active)),
+                points.ts[active],
+                need[active] - got[active],
+                group.range,
+            )
+            numbers = active[rows["code"].to_numpy()]
+            got += np.bincount(numbers, minlength=len(got))
+            frames.append(rows.with_columns(code=pl.Series(points.code[numbers].astype(np.uint32))))
+        return pl.concat(frames)
+
+    async def _groups(self, connection: Connection, side: Side, edge: int, until: int) -> AsyncIterator["_Group"]:
+        """Groups of partitions from the one at ``edge`` to the one at ``until`` (µs), which may lie before it; small groups
+        first. Each begins and ends with a partition that is not empty, and has no more than a few empty ones between.
+        """
+        layout = await self._partitioner.layout(connection, RAW_TABLE[side].name)
+        starts, stops = layout.starts, layout.stops
+        newest_first = until < edge
+        low, high = (
+            int(np.searchsorted(stops, min(edge, until), "right")),
+            int(np.searchsorted(starts, max(edge, until), "right")),
+        )
+        size, pages = min(_FIRST_GROUP, self._budget), _PAGE
+        while low < high:
+            page = (max(low, high - pages), high) if newest_first else (low, min(high, low + pages))
+            pages *= 4
+            filled = (await self._partitioner.filled(connection, layout, *page)).tolist()
+            low, high = (low, page[0]) if newest_first else (page[1], high)
+            last_page = low == high
+            for first, last, is_last in _runs(filled[::-1] if newest_first else filled, size, self._budget):
+                yield _Group(Range(int(starts[first]), int(stops[last])), last - first + 1, is_last and last_page)
+            size = self._budget
+
+    async def _read(
+        self,
+        connection: Connection,
+        statement: str,
+        names: list[str],
+        codes: Ints,
+        times: Ints,
+        wanted: Ints,
+        span: Range,
+    ) -> pl.DataFrame:
+        parts: list[bytes] = []
+
+        async def collect(data: bytes) -> None:
+            parts.append(data)
+
+        with told():
+            async with transaction(connection, readonly=True, snapshot=self._snapshot):
+                await connection.execute(LOOKUPS_ONLY)
+                await connection.copy_from_query(
+                    statement,
+                    *(names, codes.tolist(), _moments(times), wanted.tolist(), moment(span.start), moment(span.stop)),
+                    output=collect,
+                    format="binary",
+                )
+        return _frame(parts)
+
+
+def _moments(micros: Ints) -> list[datetime]:
+    return [moment(one) for one in np.clip(micros, EARLIEST, LATEST).tolist()]
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Neighbouring partitions that one statement looks into; ``last``: there are no further ones."""
+
+    range: Range
+    partitions: int
+    last: bool
+
+
+def _each(points: Points, need: int) -> Ints:
+    return np.full(len(points.code), need)
+
+
+def _reach(run: pl.DataFrame, heads: Points, need: Ints, codes: int) -> Ints:
+    """Per code up to which ts the run of rows from its head on has all rows; ``FOREVER`` where it came to the end."""
+    reach = np.full(codes, FOREVER)
+    ordered = run.sort("code", "ts")
+    code, ts = ordered["code"].to_numpy(), ordered["ts"].to_numpy()
+    got = np.bincount(code, minlength=codes)
+    full = heads.code[got[heads.code] >= need]
+    reach[full] = ts[np.cumsum(got)[full] - 1]
+    return reach
+
+
+def _rows_from(run: pl.DataFrame, points: Points) -> Ints:
+    """How many rows of the run lie at each point or after it, of the same code."""
+    code = np.concatenate([points.code, run["code"].to_numpy()]).astype(np.int64)
+    ts = np.concatenate([points.ts, run["ts"].to_numpy()])
+    is_row = np.arange(len(code)) >= len(points.code)
+    order = np.lexsort((is_row, ts, code))  # a point before the row of its own key
+    up_to = np.empty(len(code), dtype=np.int64)
+    up_to[order] = np.cumsum(is_row[order])
+    through_code = np.cumsum(np.bincount(code[is_row], minlength=int(code.max(initial=0)) + 1))
+    return through_code[points.code] - up_to[: len(points.code)]
+
+
+def _runs(filled: Sequence[int], size: int, most: int) -> Iterator[tuple[int, int, bool]]:
+    """The partitions in ``filled``, whichever way it runs, in groups from first to last that grow from ``size`` to ``most``;
+    and whether a group is the last one.
+    """
+    start = 0
+    while start < len(filled):
+        end = start + 1
+        while (
+            end < len(filled)
+            and abs(filled[end] - filled[start]) < size
+            and abs(filled[end] - filled[end - 1]) <= _MOST_EMPTY
+        ):
+            end += 1
+        first, last = sorted((filled[start], filled[end - 1]))
+        yield first, last, end == len(filled)
+        size, start = min(size * 4, most), end
+
+
+def _frame(parts: Sequence[bytes]) -> pl.DataFrame:
+    found = np.frombuffer(b"".join(parts)[19:-2], dtype=_ROW)
+    columns = {name: found[name].astype(kind) for name, kind in _TYPES.items()}
+    for name in ("ts", "logged"):
+        columns[name] += POSTGRES_EPOCH_MICROSECONDS
+    return pl.DataFrame(columns)

@@ -1,0 +1,139 @@
+"""What ``run`` does to the database, tried and undone; and the GRANTs for a role that may not."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from tickloom.core.model import TABLES
+from tickloom.core.timestamps import micros_of, moment
+from tickloom.errors import NotAllowed, SchemaMismatch, StoreUnavailable, TickloomError
+from tickloom.settings import Partitioning, Settings
+from tickloom.store import ledger
+from tickloom.store.loader import stage
+from tickloom.store.partitions import Partitioner, partition_at, why_not
+from tickloom.store.postgres import Connection, close, connect, told, transaction
+from tickloom.store.schema import BOOKKEEPING
+
+_WHERE = """
+    SELECT quote_ident(current_user) AS role, quote_ident(current_database()) AS database,
+           coalesce(
+               (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('stock_prices')),
+               (SELECT relnamespace FROM pg_class WHERE relname = 'stock_prices' AND relkind IN ('r', 'p') ORDER BY oid LIMIT 1)
+           )::regnamespace::text AS schema
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A statement of the kind that ``run`` gives, which changes nothing; and what allows it."""
+
+    statement: str
+    grant: str
+
+
+def trials(columns: Mapping[str, Sequence[str]]) -> list[Trial]:
+    """For each table (name to columns) what is done to it. Pure."""
+    found: list[Trial] = []
+    for table, names in columns.items():
+        listed = ", ".join(f'"{name}"' for name in names)
+        grant = f"GRANT SELECT, INSERT, UPDATE ON {table}"
+        found.append(Trial(f"INSERT INTO {table} ({listed}) SELECT {listed} FROM {table} WHERE false", grant))
+        found.append(Trial(f'UPDATE {table} SET "{names[-1]}" = "{names[-1]}" WHERE false', grant))
+    found.append(
+        Trial(
+            "LOCK TABLE tickloom.source IN SHARE ROW EXCLUSIVE MODE", "GRANT SELECT, INSERT, UPDATE ON tickloom.source"
+        )
+    )
+    return found
+
+
+async def rehearse(connection: Connection, settings: Settings) -> str:
+    """Try all that ``run`` does, and undo it; a partition may be made by somebody else (see ``rehearse_partitions``).
+
+    Raises ``TickloomError`` with the GRANTs to type; ``StoreUnavailable``.
+    """
+    with told():
+        where = await connection.fetchrow(_WHERE)
+    role, schema = where["role"], where["schema"]
+    grants: dict[str, None] = {}
+    words = ""
+    try:
+        await stage(connection)
+    except NotAllowed as error:
+        words = str(error)
+        grants[f"GRANT TEMPORARY ON DATABASE {where['database']}"] = None
+    except SchemaMismatch:  # tables that this role does not see
+        pass
+    columns = {f"{schema or 'public'}.{table.name}": table.names for table in TABLES}
+    books = {table.name: table.names for table in BOOKKEEPING}
+    for trial in trials({**columns, **books}):
+        try:
+            with told():
+                async with transaction(connection, rehearsal=True):
+                    await connection.execute(trial.statement)
+        except NotAllowed as error:
+            words = words or str(error)
+            grants[trial.grant] = None
+    if grants:
+        usage = f"GRANT USAGE ON SCHEMA tickloom, {schema or 'public'}"
+        typed = "; ".join(f"{grant} TO {role}" for grant in (usage, *_together(grants)))
+        raise TickloomError(f"{words.partition('; ')[0]}; as the tables' owner type: {typed}")
+    await _rehearse_ending_sessions(connection, settings)
+    return f"{role} may do all that run does; it was tried and undone"
+
+
+def _together(grants: dict[str, None]) -> list[str]:
+    """The same right on several tables by one GRANT."""
+    rights: dict[str, list[str]] = {}
+    for grant in grants:
+        right, _, table = grant.partition(" ON ")
+        rights.setdefault(right, []).append(table)
+    return [f"{right} ON {', '.join(tables)}" for right, tables in rights.items()]
+
+
+async def rehearse_partitions(connection: Connection, maker: Partitioner, now: datetime) -> str:
+    """Make the partition that comes next, and undo it; what a role that may not should know.
+
+    Raises ``TickloomError`` where there is none for ``now``, and this role may not make one; ``StoreUnavailable``, ``Mistake``.
+    """
+    lines: list[str] = []
+    for table, width in maker.widths.items():
+        if width is Partitioning.NONE:
+            continue
+        until = (await maker.layout(connection, table)).contiguous_until(micros_of(now))
+        coming = partition_at(table, width, moment(until))
+        try:
+            with told():
+                async with transaction(connection, rehearsal=True):
+                    await connection.fetchval(
+                        "SELECT tickloom.make_partitions($1::text::regclass, $2)", table, [coming.stamp]
+                    )
+        except NotAllowed as error:
+            refusal = await why_not(connection, error)
+            if until <= micros_of(now):
+                raise TickloomError(
+                    f"{table} has no partition for now, and this role may make none, so somebody else must ahead of time: {refusal}"
+                ) from error
+            lines.append(
+                f"{table} has partitions until {moment(until):%Y-%m-%dT%H:%MZ}; who makes the next ones? This role may not: {refusal}"
+            )
+    return ". ".join(lines) or "the next ones can be made: it was tried and undone"
+
+
+async def _rehearse_ending_sessions(connection: Connection, settings: Settings) -> None:
+    """A take-over ends the sessions of a predecessor that sleeps."""
+    owner = f"check-{uuid.uuid4().hex}"
+    sleeper = await connect(settings, ledger.session_name(owner))
+    try:
+        await ledger.end_sessions(connection, [owner])
+        with told():
+            await sleeper.fetchval("SELECT 1")
+    except StoreUnavailable:
+        return
+    finally:
+        await close(sleeper)
+    raise TickloomError(
+        "this role cannot end its own sessions, so a replica that sleeps holds its successor up for a minute; see which roles "
+        "the replicas log in as: they must be the same"
+    )

@@ -1,0 +1,158 @@
+"""What ``verify`` has to say: differences by kind, the first of them, and what to do about each. Pure."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from tickloom.core.model import ANALYTICS, AVERAGE_COLUMN, RAW_TABLE, TABLES, Side
+from tickloom.store.slices import BEGINNING, END, Span
+
+RAW_TABLES = tuple(RAW_TABLE[side].name for side in Side)
+SIDE_OF_AVERAGE = {column: side for side, column in AVERAGE_COLUMN.items()}
+
+
+class Kind(NamedTuple):
+    """What differs; ``doubt`` is why it may be right after all."""
+
+    table: str
+    column: str
+    doubt: str = ""
+
+    @property
+    def mendable(self) -> bool:
+        return self.table == ANALYTICS.name or self.column in SIDE_OF_AVERAGE or self.column == "symbol"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One value (or row, or count) that is not what it must be; numbers as Postgres writes them, times in UTC."""
+
+    table: str
+    column: str
+    found: str | None
+    expected: str | None
+    symbol: str | None = None
+    timestamp: str | None = None
+    topic: str | None = None
+    partition: int | None = None
+
+    def __str__(self) -> str:
+        where = [self.table, self.symbol and repr(self.symbol), self.timestamp, self.topic, self.partition, self.column]
+        named = " ".join(str(part) for part in where if part is not None)
+        return f"{named}: found {self.found or 'nothing'}, expected {self.expected or 'nothing'}"
+
+
+@dataclass(slots=True)
+class Report:
+    """What ``verify`` saw. ``wrong`` and ``left_out`` count by kind; ``first`` holds the first that differ."""
+
+    span: Span
+    rows: Counter[str] = field(default_factory=Counter[str])
+    wrong: Counter[Kind] = field(default_factory=Counter[Kind])
+    left_out: Counter[Kind] = field(default_factory=Counter[Kind])
+    first: list[Difference] = field(default_factory=list[Difference])
+    repaired: Counter[str] | None = None
+    seconds: float = 0.0
+
+    @property
+    def remaining(self) -> Counter[Kind]:
+        """The differences that are there now: after a repair only those that it cannot mend."""
+        return Counter({kind: n for kind, n in self.wrong.items() if self.repaired is None or not kind.mendable})
+
+    def as_dict(self) -> dict[str, Any]:
+        def counted(counts: Counter[Kind]) -> list[dict[str, Any]]:
+            return [{"table": kind.table, "column": kind.column, "count": n} for kind, n in sorted(counts.items())]
+
+        return {
+            "exact": not self.wrong,
+            "from": None if self.span.start == BEGINNING else self.span.start.isoformat(),
+            "to": None if self.span.stop == END else self.span.stop.isoformat(),
+            "rows": {table.name: self.rows[table.name] for table in TABLES},
+            "differences": counted(self.wrong),
+            "first": [asdict(difference) for difference in self.first],
+            "left_out": [
+                entry | {"why": _DOUBTS[kind.doubt]}
+                for kind, entry in zip(sorted(self.left_out), counted(self.left_out), strict=True)
+            ],
+            "repaired": None if self.repaired is None else {table.name: self.repaired[table.name] for table in TABLES},
+            "remaining": counted(self.remaining),
+            "mends": self.mends(),
+            "seconds": round(self.seconds, 3),
+        }
+
+    def lines(self) -> list[str]:
+        """For people: a line a table, the first differences, and what to do."""
+        bookkeeping = "every offset is counted; dead letters and gaps are there"
+        told_of = [self._line("tickloom", bookkeeping)]
+        told_of += [self._line(table.name, f"{self.rows[table.name]:,} rows, exact") for table in TABLES]
+        told_of += [f"     {difference}" for difference in self.first]
+        if (more := sum(self.wrong.values()) - len(self.first)) > 0:
+            told_of.append(f"     and {more:,} more")
+        for kind, count in sorted(self.left_out.items()):
+            told_of.append(f"note {kind.table:<22} {kind.column}: {count:,} not judged, {_DOUBTS[kind.doubt]}")
+        if not self.span.everything:
+            told_of.append("note the ledger knows no times: rows are counted against it only without --from and --to")
+        if self.repaired is not None:
+            done = ", ".join(f"{self.repaired[table.name]:,} of {table.name}" for table in TABLES)
+            told_of.append(f"repaired rows: {done}")
+        told_of += [f"mend {mend}" for mend in self.mends()]
+        verdict = "exact" if not self.remaining else f"{sum(self.remaining.values()):,} differences"
+        return [*told_of, f"{verdict}, in {self.seconds:.1f} s"]
+
+    def mends(self) -> list[str]:
+        """What to do about what remains, each once."""
+        return list(dict.fromkeys(_mend(kind, self.first) for kind in sorted(self.remaining)))
+
+    def _line(self, table: str, good: str) -> str:
+        wrong = [(kind, n) for kind, n in sorted(self.wrong.items()) if kind.table.partition(".")[0] == table]
+        if not wrong:
+            return f"ok   {table:<22} {good}"
+        return f"BAD  {table:<22} {', '.join(f'{_named(kind)}: {n:,} wrong' for kind, n in wrong)}"
+
+
+_DOUBTS = {
+    "short": "their windows reach back to rows that are gone (dropped partitions?)",
+    "dropped": "a raw table has no partition there any more",
+    "detached": "their partition was detached",
+}
+
+
+def _named(kind: Kind) -> str:
+    schema_name, _, name = kind.table.partition(".")
+    return f"{name}.{kind.column}" if schema_name == "tickloom" else kind.column
+
+
+def _mend(kind: Kind, first: Sequence[Difference]) -> str:
+    if kind.column == "symbol":
+        return (
+            "tickloom.symbols: rows were deleted, or a daemon older than it was at work; `tickloom verify --repair` puts "
+            "them back; then restart the replicas, which may take these symbols for new ones"
+        )
+    if kind.mendable:
+        return "averages and joined rows: `tickloom verify --repair` computes them anew from the raw tables"
+    match kind.column:
+        case "rows" if kind.table in RAW_TABLES:
+            return (
+                f"{kind.table}: where there are fewer rows than stored, were partitions dropped? Then give the oldest "
+                "time that is kept as --from. Rows deleted by hand come back only from a backup, or by loading the "
+                "topics into an empty database. Where there are more, delete what did not come from the topic"
+            )
+        case "source_offset":
+            return f"{kind.table}: rows that no message brought; delete them, then `tickloom verify --repair`"
+        case "next_offset":
+            return (
+                "tickloom.offsets: somebody wrote into the ledger; put the row back as it was (a backup has it), or "
+                "load the topics into an empty database"
+            )
+        case "rows":
+            return (
+                "tickloom.dead_letters: letters were deleted or added; put them back from a backup, where they matter"
+            )
+        case "offsets":
+            return "tickloom.gaps: rows were deleted or added; put them back from a backup"
+        case _:
+            return (
+                f"{kind.table}: no message can have brought this {kind.column}; put the message's own value back "
+                "(source_partition and source_offset tell where it is), then `tickloom verify --repair`"
+            )
