@@ -10,17 +10,10 @@ from typing import Any
 
 from tickloom.errors import TickloomError
 from tickloom.settings import Partitioning, Settings, ignored
-from tickloom.source.kafka import (
-    Cluster,
-    TopicIds,
-    ask_group,
-    check_options,
-    describe_cluster,
-    look_at_cleanup,
-    peek_keys,
-)
+from tickloom.source.clients import check_options
+from tickloom.source.cluster import Cluster, ask_group, check_cleanup, describe_cluster, peek_keys
 from tickloom.store import ledger, schema
-from tickloom.store.partitions import LockTable, budget_of, lock_table
+from tickloom.store.locks import LockTable, budget_of, lock_table
 from tickloom.store.pooler import refuse_poolers
 from tickloom.store.postgres import connected
 from tickloom.store.rights import rehearse, rehearse_partitions
@@ -68,7 +61,7 @@ async def check(settings: Settings) -> list[Finding]:
     if cluster:
         findings.append(_replicas(cluster[0]))
         findings.append(await _find("group", lambda: loop.run_in_executor(None, ask_group, settings)))
-        findings.append(await _find("cleanup", lambda: loop.run_in_executor(None, look_at_cleanup, settings)))
+        findings.append(await _find("cleanup", lambda: loop.run_in_executor(None, check_cleanup, settings)))
         findings.append(await _find("keys", lambda: loop.run_in_executor(None, peek_keys, settings)))
     findings.append(await _find("database", lambda: _database(settings)))
     if findings[-1].good:
@@ -143,13 +136,12 @@ async def _ledger(settings: Settings) -> str:
 
 async def _source(settings: Settings, cluster: Cluster) -> str:
     """Whether the tables were made from these topics, or nobody has yet noted from which."""
-    ids = await asyncio.get_running_loop().run_in_executor(None, TopicIds(settings).read)
     async with connected(settings) as connection:
         noted = await connection.fetchrow("SELECT * FROM tickloom.source")
     if noted is None:
         return "nothing is loaded yet"
     schema.refuse_other_source(noted, schema.source_of(settings, cluster.cluster_id))
-    schema.refuse_other_topics(noted, settings, ids)
+    schema.refuse_other_topics(noted, settings, cluster.topic_ids)
     schema.refuse_other_group(noted, settings)
     return "the tables were made from these topics, by this group"
 

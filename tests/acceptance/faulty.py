@@ -100,7 +100,7 @@ def _connection_class(faults: Faults) -> type[asyncpg.Connection]:
 def install(faults: Faults) -> None:
     """Put the faults in."""
     asyncpg.connect = partial(asyncpg.connect, connection_class=_connection_class(faults))
-    commit = Member._commit_told
+    commit = Member._commit_newest
 
     def faulty_commit(self: Member) -> None:
         if not self._told:
@@ -109,7 +109,7 @@ def install(faults: Faults) -> None:
         commit(self)
         faults.reach("after_kafka_commit")
 
-    Member._commit_told = faulty_commit  # type: ignore[method-assign]
+    Member._commit_newest = faulty_commit  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -16,12 +16,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.contract.owners import take_over
 from tickloom.core.gather import BatchLimits, Gatherer
 from tickloom.core.join import begin, finish, symbols_of
 from tickloom.core.model import TABLES, Batch, Chunk, Decoded, Side, TopicPartition, rows_schema
 from tickloom.core.tails import ROW_BYTES, Tails
 from tickloom.settings import Partitioning, Settings
-from tickloom.store import ledger, postgres, schema
+from tickloom.store import postgres, schema
 from tickloom.store.history import History
 from tickloom.store.loader import Encoded, Loader, Work, prepare, stage
 from tickloom.store.partitions import Partitioner
@@ -117,7 +118,7 @@ async def join_alone(
 
 async def begin_session(connection: postgres.Connection, sources: dict[TopicPartition, int]) -> tuple[Gatherer, Loader]:
     """What goes on from the ledger."""
-    claims = await ledger.take_over(connection, sources, "test")
+    claims = await take_over(connection, sources, "test")
     positions = {at: claim.next_offset for at, claim in claims.items()}
     logged = {at: claim.logged for at, claim in claims.items()}
     epochs = {at: claim.epoch for at, claim in claims.items()}

@@ -11,11 +11,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.acceptance.proxy import Proxy
+from tests.contract.owners import take_over
 from tests.contract.test_any_split import START, TOPICS, Tick, chunk_of
 from tickloom.core.copy_binary import SIGNATURE
 from tickloom.core.gather import BatchLimits, Gatherer
 from tickloom.core.join import begin, finish, symbols_of
 from tickloom.core.model import TABLES, Batch, Side, TopicPartition
+from tickloom.core.partitioning import partition_at
 from tickloom.core.tails import Loaded, Tails
 from tickloom.core.timestamps import moment
 from tickloom.daemon.session import Store, Surroundings
@@ -27,7 +29,7 @@ from tickloom.settings import Partitioning, Settings
 from tickloom.store import ledger, schema
 from tickloom.store.history import History
 from tickloom.store.loader import Encoded, Loader, Work, prepare, stage
-from tickloom.store.partitions import Partitioner, partition_at
+from tickloom.store.partitions import Partitioner
 from tickloom.store.postgres import Connection, connect
 
 SOURCES = {TopicPartition("p", 0): 0, TopicPartition("v", 0): 0}
@@ -62,7 +64,7 @@ def work_of(values: list[float]) -> Work:
 
 
 async def owner(connection: Connection, name: str) -> Loader:
-    claims = await ledger.take_over(connection, SOURCES, name)
+    claims = await take_over(connection, SOURCES, name)
     return Loader(TOPICS, {at: claim.epoch for at, claim in claims.items()})
 
 
@@ -96,13 +98,13 @@ async def test_takeover_waits_for_the_transaction_in_flight(settings: Settings, 
     """A new owner that reads the ledger before the old one's commit would load that batch again."""
     work = work_of([1.0])
     await Partitioner(HOURLY, 0).ensure_for(connection, dict(work.encoded.needed))
-    claims = await ledger.take_over(connection, SOURCES, "old")
+    claims = await take_over(connection, SOURCES, "old")
     other = await connect(settings)
     try:
         async with connection.transaction():
             epochs = {at: claim.epoch for at, claim in claims.items()}
             await ledger.compare_and_set(connection, work.batch.progress, epochs, {})
-            taking = asyncio.create_task(ledger.take_over(other, SOURCES, "new"))
+            taking = asyncio.create_task(take_over(other, SOURCES, "new"))
             await asyncio.sleep(0.3)
             assert not taking.done()
         assert (await taking)[TopicPartition("p", 0)].next_offset == 1
@@ -125,7 +127,7 @@ async def test_a_sleeping_owner_is_ended(settings: Settings, connection: Connect
         connection = await connect(settings)
         assert await connection.fetchval("SELECT current_user") == f"acts_{name}"
     work = work_of([1.0])
-    claims = await ledger.take_over(connection, SOURCES, "old")
+    claims = await take_over(connection, SOURCES, "old")
     epochs = {at: claim.epoch for at, claim in claims.items()}
     asleep = await connect(settings, ledger.session_name("old"))
     bystander = await connect(settings, ledger.session_name("another"))
@@ -133,8 +135,8 @@ async def test_a_sleeping_owner_is_ended(settings: Settings, connection: Connect
         await asleep.execute("BEGIN")
         await ledger.compare_and_set(asleep, work.batch.progress, epochs, {})
         with pytest.raises(LockHeld):
-            await ledger.take_over(connection, SOURCES, "new")
-        claims = await ledger.take_over(connection, SOURCES, "new")
+            await take_over(connection, SOURCES, "new")
+        claims = await take_over(connection, SOURCES, "new")
         assert claims[TopicPartition("p", 0)] == ledger.Claim(next_offset=0, epoch=2)
         with pytest.raises(StoreUnavailable):
             await asleep.execute("COMMIT")

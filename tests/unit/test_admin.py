@@ -12,9 +12,9 @@ import pytest
 from tickloom import admin
 from tickloom.errors import TickloomError
 from tickloom.settings import Partitioning, Settings
-from tickloom.source.kafka import Cluster
+from tickloom.source.cluster import Cluster
 from tickloom.store import schema
-from tickloom.store.partitions import LockTable
+from tickloom.store.locks import LockTable
 from tickloom.store.postgres import Connection
 
 
@@ -55,7 +55,7 @@ def check_with(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(admin, "describe_cluster", lambda _settings: Cluster("c", {"a": 4, "b": 4}))
     monkeypatch.setattr(admin, "ask_group", lambda _settings: "may be joined")
     monkeypatch.setattr(admin, "_source", no_fault)
-    monkeypatch.setattr(admin, "look_at_cleanup", lambda _settings: "kept")
+    monkeypatch.setattr(admin, "check_cleanup", lambda _settings: "kept")
     monkeypatch.setattr(admin, "peek_keys", lambda _settings: "all have keys")
     monkeypatch.setattr(schema, "check", no_fault)
     for name in ("rehearse", "rehearse_partitions", "refuse_poolers"):

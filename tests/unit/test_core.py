@@ -1,13 +1,11 @@
-"""Small promises of the pure parts: settings, partitions, health, retry, gather, COPY bytes."""
+"""Small promises of the pure parts: settings, health, retry, gather, COPY bytes."""
 
 import itertools
 import struct
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 
-import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
@@ -17,15 +15,11 @@ from tickloom import settings as settings_module
 from tickloom.core.copy_binary import POSTGRES_EPOCH_MICROSECONDS, SIGNATURE, TRAILER, SymbolBytes, encode
 from tickloom.core.gather import BatchLimits, Gatherer, RefusalWatch, RejectLimits, RejectWatch, Verdict
 from tickloom.core.model import Chunk, Decoded, EndOfPartition, Gap, Reason, Reject, Side, TopicPartition, rows_schema
-from tickloom.errors import LogLost, SettingsError, TooManyRejects
+from tickloom.errors import SettingsError, TooManyRejects
 from tickloom.observe.health import Health
 from tickloom.retry import RetryPolicy
-from tickloom.settings import GapPolicy, Partitioning
-from tickloom.source.reader import Reader, Room, find_gap
-from tickloom.store.partitions import partition_at, partitions_for
+from tickloom.settings import GapPolicy
 
-MOMENTS = st.datetimes(datetime(1971, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))
-WIDTHS = [Partitioning.HOURLY, Partitioning.DAILY, Partitioning.MONTHLY]
 AT = TopicPartition("p", 0)
 
 
@@ -36,77 +30,6 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("TICKLOOM_"):
             monkeypatch.delenv(name)
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-@given(moment=MOMENTS)
-def test_partitions_are_half_open_and_contiguous(width: Partitioning, moment: datetime) -> None:
-    """A row between two partitions could not be stored; one in two would stop their creation."""
-    found = partition_at("t", width, moment)
-    assert found.start <= moment < found.stop
-    assert partition_at("t", width, found.start) == found
-    after = partition_at("t", width, found.stop)
-    assert after.start == found.stop
-    assert after.name > found.name
-
-
-@pytest.mark.parametrize(
-    ("width", "name", "stop"),
-    [
-        (Partitioning.HOURLY, "stock_prices_2026123123", datetime(2027, 1, 1, tzinfo=UTC)),
-        (Partitioning.DAILY, "stock_prices_20261231", datetime(2027, 1, 1, tzinfo=UTC)),
-        (Partitioning.MONTHLY, "stock_prices_202612", datetime(2027, 1, 1, tzinfo=UTC)),
-    ],
-)
-def test_partition_names(width: Partitioning, name: str, stop: datetime) -> None:
-    """Operators find and drop partitions by name."""
-    found = partition_at("stock_prices", width, datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC))
-    assert (found.name, found.stop) == (name, stop)
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-@given(moments=st.lists(MOMENTS, min_size=1, max_size=20))
-def test_partitions_for_rows(width: Partitioning, moments: list[datetime]) -> None:
-    """A partition that is not made is a batch that is refused."""
-    micros = np.array([(m - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) for m in moments])
-    assert partitions_for("t", width, micros) == sorted({partition_at("t", width, m) for m in moments})
-
-
-@given(
-    sizes=st.lists(st.integers(0, 30), max_size=40),
-    takes=st.lists(st.booleans(), max_size=80),
-    max_chunks=st.integers(1, 4),
-    max_bytes=st.integers(1, 40),
-)
-def test_room_is_bounded(sizes: list[int], takes: list[bool], max_chunks: int, max_bytes: int) -> None:
-    """Messages of a megabyte, read faster than Postgres takes them, would fill the memory; or nothing would move."""
-    room, inside = Room(max_chunks, max_bytes), list[int]()
-    for size, take in zip(sizes, takes, strict=False):
-        if take and inside:
-            room.leave()
-            inside.pop(0)
-        fits = not inside or (len(inside) < max_chunks and sum(inside) + size <= max_bytes)
-        assert room.enter(size, 0) is fits
-        inside += [size] if fits else []
-
-
-@pytest.mark.parametrize("busy", list(Side))
-def test_a_busy_side_does_not_keep_the_other_waiting(busy: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that arrive would be seen only when the other topic pauses for breath: seconds late, or never."""
-    reader = Reader(settings_module.Settings(), frozenset())
-    reader._newest_ms[busy] = {0: 2}  # and both sides' logs are read to their ends
-    asked: list[Side] = []
-
-    def read(side: Side, _: float) -> bool:
-        asked.append(side)
-        if len(asked) == 40:
-            reader._stop.set()
-        return side is busy
-
-    monkeypatch.setattr(reader, "_read", read)
-    reader._run()
-    reader.stop()
-    assert asked.count(busy.other) == 20
 
 
 def test_a_dead_letter_counts_whole() -> None:
@@ -264,16 +187,6 @@ def test_whose_fault_a_refusal_is() -> None:
     assert watch.judge("t", tried=6, refused=6) is Verdict.UNCLEAR, "it takes rows"
     whatever = RefusalWatch(RejectLimits(1, 1_000))
     assert whatever.judge("t", tried=5_000, refused=5_000) is Verdict.DATA
-
-
-def test_gaps() -> None:
-    """Offsets lost to retention must never be skipped in silence."""
-    assert find_gap(AT, 5, 0, 9, GapPolicy.HALT) is None
-    assert find_gap(AT, 5, 7, 9, GapPolicy.CONTINUE) == Gap(AT, 5, 7)
-    with pytest.raises(LogLost, match="TICKLOOM_GAP_POLICY=continue"):
-        find_gap(AT, 5, 7, 9, GapPolicy.HALT)
-    with pytest.raises(LogLost, match="made anew"):
-        find_gap(AT, 10, 0, 9, GapPolicy.CONTINUE)
 
 
 @given(

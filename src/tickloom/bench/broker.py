@@ -13,7 +13,8 @@ from confluent_kafka import admin as kafka_admin
 
 from tickloom.errors import Mistake, SettingsError, SourceUnavailable
 from tickloom.settings import Settings
-from tickloom.source.kafka import reader_config, translate
+from tickloom.source.client_config import reader_config
+from tickloom.source.clients import translate
 from tickloom.synthetic import SIDES, Tick, TopicSide
 
 _ANSWER_SECONDS = 5.0

@@ -26,6 +26,7 @@ from prometheus_client import disable_created_metrics
 from tickloom import __version__
 from tickloom.admin import judge_locks
 from tickloom.core.model import TopicPartition
+from tickloom.core.partitioning import partition_at
 from tickloom.core.timestamps import micros_of
 from tickloom.daemon.chores import Chores, end_all
 from tickloom.daemon.pipeline import flow
@@ -56,14 +57,16 @@ from tickloom.observe.metrics import CpuClock, Metrics
 from tickloom.observe.outcome import Bounds, Ended, Outcome, Tally
 from tickloom.retry import RetryPolicy
 from tickloom.settings import Settings
-from tickloom.source.kafka import Cluster, TopicIds, check_options, describe_cluster
+from tickloom.source.clients import check_options
+from tickloom.source.cluster import Cluster, describe_cluster
 from tickloom.source.membership import Assigned, Member, MemberEvent, MemberFailed, MemberRefused, Revoked
 from tickloom.source.reader import Reader
-from tickloom.store import ledger, schema, sharing
-from tickloom.store.partitions import Partitioner, lock_table, partition_at, statement
+from tickloom.store import ledger, schema
+from tickloom.store.copartition import Stance, read_sharing
+from tickloom.store.locks import lock_table
+from tickloom.store.partitions import Partitioner
 from tickloom.store.pooler import refuse_poolers
 from tickloom.store.postgres import Connection, connected
-from tickloom.store.sharing import Policy, Stance, may_share
 
 _log = Logger(__name__)
 _HOUSEKEEPING_SECONDS = 60.0
@@ -205,8 +208,9 @@ class Daemon:
             await store.run(lambda connection: schema.check(connection, settings))
             self.health.schema_present = True
             cluster = await self._patiently(around, lambda: describe_cluster(settings))
-            ids = await self._patiently(around, TopicIds(settings).read)
-            await store.run(lambda connection: schema.claim_source(connection, settings, cluster.cluster_id, ids))
+            await store.run(
+                lambda connection: schema.claim_source(connection, settings, cluster.cluster_id, cluster.topic_ids)
+            )
             await store.run(lambda connection: schema.check_widths(connection, around.partitioner, datetime.now(UTC)))
             await store.run(lambda connection: self._make_partitions(around, connection))
         finally:
@@ -422,10 +426,8 @@ class Daemon:
                 self._watch.kafka.served(self)
                 self._opened = self._opened or time.monotonic()
                 self._stance = replace(stance, caught_up=False)
-                if session.policy is Policy.EVERYTHING:
-                    self._worked_alone = True
-                else:
-                    self._era = session.era
+                self._era = session.policy.era
+                self._worked_alone |= self._era is None
                 self.health.assigned = True
                 self.health.beat(time.monotonic())
                 await flow(session)
@@ -576,12 +578,11 @@ class Daemon:
                 if self._era is None:
                     await store.close()
                     continue
-                now = await store.run(sharing.look)
+                now = await store.run(read_sharing)
                 session = self._session
-                alone = session is not None and session.policy is Policy.ALONE and not self._stance.insists
                 if now is None or self._era not in (None, now.era):
                     self._end_session()
-                elif alone and session is not None and session.caught_up() and may_share(now, self._settings):
+                elif session is not None and session.policy.may_share(now) and session.caught_up():
                     self._stance = Stance(caught_up=True)
                     self._end_session()
         finally:
@@ -607,7 +608,7 @@ class Daemon:
                     "partitions run out, and this role may make none",
                     table=table,
                     until=datetime.fromtimestamp(until, UTC).isoformat(),
-                    mend=f"{partitioner.refusal}; or: {statement(partition_at(table, width, now))}",
+                    mend=f"{partitioner.refusal}; or: {partition_at(table, width, now).ddl}",
                 )
         if detached := [part.name for part in partitioner.detached if part.stop > now]:
             _log.warning(
@@ -631,11 +632,7 @@ def _ends(settings: Settings) -> dict[TopicPartition, int]:
     """The ends of all partitions of both topics as they are now, without what open transactions hold back. Blocks.
     Raises as ``describe_cluster``.
     """
-    cluster = describe_cluster(settings)
-    everything = (
-        TopicPartition(topic, number) for topic, count in cluster.partitions.items() for number in range(count)
-    )
-    reader = Reader(settings, frozenset(everything))
+    reader = Reader(settings, describe_cluster(settings).everything)
     try:
         return {at: high for at, (_, high) in reader.watermarks().items()}
     finally:

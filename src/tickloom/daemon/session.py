@@ -19,7 +19,7 @@ import polars as pl
 
 from tickloom.core.decode import EventBounds, decode, without
 from tickloom.core.gather import BatchLimits, Gatherer, RefusalWatch, RejectLimits, RejectWatch, parts_of
-from tickloom.core.join import Begun, Joined, begin, finish, partition_of_symbols, symbols_of
+from tickloom.core.join import Begun, Joined, begin, finish, symbols_of
 from tickloom.core.model import (
     ANALYTICS,
     FEEDS,
@@ -34,21 +34,19 @@ from tickloom.core.model import (
     TopicPartition,
     side_of,
 )
+from tickloom.core.partitioning import Bools, Far
 from tickloom.core.tails import Tails
 from tickloom.core.timestamps import LATEST
 from tickloom.daemon.watch import Watch
 from tickloom.errors import (
-    AwayFromHome,
     DataRefused,
     Garbled,
     LocksExhausted,
     Mistake,
-    NotCopartitioned,
     PartitionMissing,
     RowsRefused,
     SchemaMismatch,
     SourceUnavailable,
-    StandBy,
     StateSpoilt,
     StoreUnavailable,
     TooWide,
@@ -60,16 +58,16 @@ from tickloom.observe.metrics import CpuClock, Metrics
 from tickloom.observe.outcome import Tally
 from tickloom.retry import RetryPolicy
 from tickloom.settings import Partitioning, Settings
-from tickloom.source.kafka import Cluster, TopicIds, describe_cluster
+from tickloom.source.cluster import Cluster, Topics
 from tickloom.source.membership import Member
 from tickloom.source.reader import Reader, find_gap
-from tickloom.source.settle import settle
-from tickloom.store import ledger, schema, sharing
+from tickloom.store import copartition, ledger, schema
+from tickloom.store.copartition import Entered, Stance, View
 from tickloom.store.history import History
 from tickloom.store.loader import Encoded, Loaded, Loader, Work, prepare, stage, without_expired
-from tickloom.store.partitions import Bools, Far, Partitioner, lock_budget
+from tickloom.store.locks import lock_budget
+from tickloom.store.partitions import Partitioner
 from tickloom.store.postgres import Connection, connect, connected
-from tickloom.store.sharing import Entered, Policy, Stance, View
 from tickloom.store.sieve import Means, Sieve
 
 _log = Logger(__name__)
@@ -210,7 +208,7 @@ class Session:
         entered: Entered,
         ends: Mapping[TopicPartition, int] | None,
         highs: Mapping[TopicPartition, int],
-        watch: TopicIds,
+        watch: Topics,
         topic_ids: Mapping[str, str],
         manner: Manner,
         budget: int,
@@ -227,7 +225,6 @@ class Session:
         self.gatherer = Gatherer(self._limits, positions, logged, keep_raw=manner.careful)
         self._around = around
         self._reader = reader
-        self.policy, self.era = entered.policy, entered.era
         self._ends = None if ends is None else {at: end for at, end in ends.items() if at in claims}
         self._highs = {at: high for at, high in highs.items() if at in claims}
         self._left = most  # messages that may still be read; only the making task writes it
@@ -250,10 +247,10 @@ class Session:
         )
         self._writes = store
         self._reads = Store(around)
+        self.policy = entered.policy(settings, self._reads)
         self._reader_clock = CpuClock(
             around.metrics.stage_cpu_seconds.labels("consume"), lambda: self._reader.cpu_seconds
         )
-        self._homes: dict[str, int] = {}  # of symbols that this replica may read, where it shares the topics
         self._joined = 0
         self._committed = asyncio.Event()  # one more batch is
         self._loading = False
@@ -304,11 +301,7 @@ class Session:
 
         Raises ``TooManyRejects``, ``NotCopartitioned``, ``StateSpoilt``, ``Mistake``.
         """
-        if self.policy is Policy.SHARED and any(message.key() is None for message in chunk.messages):
-            raise NotCopartitioned(
-                f"topic {chunk.topic} holds messages without a key, so several replicas cannot share it; "
-                f"run one replica, or key the messages by symbol"
-            )
+        await self.policy.admit(chunk)
         decoded = await self._offload("decode", lambda: decode(chunk, self._bounds))
         self._watch.see(decoded)
         return await self._with_partitions(decoded)
@@ -330,8 +323,7 @@ class Session:
         if self._manner.careful:
             return Work(batch, None)
         symbols, missing = await self._offload("symbols", lambda: self._who_is_missing(batch))
-        if self.policy is Policy.SHARED:
-            await self._check_homes(batch, symbols)
+        await self.policy.check_homes(batch, symbols)
         await self._load_missing(await self._make_room(symbols, missing))
         joined = await self._offload("join", lambda: self._join(batch, symbols, number))
         deep, repairs = isinstance(joined, Begun), None
@@ -374,7 +366,7 @@ class Session:
 
         librdkafka goes on in one that was deleted and made anew, at the same offset, or waits there without a word.
         """
-        look = partial(self._watch_topics.read, _TOPICS_LOOK_SECONDS)
+        look = partial(self._watch_topics.ids, _TOPICS_LOOK_SECONDS)
         try:
             return await asyncio.get_running_loop().run_in_executor(None, look) != self._topic_ids
         except SourceUnavailable:  # nobody can make a topic anew where nobody answers
@@ -384,7 +376,7 @@ class Session:
 
     def settle(self, batch: Batch) -> None:
         """Tell the group how far the tables are."""
-        settle(self._around.member, batch)
+        self._around.member.settle(batch)
 
     async def close(self) -> None:
         """Let the connections go."""
@@ -517,22 +509,6 @@ class Session:
         self._around.metrics.symbols_loaded.inc(len(missing))
         self._around.metrics.stage_seconds.labels("tails").observe(self.now() - started)
 
-    async def _check_homes(self, batch: Batch, symbols: pl.Series) -> None:
-        """Raise ``AwayFromHome`` unless each symbol comes in the partition number that it belongs to."""
-        found = dict(zip(symbols.to_list(), partition_of_symbols(batch, symbols).tolist(), strict=True))
-        new = {symbol: at for symbol, at in found.items() if self._homes.get(symbol) != at}
-        if not new:
-            return
-        away = next((symbol for symbol, at in new.items() if at < 0 or symbol in self._homes), None)
-        if away is None:
-            away = await self._reads.run(partial(sharing.settle_homes, homes=new))
-        if away is not None:
-            await self._reads.run(partial(sharing.note_torn, era=self.era, symbol=away))
-            raise AwayFromHome(f"symbol {away!r} comes in two partitions")
-        if len(self._homes) > self._around.settings.cache_max_symbols:
-            self._homes.clear()  # memory is bounded: they are asked for again
-        self._homes |= new
-
     def _has_read_to(self, ends: Mapping[TopicPartition, int]) -> bool:
         positions = self.gatherer.positions
         return all(positions[at] >= end for at, end in ends.items())
@@ -609,25 +585,23 @@ async def open_session(
     """
     loop = asyncio.get_running_loop()
     ask = partial(loop.run_in_executor, None, _ask)
-    cluster: Cluster = await ask(partial(describe_cluster, around.settings))
-    watch = TopicIds(around.settings)
-    ids: dict[str, str] = await ask(watch.read)
+    topics = Topics(around.settings)
+    cluster: Cluster = await ask(topics.describe)
+    ids = cluster.topic_ids
     view = View(assigned, cluster.partitions, around.settings, stance)
-    reader = Reader(around.settings, sharing.wanted_offsets(view))
+    reader = Reader(around.settings, view.may_read)
     store = Store(around, writes_ledger=True)
     try:
         await store.run(lambda connection: schema.claim_source(connection, around.settings, cluster.cluster_id, ids))
         marks = await loop.run_in_executor(None, reader.watermarks)
         firsts = {at: low for at, (low, _) in marks.items()}
-        entered = await store.run(lambda connection: sharing.enter(connection, view, firsts, around.owner))
-        if entered.policy is Policy.STANDBY:
-            raise StandBy(entered.era)
+        entered = await store.run(lambda connection: copartition.enter(connection, view, firsts, around.owner))
         claims = entered.claims
         gaps = _gaps(claims, marks, around.settings)
         around.partitioner.forget()  # what others have made, and filled, since
         budget = await store.run(lock_budget)
         highs = {at: high for at, (_, high) in marks.items()}
-        session = Session(around, reader, store, entered, ends, highs, watch, ids, manner, budget, most)
+        session = Session(around, reader, store, entered, ends, highs, topics, ids, manner, budget, most)
         for gap in gaps:
             session.gatherer.add(gap, session.now())
         around.watch.own(claims)
@@ -635,7 +609,7 @@ async def open_session(
         reader.start(session.gatherer.positions)
         _log.info(
             "took over",
-            policy=entered.policy.value,
+            policy=entered.role.value,
             partitions=len(claims),
             messages=sum(highs[at] - claim.next_offset for at, claim in claims.items()),
         )
@@ -647,12 +621,12 @@ async def open_session(
         try:
             await store.close()
         finally:
-            await asyncio.shield(loop.run_in_executor(None, _hang_up, reader, watch))
+            await asyncio.shield(loop.run_in_executor(None, _hang_up, reader, topics))
 
 
-def _hang_up(reader: Reader, watch: TopicIds) -> None:
+def _hang_up(reader: Reader, topics: Topics) -> None:
     reader.stop()
-    watch.close()
+    topics.close()
 
 
 def _ask(question: Callable[[], T]) -> T:

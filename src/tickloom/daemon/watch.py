@@ -89,7 +89,7 @@ class Watch:
         while True:
             partitions = self._backlog.owned or [TopicPartition(topic, 0) for topic in topics]
             try:
-                self._see(await loop.run_in_executor(None, ends.look, partitions))
+                self._see(await loop.run_in_executor(None, ends.ask, partitions))
                 self.kafka.served(self.ask_kafka)
             except (SourceUnavailable, Mistake) as error:
                 self._backlog.ends_unknown()

@@ -1,10 +1,11 @@
 """consume: pulls raw Kafka messages, both topics side by side in record time, into a bounded queue.
 
-``Reader`` fetches with two plain consumers (``assign()``, one a topic) from the ledger's offsets, always from the
-side that is behind in record time, so that a lag of hours is worked off with both halves of the join close together.
-Not reading is the back-pressure; nothing in the data path is ever paused. Membership is apart (``membership.py``).
+``Reader`` fetches with two plain consumers (``assign()``, one for each topic) from the ledger's offsets. It always
+reads the side that is behind in record time, so that a lag of hours is worked off with both halves of the join close
+together. Not reading is the back-pressure; nothing in the data path is ever paused. Membership of the group is another
+matter (``membership.py``).
 
-The thread belongs to the reader; it talks to the event loop by ``call_soon_threadsafe`` only.
+The reader has a thread of its own, which talks to the event loop by ``call_soon_threadsafe`` only.
 """
 
 import asyncio
@@ -22,7 +23,8 @@ from tickloom.core.model import Chunk, EndOfPartition, Gap, ReadEvent, ReadFaile
 from tickloom.errors import LogLost, Mistake, SourceRefuses, SourceUnavailable
 from tickloom.logs import Logger
 from tickloom.settings import GapPolicy, Settings
-from tickloom.source.kafka import METADATA_TIMEOUT_SECONDS, make_consumer, reader_config, translate
+from tickloom.source.client_config import reader_config
+from tickloom.source.clients import METADATA_TIMEOUT_SECONDS, make_consumer, translate
 
 _log = Logger(__name__)
 
@@ -31,31 +33,31 @@ _CHUNKS_HELD = 3
 _BEHIND_WAIT_SECONDS = 0.05
 _LIVE_WAIT_SECONDS = 0.02
 _LINGER_SECONDS = 0.01
-"""A chunk costs as much as some hundred messages, so one that comes live waits for company."""
+"""A chunk costs as much as a hundred messages or more, so a live one waits for company."""
 _E = kafka.KafkaError
 
 
-class Room:
-    """What may lie between the reading thread and the loop: so many chunks, and so many bytes of values.
+class ByteBudget:
+    """Bounds what lies between the reading thread and the event loop: the number of chunks, and the bytes of their values.
 
-    One chunk is always let in, however large. Used by both threads, under its lock.
+    One chunk is always let in, however large. Both threads use it, under its lock.
     """
 
     def __init__(self, max_chunks: int, max_bytes: int) -> None:
         self._max_chunks, self._max_bytes = max_chunks, max_bytes
-        self._sizes: deque[int] = deque()  # of the chunks within, oldest first
+        self._sizes: deque[int] = deque()  # of the chunks held, oldest first
         self._freed = threading.Condition()
 
-    def enter(self, size: int, timeout: float) -> bool:
-        """Take a chunk of ``size`` bytes in; False when there was no room for it in ``timeout`` seconds."""
+    def take(self, size: int, timeout: float) -> bool:
+        """Hold a chunk of ``size`` bytes; False where it did not fit within ``timeout`` seconds."""
         with self._freed:
             if not self._freed.wait_for(lambda: self._fits(size), timeout):
                 return False
             self._sizes.append(size)
             return True
 
-    def leave(self) -> None:
-        """The oldest chunk is gone."""
+    def give_back(self) -> None:
+        """The oldest chunk is held no longer."""
         with self._freed:
             self._sizes.popleft()
             self._freed.notify()
@@ -65,7 +67,7 @@ class Room:
 
 
 class Reader:
-    """Reads the assigned partitions of both topics; one thread from ``start`` to ``stop``.
+    """Reads the assigned partitions of both topics, in one thread that lives from ``start`` to ``stop``.
 
     ``watermarks`` must come before ``start``; ``next_event`` belongs to one task of the event loop.
     """
@@ -78,7 +80,7 @@ class Reader:
         self._partitions = partitions
         self._chunk_messages = min(_CHUNK_MESSAGES, settings.batch_max_messages)  # a chunk is never split
         self._queue: asyncio.Queue[ReadEvent] = asyncio.Queue()
-        self._room = Room(_CHUNKS_HELD, settings.fetch_max_bytes)
+        self._budget = ByteBudget(_CHUNKS_HELD, settings.fetch_max_bytes)
         self._stop = threading.Event()
         self._asking = threading.Lock()  # a consumer must not be closed while another thread asks it something
         self.cpu_seconds = 0.0  # of the thread so far; only the thread writes it
@@ -90,7 +92,7 @@ class Reader:
         self._thread = threading.Thread(target=self._run, name="tickloom-reader", daemon=True)
 
     def watermarks(self) -> dict[TopicPartition, tuple[int, int]]:
-        """First offset and end of each partition's log, which is its last stable offset: what an open transaction holds
+        """First offset and end of each partition's log. The end is the last stable offset: what an open transaction holds
         back cannot be read. Blocks. Raises ``SourceUnavailable``, ``Mistake``.
         """
         with self._asking:
@@ -112,14 +114,14 @@ class Reader:
         self._thread.start()
 
     async def next_event(self, timeout: float | None) -> ReadEvent | None:
-        """What comes next, or None when ``timeout`` seconds (None: no limit) pass without it."""
+        """The next event; None when ``timeout`` seconds (None: no limit) pass without one."""
         try:
             async with asyncio.timeout(timeout):
                 event = await self._queue.get()
         except TimeoutError:
             return None
         if isinstance(event, Chunk):
-            self._room.leave()
+            self._budget.give_back()
         return event
 
     def stop(self) -> None:
@@ -141,7 +143,7 @@ class Reader:
         except kafka.KafkaException as error:
             raise consumer.explain(error.args[0], idle=not self._thread.is_alive()) from None
         if found is None:
-            raise SourceUnavailable(f"Kafka did not tell the offsets of {at.topic} {at.partition} in time")
+            raise SourceUnavailable(f"Kafka did not give the offsets of {at.topic} partition {at.partition} in time")
         return found
 
     def _post(self, event: ReadEvent) -> None:
@@ -157,16 +159,15 @@ class Reader:
                 if self._unfinished[behind]:
                     if not self._read(behind, _BEHIND_WAIT_SECONDS):
                         self._read(ahead, 0)
-                else:  # all of it is read: whoever has something, and neither for long, however much the other has
+                else:  # all is read: ask both sides in every turn, and wait for neither for long
                     some = self._read(ahead, _LIVE_WAIT_SECONDS)
                     self._read(behind, 0 if some else _LIVE_WAIT_SECONDS)
         except BaseException as error:
-            told = translate(error.args[0]) if isinstance(error, kafka.KafkaException) else error
-            self._post(ReadFailed(told))
+            self._post(ReadFailed(translate(error.args[0]) if isinstance(error, kafka.KafkaException) else error))
 
     def _reached_ms(self, side: Side) -> float:
         """How far a side is in record time: the mean of its partitions, which come one after the other, each in a run
-        of thousands. One that was read to its end keeps up with the furthest.
+        of thousands. A partition that was read to its end counts as far as the furthest.
         """
         newest, unfinished = self._newest_ms[side], self._unfinished[side]
         furthest = max(newest.values(), default=0)
@@ -175,8 +176,8 @@ class Reader:
         )
 
     def _read(self, side: Side, wait: float) -> bool:
-        """Hand on what one side has, waiting ``wait`` seconds for a first message and then a little for more; whether
-        there was any.
+        """Hand on what one side has; whether it had any messages. Waits ``wait`` seconds for the first, and then a little
+        for more.
         """
         consumer = self._consumers[side]
         found: list[Any] = consumer.consume(1, wait)
@@ -193,7 +194,7 @@ class Reader:
         return bool(messages)
 
     def _hand_on(self, side: Side, messages: Sequence[Any]) -> bool:
-        """Post a chunk once there is room for it; False when told to stop meanwhile."""
+        """Post a chunk as soon as the budget allows; False when the reader is stopped before that."""
         size = len(messages)
         chunk = Chunk(
             side=side,
@@ -204,7 +205,7 @@ class Reader:
             offsets=np.fromiter((message.offset() for message in messages), np.int64, size),
             timestamps_ms=np.fromiter((message.timestamp()[1] for message in messages), np.int64, size),
         )
-        while not self._room.enter(chunk.value_bytes, timeout=0.1):
+        while not self._budget.take(chunk.value_bytes, timeout=0.1):
             if self._stop.is_set():
                 return False
         for partition, _, last in chunk.lasts():
@@ -220,17 +221,17 @@ class Reader:
         if code == _E._PARTITION_EOF:
             at = TopicPartition(message.topic(), message.partition())
             self._unfinished[side].discard(at.partition)
-            if message.offset() > self._positions[at]:  # what lay between holds no record
+            if message.offset() > self._positions[at]:  # the offsets between hold no record
                 self._positions[at] = message.offset()
                 self._post(EndOfPartition(at, message.offset()))
         elif code in (_E._AUTO_OFFSET_RESET, _E.OFFSET_OUT_OF_RANGE):
             self._out_of_range(TopicPartition(message.topic(), message.partition()))
         elif (
-            isinstance(told := self._consumers[side].explain(error, idle=False), Mistake | SourceRefuses)
+            isinstance(translated := self._consumers[side].explain(error, idle=False), Mistake | SourceRefuses)
             or error.fatal()
             or code == _E.UNKNOWN_TOPIC_OR_PART
         ):
-            raise told
+            raise translated
         else:
             _log.debug("reading", error=error.str())
 
@@ -238,19 +239,19 @@ class Reader:
         low, high = self._watermark(at)
         gap = find_gap(at, self._positions[at], low, high, self._settings.gap_policy)
         if gap is None:
-            # The offset was out of range a moment ago, and is no longer: the topic may have been deleted and made anew.
-            raise SourceUnavailable(f"{at.topic} partition {at.partition} changed under the reader; looking at it anew")
+            # The offset was out of range a moment ago, and no longer is: the topic may have been deleted and recreated.
+            raise SourceUnavailable(f"{at.topic} partition {at.partition} changed under the reader; it is read again")
         self._post(gap)
         resume = self._positions[at] = gap.to_offset
         self._consumers[self._sides[at.topic]].seek(kafka.TopicPartition(at.topic, at.partition, resume))
 
 
 def find_gap(at: TopicPartition, expected: int, low: int, high: int, policy: GapPolicy) -> Gap | None:
-    """What lies between the offset ``expected`` and the log [``low``, ``high``). Raises ``LogLost``. Pure."""
+    """The offsets between ``expected`` and the log [``low``, ``high``); None where there are none. Raises ``LogLost``. Pure."""
     where = f"{at.topic} partition {at.partition}"
     if expected > high:
         raise LogLost(
-            f"{where} ends at offset {high}, before the ledger's {expected}: the topic was made anew or truncated; "
+            f"{where} ends at offset {high}, before the ledger's {expected}: the topic was recreated or truncated; "
             f"restore it, or start with an empty database for the new topic"
         )
     if expected >= low:

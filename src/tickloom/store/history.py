@@ -16,9 +16,10 @@ import polars as pl
 
 from tickloom.core.copy_binary import POSTGRES_EPOCH_MICROSECONDS
 from tickloom.core.model import FEEDS, Side
+from tickloom.core.partitioning import Range
 from tickloom.core.tails import FOREVER, NO_FLOOR, Ints, Loaded, Points
 from tickloom.core.timestamps import EARLIEST, LATEST, micros_of, moment
-from tickloom.store.partitions import Partitioner, Range
+from tickloom.store.partitions import Partitioner
 from tickloom.store.postgres import LOOKUPS_ONLY, Connection, sql
 
 _FIRST_GROUP = 4

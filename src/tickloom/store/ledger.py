@@ -1,14 +1,14 @@
-"""The one home of offsets: when one is done, and who may say so.
+"""The one home of offsets: when an offset is done, and who may say so.
 
 An offset is done when the transaction that holds its row (or dead letter) has moved ``tickloom.offsets`` past it.
 
-1. *Take over*: a new owner raises the epoch of its partitions. Whoever held them before can commit no more. It
-   waits for a transaction of theirs that is in flight, but not for one whose owner sleeps or whose network is dead:
-   past ``PATIENCE_SECONDS`` the session that holds the row is ended, which rolls its batch back.
+1. *Take over*: a new owner raises the epoch of its partitions. From then on their old owner can commit nothing. The
+   new one waits for a transaction of the old one that is in flight, but not for ever: the old one may sleep, or its
+   network may be dead. After ``PATIENCE_SECONDS`` the session that holds the row is ended, which rolls its batch back.
 2. *Compare and set, first*: each batch's transaction begins by moving its rows ``WHERE epoch = mine AND
    next_offset = expected``. Fewer rows than partitions: fenced, roll back.
-3. A COMMIT whose answer was lost is told from a fence by ``already_done``: the ledger then stands, under our own
-   epoch, exactly where the batch leads.
+3. ``already_done`` tells a COMMIT whose answer was lost from a fence: the ledger then is, under our own epoch, exactly
+   where the batch leads.
 
 Kafka's committed offsets are a courtesy to lag monitors; nothing here reads them.
 """
@@ -25,8 +25,8 @@ from tickloom.logs import Logger
 from tickloom.store.postgres import Connection, sql
 
 PATIENCE_SECONDS = 2.0
-"""A replica hands its partitions over only when nothing of its own is in flight: whoever still holds a row then is not
-healthy, or was given up."""
+"""A replica hands its partitions over only when nothing of its own is in flight. So a replica that still holds a row then
+is not healthy, or was given up."""
 
 _TAKE_OVER = sql("take_over")
 _COMPARE_AND_SET = sql("compare_and_set")
@@ -43,8 +43,8 @@ _log = Logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a take-over gave: from which offset to go on, under which epoch; ``logged``: the latest record timestamp before
-    it, in µs.
+    """What a new owner gets: the offset from which to go on, and its epoch. ``logged``: the latest record timestamp before
+    that offset, in µs.
     """
 
     next_offset: int
@@ -54,7 +54,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How a batch's valid messages of one partition ended."""
+    """How many of a batch's valid messages of one partition were stored, and how many superseded."""
 
     stored: int = 0
     superseded: int = 0
@@ -64,9 +64,9 @@ class Counts:
 async def taking_over(
     connection: Connection, sources: Sequence[TopicPartition], lock: str | None = None
 ) -> AsyncGenerator[Any]:
-    """A transaction to ``claim`` some of ``sources`` in; ``lock`` is a query that locks one row before, which is given.
+    """A transaction in which to ``claim`` some of ``sources``. ``lock`` is a query that locks one row first; gives that row.
 
-    Raises ``StoreUnavailable`` (``LockHeld`` once the holder was told to end: try again), ``Mistake``.
+    Raises ``StoreUnavailable`` (``LockHeld`` after the holder's session was ended: try again), ``Mistake``.
     """
     locked = False
     try:
@@ -84,10 +84,10 @@ async def taking_over(
 
 
 async def refuse_beyond(connection: Connection, expected: Mapping[TopicPartition, int]) -> None:
-    """Raise ``LedgerLost`` where there are dead letters or gaps of offsets from the ``expected`` ones on.
+    """Raise ``LedgerLost`` where dead letters or gaps exist from the ``expected`` offsets on.
 
-    They come with the ledger's step past them, so somebody has deleted its rows, or set them back: what is read again would
-    meet them for ever. Raises ``StoreUnavailable``.
+    They are written together with the ledger's step past them, so somebody has deleted the ledger's rows, or set them back.
+    Messages that are read again would collide with them for ever. Raises ``StoreUnavailable``.
     """
     if not expected:
         return
@@ -106,8 +106,8 @@ async def refuse_beyond(connection: Connection, expected: Mapping[TopicPartition
 async def claim(
     connection: Connection, first_offsets: Mapping[TopicPartition, int], owner: str
 ) -> dict[TopicPartition, Claim]:
-    """Become the owner of the partitions, within ``taking_over``; new ones begin at ``first_offsets``. Waits for a transaction
-    in flight. Raises ``LedgerLost``: see ``refuse_beyond``.
+    """Become the owner of the partitions, within ``taking_over``; partitions that are new to the ledger begin at
+    ``first_offsets``. Waits for a transaction in flight. Raises ``LedgerLost``: see ``refuse_beyond``.
     """
     sources = sorted(first_offsets)
     rows = await connection.fetch(
@@ -127,21 +127,13 @@ async def claim(
     return claims
 
 
-async def take_over(
-    connection: Connection, first_offsets: Mapping[TopicPartition, int], owner: str
-) -> dict[TopicPartition, Claim]:
-    """``claim`` in a transaction of its own. Raises as ``taking_over``."""
-    async with taking_over(connection, list(first_offsets)):
-        return await claim(connection, first_offsets, owner)
-
-
 def session_name(owner: str) -> str:
     """The application_name of the sessions in which ``owner`` writes the ledger (Postgres cuts names at 63 bytes)."""
     return f"tickloom {owner[-48:]}"
 
 
 async def _end_owners(connection: Connection, sources: Sequence[TopicPartition]) -> None:
-    """End the sessions of who is noted as the owner of these."""
+    """End the sessions of the owners of these partitions."""
     owners = await connection.fetch(
         "SELECT DISTINCT owner FROM tickloom.offsets JOIN unnest($1::text[], $2::int[]) AS w (topic, partition) "
         "USING (topic, partition)",
@@ -152,23 +144,23 @@ async def _end_owners(connection: Connection, sources: Sequence[TopicPartition])
 
 
 async def _end_sleepers(connection: Connection) -> None:
-    """End the sessions of replicas that fell asleep in the midst of a take-over."""
+    """End the sessions of replicas that fell asleep in the middle of a take-over."""
     ended = await connection.fetchval(_END_SLEEPERS, PATIENCE_SECONDS)
     if ended:
         _log.warning("ended database sessions that slept in a take-over", sessions=ended)
 
 
 async def end_sessions(connection: Connection, owners: Sequence[str]) -> None:
-    """End all other sessions in which these owners write the ledger: they sleep, or their network is dead.
+    """End all other sessions in which these owners write the ledger, because they sleep, or their network is dead.
 
     Raises ``StoreUnavailable``, ``Mistake``.
     """
     async with connection.transaction():
-        # As the role that has logged in: sessions belong to it, whatever role it is SET to.
+        # As the role that has logged in: its sessions belong to it, whatever role SET ROLE has chosen.
         await connection.execute("SET LOCAL ROLE NONE")
         ended = await connection.fetchval(_END_SESSIONS, [session_name(owner) for owner in owners])
     if ended:
-        _log.warning("ended database sessions that did not move any more", owners=owners, sessions=ended)
+        _log.warning("ended database sessions that no longer moved", owners=owners, sessions=ended)
 
 
 async def compare_and_set(
@@ -185,7 +177,7 @@ async def compare_and_set(
         rows.append((*ledger, count.stored, count.superseded, step.dead, step.skipped, step.missing))
     status = await connection.execute(_COMPARE_AND_SET, *([list(column) for column in zip(*rows, strict=True)]))
     if int(status.rpartition(" ")[2]) != len(rows):
-        raise Fenced("another replica has taken over; this batch was not written and the group is joined anew")
+        raise Fenced("another replica has taken over; this batch was not written, and the group is joined again")
 
 
 async def already_done(
@@ -202,16 +194,16 @@ async def repairs(connection: Connection) -> int | None:
 
 
 async def refuse_repaired(connection: Connection, seen: int | None) -> None:
-    """Raise ``StateSpoilt`` where a repair has committed since ``seen``: averages that were read then may be wrong.
+    """Raise ``StateSpoilt`` where a repair has committed since ``seen``, because averages that were read before it may be wrong.
 
-    After ``compare_and_set``, which waits for a repair under way, and which the next one waits for.
+    Call it after ``compare_and_set``, which waits for a repair under way, and for which the next repair waits.
     """
     if await connection.fetchval(_REPAIRS) != seen:
         raise StateSpoilt("a repair has changed rows that this batch had read")
 
 
 async def all_positions(connection: Connection) -> dict[TopicPartition, int]:
-    """The next offset of each partition that the ledger, or a dead letter, knows: 0 for the latter's. Raises
+    """The next offset of each partition in the ledger; 0 for a partition that only has dead letters. Raises
     ``StoreUnavailable``.
     """
     rows = await connection.fetch(
@@ -223,7 +215,7 @@ async def all_positions(connection: Connection) -> dict[TopicPartition, int]:
 
 
 async def positions(connection: Connection, sources: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-    """The next offset of each partition that the ledger knows. Raises ``StoreUnavailable``."""
+    """The next offset of each of these partitions that is in the ledger. Raises ``StoreUnavailable``."""
     return {source: next_offset for source, (next_offset, _) in (await _rows(connection, sources)).items()}
 
 

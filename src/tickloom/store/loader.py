@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from tickloom.core.copy_binary import SymbolBytes, encode
 from tickloom.core.join import Joined
 from tickloom.core.model import ANALYTICS, FEEDS, TABLES, Batch, Reason, Reject, Side, TopicPartition
+from tickloom.core.partitioning import Range, ranges_of, runs_of
 from tickloom.core.timestamps import EARLIEST, LATEST, moment
 from tickloom.errors import DataRefused, Fenced, RowsVanished
 from tickloom.settings import Partitioning
 from tickloom.store.ledger import Counts, already_done, compare_and_set, refuse_repaired
-from tickloom.store.partitions import Range, ranges_of, runs_of
 from tickloom.store.postgres import LOOKUPS_ONLY, Connection, sql
 from tickloom.store.targets import TARGETS, Target
 

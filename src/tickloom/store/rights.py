@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tickloom.core.model import TABLES
+from tickloom.core.partitioning import partition_at
 from tickloom.core.timestamps import micros_of, moment
 from tickloom.errors import NotAllowed, SchemaMismatch, StoreUnavailable, TickloomError
 from tickloom.settings import Partitioning, Settings
 from tickloom.store import ledger
 from tickloom.store.loader import stage
-from tickloom.store.partitions import Partitioner, partition_at, why_not
+from tickloom.store.partitions import Partitioner, why_not
 from tickloom.store.postgres import Connection, connect
 from tickloom.store.schema import BOOKKEEPING
 

@@ -6,11 +6,12 @@ from datetime import datetime
 from typing import Any
 
 from tickloom.core.model import ANALYTICS, FEEDS, PRICES, TABLES, VOLUMES, Column, Table
+from tickloom.core.partitioning import Partition
 from tickloom.core.timestamps import micros_of, moment
 from tickloom.errors import LogLost, SchemaMismatch, WrongSource
 from tickloom.settings import Partitioning, Settings
 from tickloom.store.inspection import FoundColumn, FoundTable, faults
-from tickloom.store.partitions import Partition, Partitioner, statement
+from tickloom.store.partitions import Partitioner
 from tickloom.store.postgres import Connection, sql
 
 
@@ -246,7 +247,7 @@ async def check_widths(connection: Connection, maker: Partitioner, now: datetime
         holes = (await maker.layout(connection, table)).holes(width, micros_of(now))
         if holes and width is not Partitioning.NONE:
             parts = [Partition(table, moment(hole.start), moment(hole.stop), "") for hole in holes]
-            fills = [statement(replace(part, name=f"{table}_from_{part.start:%Y%m%d%H%M}")) for part in parts]
+            fills = [replace(part, name=f"{table}_from_{part.start:%Y%m%d%H%M}").ddl for part in parts]
             raise SchemaMismatch(
                 f"{table} has partitions of another width than {width.value}, which have but a part of {parts[0].start:%Y-%m-%d}; "
                 f"set {_SETTINGS[table]} to what they are, or, for {width.value} ones after them, make what is missing: "

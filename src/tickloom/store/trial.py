@@ -8,9 +8,9 @@ row that is refused.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tickloom.core.partitioning import ALWAYS
 from tickloom.core.timestamps import moment
 from tickloom.store.loader import KEPT_OUT, Encoded, copy
-from tickloom.store.partitions import ALWAYS
 from tickloom.store.postgres import LOOKUPS_ONLY, NO_REFUSALS, Connection, first_line, sql
 from tickloom.store.targets import TARGETS, Target
 

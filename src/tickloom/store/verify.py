@@ -34,13 +34,15 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tickloom.core.model import ANALYTICS, FEEDS, TABLES, Side
+from tickloom.core.partitioning import Partition
 from tickloom.core.timestamps import micros_of, moment, parse_text
 from tickloom.errors import LocksExhausted, Mistake, SettingsError, StoreUnavailable
 from tickloom.settings import Settings
 from tickloom.store import schema
 from tickloom.store.carry import Carry, Row
+from tickloom.store.catalogue import detached_partitions
 from tickloom.store.history import History
-from tickloom.store.partitions import Partition, lock_budget, put_away
+from tickloom.store.locks import lock_budget
 from tickloom.store.postgres import Connection, connected, sql
 from tickloom.store.slices import BEGINNING, END, Part, Slice, Span, cut, pieces, slice_bytes
 from tickloom.store.verdict import RAW_TABLES, SIDE_OF_AVERAGE, Difference, Kind, Report
@@ -228,7 +230,7 @@ async def _look(look: _Look, report: Report, limit: int, watch: Watch, least_sli
     async with look.transaction() as connection:
         parts = await _parts(connection)
         largest = slice_bytes(parts, least_slice_bytes)
-        detached = _ranges(await put_away(connection, ANALYTICS.name))
+        detached = _ranges(await detached_partitions(connection, ANALYTICS.name))
     cuts: list[Part] = []
     for part in parts:
         async with look.transaction() as connection:
@@ -413,7 +415,7 @@ async def _repair_slice(
         status = await connection.execute(statement, *span, window_rows, whole[side], *before[side])
         written[FEEDS[side].table.name] = int(status.rpartition(" ")[2])
     backed = piece.tables.issuperset(RAW_TABLES)
-    detached = _ranges(await put_away(connection, ANALYTICS.name))
+    detached = _ranges(await detached_partitions(connection, ANALYTICS.name))
     written[ANALYTICS.name] = await connection.fetchval(_JOIN, *span, datetime.now(UTC), backed, *detached)
     return written
 

@@ -5,20 +5,20 @@ from dataclasses import replace
 
 import pytest
 
-from tests.unit.test_sharing import FIRST_HALF, SECOND_HALF, SETTINGS, view
+from tests.unit.test_copartition import FIRST_HALF, SECOND_HALF, SETTINGS, view
 from tickloom.core.model import Progress, TopicPartition
-from tickloom.errors import Fenced, LockHeld, NotCopartitioned
+from tickloom.errors import Fenced, LockHeld, NotCopartitioned, StandBy
 from tickloom.settings import Settings
-from tickloom.store import history, ledger, sharing
+from tickloom.store import copartition, history, ledger
+from tickloom.store.copartition import Role, Stance, View
 from tickloom.store.postgres import Connection, connect
-from tickloom.store.sharing import Policy, Stance, View
 
 CAUGHT_UP = Stance(caught_up=True)
 AT_ONCE = SETTINGS.model_copy(update={"share_after_seconds": 0.0})
 
 
-async def enter(connection: Connection, mine: View, owner: str = "me") -> sharing.Entered:
-    return await sharing.enter(connection, mine, dict.fromkeys(sharing.wanted_offsets(mine), 0), owner)
+async def enter(connection: Connection, mine: View, owner: str = "me") -> copartition.Entered:
+    return await copartition.enter(connection, mine, dict.fromkeys(mine.may_read, 0), owner)
 
 
 async def move(connection: Connection, claims: dict[TopicPartition, ledger.Claim], at: TopicPartition) -> None:
@@ -29,14 +29,14 @@ async def move(connection: Connection, claims: dict[TopicPartition, ledger.Claim
 
 async def test_a_symbol_has_one_home(connection: Connection, settings: Settings) -> None:
     """Replicas with one half of a symbol each would never join its pairs, and nobody would know."""
-    assert await sharing.settle_homes(connection, {"B": 1, "A": 0}) is None
-    assert await sharing.settle_homes(connection, {"A": 0, "C": 0}) is None
-    assert await sharing.settle_homes(connection, {"A": 1}) == "A"
+    assert await copartition.settle_homes(connection, {"B": 1, "A": 0}) is None
+    assert await copartition.settle_homes(connection, {"A": 0, "C": 0}) is None
+    assert await copartition.settle_homes(connection, {"A": 1}) == "A"
     other = await connect(settings)
     try:
         async with connection.transaction():
-            assert await sharing.settle_homes(connection, {"D": 0}) is None
-            waiting = asyncio.create_task(sharing.settle_homes(other, {"D": 1}))
+            assert await copartition.settle_homes(connection, {"D": 0}) is None
+            waiting = asyncio.create_task(copartition.settle_homes(other, {"D": 1}))
             await asyncio.sleep(0.3)
             assert not waiting.done()
         assert await waiting == "D"
@@ -46,7 +46,7 @@ async def test_a_symbol_has_one_home(connection: Connection, settings: Settings)
 
 async def test_a_symbol_with_a_home_and_no_rows_is_new(connection: Connection) -> None:
     """It would be looked for in every partition of the tables."""
-    await sharing.settle_homes(connection, {"A": 0})
+    await copartition.settle_homes(connection, {"A": 0})
     assert await connection.fetch(history._KNOWN, ["A"]) == []
 
 
@@ -54,38 +54,39 @@ async def test_torn_is_told_to_all(connection: Connection) -> None:
     """Only one of the two sees that a symbol is torn; the other would go on with its half."""
     await enter(connection, FIRST_HALF)
     entered = await enter(connection, SECOND_HALF)
-    assert entered.policy is Policy.SHARED
-    await sharing.note_torn(connection, entered.era, "A")
+    assert entered.role is Role.SHARED
+    await copartition.note_torn(connection, entered.era, "A")
     for mine in (FIRST_HALF, SECOND_HALF):
         with pytest.raises(NotCopartitioned, match="'A' comes in two partitions"):
             await enter(connection, mine)
     alone = await enter(connection, view(set(range(4)), set(range(4))))
-    assert alone.policy is Policy.EVERYTHING
-    assert (await enter(connection, FIRST_HALF)).policy is Policy.SHARED
+    assert alone.role is Role.EVERYTHING
+    assert (await enter(connection, FIRST_HALF)).role is Role.SHARED
 
 
 async def test_an_era_of_one_reader_fences_all_others(connection: Connection) -> None:
     """Whoever decided by how it stood before would write beside the one that reads everything."""
     first, second = await enter(connection, FIRST_HALF), await enter(connection, SECOND_HALF)
-    await sharing.settle_homes(connection, {"A": 0})
+    await copartition.settle_homes(connection, {"A": 0})
     raised = replace(FIRST_HALF, counts=dict.fromkeys(FIRST_HALF.counts, 8), settings=AT_ONCE)
     alone = await enter(connection, raised)
-    assert alone.policy is Policy.ALONE
+    assert alone.role is Role.ALONE
     assert len(alone.claims) == 16
     assert alone.era > second.era
     for claims in (first.claims, second.claims):
         with pytest.raises(Fenced):
             await move(connection, dict(claims), min(claims))
-    standing_by = await enter(connection, replace(raised, assigned=SECOND_HALF.assigned))
-    assert (standing_by.policy, standing_by.era, dict(standing_by.claims)) == (Policy.STANDBY, alone.era, {})
+    with pytest.raises(StandBy) as standing_by:
+        await enter(connection, replace(raised, assigned=SECOND_HALF.assigned))
+    assert standing_by.value.era == alone.era
 
     mine = frozenset(at for at in raised.everything if at.partition < 4)
     shared = await enter(connection, replace(raised, assigned=mine, stance=CAUGHT_UP))
-    assert shared.policy is Policy.SHARED
+    assert shared.role is Role.SHARED
     assert shared.claims.keys() == mine
     with pytest.raises(Fenced):  # also in the partitions that are not its own any more
         await move(connection, dict(alone.claims), max(alone.claims))
-    assert await sharing.settle_homes(connection, {"A": 5}) is None, "homes are forgotten"
+    assert await copartition.settle_homes(connection, {"A": 5}) is None, "homes are forgotten"
 
 
 async def test_torn_after_a_raise_begins_another_such_era(connection: Connection) -> None:
@@ -94,10 +95,11 @@ async def test_torn_after_a_raise_begins_another_such_era(connection: Connection
     raised = replace(FIRST_HALF, counts=dict.fromkeys(FIRST_HALF.counts, 8), settings=AT_ONCE)
     await enter(connection, raised)
     shared = await enter(connection, replace(raised, stance=CAUGHT_UP))
-    assert shared.policy is Policy.SHARED
-    await sharing.note_torn(connection, shared.era, "A")
-    assert (await enter(connection, replace(raised, assigned=SECOND_HALF.assigned))).policy is Policy.STANDBY
-    assert (await enter(connection, raised)).policy is Policy.ALONE
+    assert shared.role is Role.SHARED
+    await copartition.note_torn(connection, shared.era, "A")
+    with pytest.raises(StandBy):
+        await enter(connection, replace(raised, assigned=SECOND_HALF.assigned))
+    assert (await enter(connection, raised)).role is Role.ALONE
 
 
 async def test_a_replica_that_sleeps_in_a_take_over(connection: Connection, settings: Settings) -> None:
@@ -106,9 +108,9 @@ async def test_a_replica_that_sleeps_in_a_take_over(connection: Connection, sett
     asleep = await connect(settings, ledger.session_name("sleeper"))
     try:
         await asleep.execute("BEGIN")
-        await asleep.fetchrow(sharing._LOCK)
+        await asleep.fetchrow(copartition._LOCK)
         with pytest.raises(LockHeld):
             await enter(connection, SECOND_HALF)
-        assert (await enter(connection, SECOND_HALF)).policy is Policy.SHARED
+        assert (await enter(connection, SECOND_HALF)).role is Role.SHARED
     finally:
         asleep.terminate()

@@ -1,4 +1,4 @@
-"""The properties of our consumers, as the real librdkafka reads them. No broker is needed for that."""
+"""The properties of our clients, as the real librdkafka reads them. That needs no broker."""
 
 import json
 from typing import Any
@@ -8,7 +8,8 @@ import pytest
 
 from tickloom.errors import SettingsError
 from tickloom.settings import Settings
-from tickloom.source.kafka import check_options, member_config, reader_config
+from tickloom.source.client_config import member_config, reader_config
+from tickloom.source.clients import check_options
 
 PLAIN = {"bootstrap.servers": "127.0.0.1:1", "group.id": "some", "log_level": 0}
 ANY_CONSUMER = (
@@ -88,7 +89,7 @@ def test_what_librdkafka_takes_is_taken(
 
 @pytest.mark.parametrize("options", ANY_CONSUMER, ids=ids)
 def test_options_win_over_ours(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """An option that is silently replaced is set in vain."""
+    """A user would set an option, and nothing would happen."""
     settings = given(options, monkeypatch)
     assert options.items() <= member_config(settings).items()
     of_group = {
@@ -99,14 +100,14 @@ def test_options_win_over_ours(options: dict[str, Any], monkeypatch: pytest.Monk
 
 
 def test_a_short_poll_interval_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who sets only the interval would be told of a session timeout that nobody has set."""
+    """A user who sets only the interval would get an error about a session timeout that nobody has set."""
     settings = given({"max.poll.interval.ms": 8000}, monkeypatch)
     check_options(settings)
     assert member_config(settings)["session.timeout.ms"] == 8000
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "named"),
     [
         ({"no.such.option": "1"}, "no.such.option"),
         ({"session.timeout.ms": "soon"}, "session.timeout.ms"),
@@ -120,8 +121,8 @@ def test_a_short_poll_interval_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=str,
 )
-def test_what_it_refuses_is_a_mistake(options: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_it_refuses_is_a_mistake(options: dict[str, Any], named: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistake that is found only after joining costs the other replicas a rebalance at each start."""
-    with pytest.raises(SettingsError, match=told) as raised:
+    with pytest.raises(SettingsError, match=named) as raised:
         check_options(given(options, monkeypatch))
-    assert str(raised.value).endswith("mend TICKLOOM_KAFKA_OPTIONS")
+    assert str(raised.value).endswith("fix TICKLOOM_KAFKA_OPTIONS")
