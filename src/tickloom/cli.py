@@ -143,7 +143,7 @@ def verify(
     from rich.console import Console
     from rich.progress import Progress
 
-    from tickloom.store.verify import parse_span
+    from tickloom.store.slices import parse_span
     from tickloom.store.verify import verify as verify_all
 
     span, configured = parse_span(since, until), _configured()

@@ -103,7 +103,7 @@ def install(faults: Faults) -> None:
     commit = Member._commit_newest
 
     def faulty_commit(self: Member) -> None:
-        if not self._told:
+        if not self._to_commit:
             return
         faults.reach("before_kafka_commit")
         commit(self)

@@ -1,4 +1,4 @@
-"""What a walk through time slices carries from one to the next: the last rows of each symbol. Pure."""
+"""What a walk through slices of time carries from one slice to the next: the last rows of each symbol. Pure."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ Row: TypeAlias = tuple[str, datetime, float | None]
 
 @dataclass(slots=True)
 class Carry:
-    """The last ``rows`` rows of each symbol before the slice at hand; more than a window reaches back are never needed."""
+    """The last ``rows`` rows of each symbol before the present slice: as many as a window reaches back."""
 
     rows: int
     _held: dict[str, list[Row]] = field(default_factory=lambda: defaultdict(list[Row]))
@@ -21,11 +21,11 @@ class Carry:
         return symbol in self._held
 
     def of(self, symbols: Iterable[str]) -> list[Row]:
-        """What is carried of these symbols."""
+        """The rows of these symbols, in order of time for each."""
         return [row for symbol in symbols if symbol in self._held for row in self._held[symbol]]
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Rows that come after all that is held of their symbols, in order of time."""
+        """Carry these rows, too. They come in order of time, after all rows of their symbols that are held."""
         touched: set[str] = set()
         for row in rows:
             self._held[row[0]].append(row)

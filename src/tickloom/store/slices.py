@@ -1,7 +1,7 @@
 """All time, or a span of it, cut at partition bounds into slices of a bounded size. Pure.
 
-The first slice begins at ``BEGINNING`` and the last ends at ``END`` (Postgres's infinities), so that no row lies
-outside, wherever somebody may have put it.
+The first slice of all time begins at ``BEGINNING`` and the last ends at ``END`` (Postgres's infinities), so that no row
+lies outside of them, whatever its time is.
 """
 
 from bisect import bisect_left
@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 
+from tickloom.core.timestamps import moment, parse_text
+from tickloom.errors import SettingsError
+
 BEGINNING = datetime.min.replace(tzinfo=UTC)
 END = datetime.max.replace(tzinfo=UTC)
 _MOST_PIECES = 16
@@ -17,7 +20,7 @@ _MOST_PIECES = 16
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A partition of ``table``, or the whole of one that has none; ``cuts`` lie inside of it."""
+    """A partition of ``table``, or the whole table where it has none; ``cuts`` are times inside of it."""
 
     table: str
     name: str
@@ -41,9 +44,9 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A piece of a span. ``tables``: those that have a partition for all of it; ``size_bytes`` of all tables.
+    """A piece of a span. ``tables``: those that have partitions for all of it; ``size_bytes``: of all tables.
 
-    ``bounds``: how many bounds of partitions lie in it, its start among them: no table has more partitions there.
+    ``bounds``: how many bounds of partitions lie in it, with its start; no table has more partitions in it than that.
     """
 
     start: datetime
@@ -53,10 +56,30 @@ class Slice:
     bounds: int = 1
 
 
-def slice_bytes(parts: Sequence[Part], least: int) -> int:
-    """How large a slice may be: ``least``, but so that the largest part is cut into no more than 16.
+def parse_span(since: str | None, until: str | None) -> Span:
+    """``--from`` and ``--to`` as a span. Raises ``SettingsError``."""
+    span = Span(_parsed("--from", since) or BEGINNING, _parsed("--to", until) or END)
+    if span.start >= span.stop:
+        raise SettingsError(f"--from {since} is not before --to {until}; the range is half open, [from, to)")
+    return span
 
-    Without an index on time alone each piece of a part costs a scan of the whole part.
+
+def _parsed(option: str, text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    micros = parse_text(text if len(text) > len("2026-11-24") else f"{text}T00:00")
+    try:
+        if micros is not None:
+            return moment(micros)
+    except OverflowError:
+        pass
+    raise SettingsError(f"{option} {text!r} is no time; write it like 2026-11-24T10:15:00 (UTC) or …+01:00")
+
+
+def slice_bytes(parts: Sequence[Part], least: int) -> int:
+    """How large a slice may be: at least ``least``, and large enough to cut no part into more than 16 pieces.
+
+    There is no index on time alone, so each piece of a part costs a scan of the whole part.
     """
     return max(least, *(-(-part.size_bytes // _MOST_PIECES) for part in parts), 1)
 
@@ -67,8 +90,8 @@ def pieces(part: Part, largest: int) -> int:
 
 
 def cut(parts: Sequence[Part], span: Span, largest: int, most_bounds: int) -> list[Slice]:
-    """``span`` in contiguous slices, in order; neighbours over the same tables are one up to ``largest`` bytes, and up to
-    ``most_bounds`` where there are any bytes.
+    """``span`` in contiguous slices, in order. Neighbours over the same tables become one slice, of ``largest`` bytes at most,
+    and, unless it is empty, of ``most_bounds`` bounds at most.
     """
     bounds = {bound for part in parts for bound in (part.start, *part.cuts, part.stop)}
     edges = [span.start, *sorted(bound for bound in bounds if span.start < bound < span.stop), span.stop]

@@ -1,7 +1,6 @@
-"""What ``verify`` has to say: differences by kind, the first of them, and what to do about each. Pure."""
+"""What ``verify`` reports: differences by kind, the first of them, and how to fix each. Pure."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,14 +12,15 @@ SIDE_OF_AVERAGE = {feed.average: feed.side for feed in FEEDS.values()}
 
 
 class Kind(NamedTuple):
-    """What differs; ``doubt`` is why it may be right after all."""
+    """Where a difference is; ``doubt``: why the value may be right after all."""
 
     table: str
     column: str
     doubt: str = ""
 
     @property
-    def mendable(self) -> bool:
+    def repairable(self) -> bool:
+        """Whether ``--repair`` puts it right."""
         return self.table == ANALYTICS.name or self.column in SIDE_OF_AVERAGE or self.column == "symbol"
 
 
@@ -45,7 +45,9 @@ class Difference:
 
 @dataclass(slots=True)
 class Report:
-    """What ``verify`` saw. ``wrong`` and ``left_out`` count by kind; ``first`` holds the first that differ."""
+    """What ``verify`` saw. ``wrong`` and ``left_out`` count differences by kind; ``first`` holds the first of the wrong ones.
+    ``repaired``: rows written, by table; None without a repair.
+    """
 
     span: Span
     rows: Counter[str] = field(default_factory=Counter[str])
@@ -57,8 +59,8 @@ class Report:
 
     @property
     def remaining(self) -> Counter[Kind]:
-        """The differences that are there now: after a repair only those that it cannot mend."""
-        return Counter({kind: n for kind, n in self.wrong.items() if self.repaired is None or not kind.mendable})
+        """The differences that exist now: after a repair, those that it cannot put right."""
+        return Counter({kind: n for kind, n in self.wrong.items() if self.repaired is None or not kind.repairable})
 
     def as_dict(self) -> dict[str, Any]:
         def counted(counts: Counter[Kind]) -> list[dict[str, Any]]:
@@ -77,32 +79,34 @@ class Report:
             ],
             "repaired": None if self.repaired is None else {table.name: self.repaired[table.name] for table in TABLES},
             "remaining": counted(self.remaining),
-            "mends": self.mends(),
+            "mends": self.fixes(),
             "seconds": round(self.seconds, 3),
         }
 
     def lines(self) -> list[str]:
         """For people: a line a table, the first differences, and what to do."""
-        bookkeeping = "every offset is counted; dead letters and gaps are there"
-        told_of = [self._line("tickloom", bookkeeping)]
-        told_of += [self._line(table.name, f"{self.rows[table.name]:,} rows, exact") for table in TABLES]
-        told_of += [f"     {difference}" for difference in self.first]
+        bookkeeping = "every offset is counted; dead letters and gaps exist"
+        lines = [self._line("tickloom", bookkeeping)]
+        lines += [self._line(table.name, f"{self.rows[table.name]:,} rows, exact") for table in TABLES]
+        lines += [f"     {difference}" for difference in self.first]
         if (more := sum(self.wrong.values()) - len(self.first)) > 0:
-            told_of.append(f"     and {more:,} more")
+            lines.append(f"     and {more:,} more")
         for kind, count in sorted(self.left_out.items()):
-            told_of.append(f"note {kind.table:<22} {kind.column}: {count:,} not judged, {_DOUBTS[kind.doubt]}")
+            lines.append(f"note {kind.table:<22} {kind.column}: {count:,} in doubt: {_DOUBTS[kind.doubt]}")
         if not self.span.everything:
-            told_of.append("note the ledger knows no times: rows are counted against it only without --from and --to")
+            lines.append(
+                "note the ledger has no event times: numbers of rows are compared with it only without --from and --to"
+            )
         if self.repaired is not None:
             done = ", ".join(f"{self.repaired[table.name]:,} of {table.name}" for table in TABLES)
-            told_of.append(f"repaired rows: {done}")
-        told_of += [f"mend {mend}" for mend in self.mends()]
+            lines.append(f"repaired rows: {done}")
+        lines += [f"fix  {fix}" for fix in self.fixes()]
         verdict = "exact" if not self.remaining else f"{sum(self.remaining.values()):,} differences"
-        return [*told_of, f"{verdict}, in {self.seconds:.1f} s"]
+        return [*lines, f"{verdict}, in {self.seconds:.1f} s"]
 
-    def mends(self) -> list[str]:
-        """What to do about what remains, each once."""
-        return list(dict.fromkeys(_mend(kind, self.first) for kind in sorted(self.remaining)))
+    def fixes(self) -> list[str]:
+        """What to do about the differences that remain, each once."""
+        return list(dict.fromkeys(_fix(kind) for kind in sorted(self.remaining)))
 
     def _line(self, table: str, good: str) -> str:
         wrong = [(kind, n) for kind, n in sorted(self.wrong.items()) if kind.table.partition(".")[0] == table]
@@ -123,20 +127,20 @@ def _named(kind: Kind) -> str:
     return f"{name}.{kind.column}" if schema_name == "tickloom" else kind.column
 
 
-def _mend(kind: Kind, first: Sequence[Difference]) -> str:
+def _fix(kind: Kind) -> str:
     if kind.column == "symbol":
         return (
-            "tickloom.symbols: rows were deleted, or a daemon older than it was at work; `tickloom verify --repair` puts "
-            "them back; then restart the replicas, which may take these symbols for new ones"
+            "tickloom.symbols: rows were deleted, or a daemon of a version without this table has run; `tickloom verify "
+            "--repair` puts them back; then restart the replicas, which may take these symbols for new ones"
         )
-    if kind.mendable:
-        return "averages and joined rows: `tickloom verify --repair` computes them anew from the raw tables"
+    if kind.repairable:
+        return "averages and joined rows: `tickloom verify --repair` computes them again from the raw tables"
     match kind.column:
         case "rows" if kind.table in RAW_TABLES:
             return (
-                f"{kind.table}: where there are fewer rows than stored, were partitions dropped? Then give the oldest "
-                "time that is kept as --from. Rows deleted by hand come back only from a backup, or by loading the "
-                "topics into an empty database. Where there are more, delete what did not come from the topic"
+                f"{kind.table}: if it has fewer rows than were stored, and partitions were dropped, give the oldest time that "
+                "is kept as --from. Rows deleted by hand come back only from a backup, or by loading the topics into an "
+                "empty database. If it has more rows, delete those that did not come from the topic"
             )
         case "source_offset":
             return f"{kind.table}: rows that no message brought; delete them, then `tickloom verify --repair`"
@@ -146,9 +150,7 @@ def _mend(kind: Kind, first: Sequence[Difference]) -> str:
                 "load the topics into an empty database"
             )
         case "rows":
-            return (
-                "tickloom.dead_letters: letters were deleted or added; put them back from a backup, where they matter"
-            )
+            return "tickloom.dead_letters: rows were deleted or added; put them back from a backup if you need them"
         case "offsets":
             return "tickloom.gaps: rows were deleted or added; put them back from a backup"
         case _:

@@ -21,8 +21,8 @@ def exact(key: dg.AssetKey, reports: Sequence[Report], left_out: int) -> dg.Asse
     """What ``verify`` found; ``left_out``: hours that it did not look at."""
     differences = sum(sum(report.remaining.values()) for report in reports)
     first = [str(difference) for report in reports for difference in report.first]
-    mends = list(dict.fromkeys(mend for report in reports for mend in report.mends()))
-    told = "; ".join((*first[:3], *mends)) if differences else "all that can be computed is right, to the last bit"
+    fixes = list(dict.fromkeys(fix for report in reports for fix in report.fixes()))
+    told = "; ".join((*first[:3], *fixes)) if differences else "all that can be computed is right, to the last bit"
     rows = sum(sum(report.rows.values()) for report in reports)
     return _result(
         key, EXACT, not differences, told, {"differences": differences, "rows": rows, "hours left out": left_out}

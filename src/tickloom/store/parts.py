@@ -1,0 +1,42 @@
+"""The tables as parts to cut into slices (see ``slices``), read from the catalogue."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from tickloom.core.model import TABLES
+from tickloom.errors import StoreUnavailable
+from tickloom.store.postgres import Connection, sql
+from tickloom.store.slices import BEGINNING, END, Part
+
+_SAMPLE_PAGES = 500
+
+
+async def read_parts(connection: Connection) -> list[Part]:
+    """The partitions of all tables, and the tables that have none. Raises ``StoreUnavailable``, ``Mistake``."""
+    found = await connection.fetch(sql("verify_partitions"), [table.name for table in TABLES])
+    return [
+        Part(row["table"], row["name"], row["start"] or BEGINNING, row["stop"] or END, row["size"]) for row in found
+    ]
+
+
+async def with_cuts(connection: Connection, part: Part, count: int) -> Part:
+    """``part`` with cuts into ``count`` pieces of about as many rows each, by a sample of its pages."""
+    if count == 1:
+        return part
+    percent = min(100.0, 100 * _SAMPLE_PAGES * 8192 / part.size_bytes)
+    shares = [number / count for number in range(1, count)]
+    found = await connection.fetchval(
+        # Of the table, because a role may have no right to its partition.
+        f'SELECT percentile_disc($1::float8[]) WITHIN GROUP (ORDER BY "timestamp") FROM {part.table} '
+        'TABLESAMPLE SYSTEM ($2) REPEATABLE (0) WHERE "timestamp" >= $3 AND "timestamp" < $4 '
+        "AND \"timestamp\" < '9999-12-31'",
+        *(shares, percent, part.start, part.stop),
+    )
+    return replace(part, cuts=tuple(sorted(set(found or ()))))
+
+
+async def refuse_dropped(connection: Connection, parts: Iterable[Part]) -> None:
+    """Raise ``StoreUnavailable`` where one of ``parts`` has gone: windows that lost rows would be taken for beginnings."""
+    gone = {part.name for part in parts} - {part.name for part in await read_parts(connection)}
+    if gone:
+        raise StoreUnavailable(f"partition {min(gone)} was dropped meanwhile")
