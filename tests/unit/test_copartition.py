@@ -11,7 +11,7 @@ from tickloom.core.join import symbols_of
 from tickloom.core.model import Batch, Chunk, Side, TopicPartition, rows_schema
 from tickloom.errors import AwayFromHome, NotCopartitioned
 from tickloom.settings import Settings
-from tickloom.store.copartition import Entered, Role, Sharing, Stance, View, decide
+from tickloom.store.copartition import Entered, Role, Sharing, Stance, Symbols, View, decide
 from tickloom.store.postgres import Connection
 
 T = TypeVar("T")
@@ -133,7 +133,7 @@ def chunk_with_keys(*keys: bytes | None) -> Chunk:
     return Chunk(Side.PRICES, "stock_prices", messages, [b""] * len(keys), zeros, zeros, zeros)  # type: ignore[arg-type]
 
 
-def batch_of(**partitions: int) -> tuple[Batch, pl.Series]:
+def batch_of(**partitions: int) -> tuple[Batch, Symbols]:
     """A batch of one price a symbol, each in its partition."""
     columns: dict[str, list[Any]] = {name: [0] * len(partitions) for name in rows_schema(Side.PRICES)}
     columns |= {"symbol": list(partitions), "partition": list(partitions.values())}
@@ -142,7 +142,11 @@ def batch_of(**partitions: int) -> tuple[Batch, pl.Series]:
         Side.VOLUMES: pl.DataFrame(schema=rows_schema(Side.VOLUMES)),
     }
     batch = Batch(rows, [], [], [], {}, len(partitions), 0.0)
-    return batch, symbols_of(batch)
+
+    async def symbols() -> pl.Series:
+        return symbols_of(batch)
+
+    return batch, symbols
 
 
 def entered(role: Role, *, shares_later: bool = False) -> Entered:

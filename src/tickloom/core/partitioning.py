@@ -86,7 +86,7 @@ def partitions_ahead(table: str, width: Partitioning, now: datetime, ahead: int)
 
 def partitions_for(table: str, width: Partitioning, micros: NDArray[np.int64]) -> list[Partition]:
     """The partitions that rows at ``micros`` fall into, in order."""
-    return sorted({partition_at(table, width, moment(start)) for start in step_starts(micros, step_of(width)).tolist()})
+    return sorted({partition_at(table, width, moment(start)) for start in starts_of(micros, step_of(width)).tolist()})
 
 
 def step_of(width: Partitioning) -> int:
@@ -94,7 +94,7 @@ def step_of(width: Partitioning) -> int:
     return _WIDTHS_MICROSECONDS.get(width, 86_400 * 10**6)
 
 
-def step_starts(micros: NDArray[np.int64], step: int) -> NDArray[np.int64]:
+def starts_of(micros: NDArray[np.int64], step: int) -> NDArray[np.int64]:
     """The starts of the steps that hold ``micros``, each once, in order."""
     if not len(micros):
         return micros

@@ -36,6 +36,8 @@ from tickloom.store import ledger
 from tickloom.store.postgres import Connection, sql
 
 T = TypeVar("T")
+Symbols: TypeAlias = Callable[[], Awaitable[pl.Series]]
+"""Computes the distinct symbols of a batch, where they are needed."""
 
 
 class Role(StrEnum):
@@ -170,7 +172,7 @@ class Alone:
     async def admit(self, chunk: Chunk) -> None:
         """Any message is welcome."""
 
-    async def check_homes(self, batch: Batch, symbols: pl.Series) -> None:
+    async def check_homes(self, batch: Batch, symbols: Symbols) -> None:
         """A symbol may come in any partition."""
 
     def may_share(self, now: Sharing) -> bool:
@@ -196,12 +198,13 @@ class Shared:
                 f"run one replica, or key the messages by symbol"
             )
 
-    async def check_homes(self, batch: Batch, symbols: pl.Series) -> None:
+    async def check_homes(self, batch: Batch, symbols: Symbols) -> None:
         """Raise ``AwayFromHome`` unless each of the batch's ``symbols`` comes in its home; new ones are given theirs.
 
         All replicas learn that the symbol is torn. Waits through outages.
         """
-        found = dict(zip(symbols.to_list(), partition_of_symbols(batch, symbols).tolist(), strict=True))
+        names = await symbols()
+        found = dict(zip(names.to_list(), partition_of_symbols(batch, names).tolist(), strict=True))
         new = {symbol: at for symbol, at in found.items() if self._homes.get(symbol) != at}
         if not new:
             return

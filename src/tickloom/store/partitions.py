@@ -22,8 +22,8 @@ from tickloom.core.partitioning import (
     partition_at,
     partitions_ahead,
     partitions_for,
+    starts_of,
     step_of,
-    step_starts,
 )
 from tickloom.core.timestamps import micros_of, moment
 from tickloom.errors import NotAllowed, PartitionMissing, SchemaMismatch, StateSpoilt
@@ -78,7 +78,7 @@ class Partitioner(Catalogue):
         if self.widths[table] is Partitioning.NONE or not len(micros):
             return 0
         made, step = 0, step_of(self.widths[table])
-        starts = step_starts(micros, step)
+        starts = starts_of(micros, step)
         layout = await self.layout(connection, table)
         at = layout.at(starts)
         torn = (at < 0) | (at != layout.at(starts + step - 1))
