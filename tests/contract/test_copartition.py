@@ -22,7 +22,7 @@ async def enter(connection: Connection, mine: View, owner: str = "me") -> copart
 
 
 async def move(connection: Connection, claims: dict[TopicPartition, ledger.Claim], at: TopicPartition) -> None:
-    """One message of a partition committed, by who holds these claims."""
+    """Commit one message of a partition, as the replica that holds these claims."""
     async with connection.transaction():
         await ledger.compare_and_set(connection, {at: Progress(0, 1)}, {at: claims[at].epoch}, {})
 
@@ -50,7 +50,7 @@ async def test_a_symbol_with_a_home_and_no_rows_is_new(connection: Connection) -
     assert await connection.fetch(history._KNOWN, ["A"]) == []
 
 
-async def test_torn_is_told_to_all(connection: Connection) -> None:
+async def test_all_replicas_learn_of_a_torn_symbol(connection: Connection) -> None:
     """Only one of the two sees that a symbol is torn; the other would go on with its half."""
     await enter(connection, FIRST_HALF)
     entered = await enter(connection, SECOND_HALF)
@@ -65,7 +65,7 @@ async def test_torn_is_told_to_all(connection: Connection) -> None:
 
 
 async def test_an_era_of_one_reader_fences_all_others(connection: Connection) -> None:
-    """Whoever decided by how it stood before would write beside the one that reads everything."""
+    """A replica that decided by an older era would write beside the one that reads everything."""
     first, second = await enter(connection, FIRST_HALF), await enter(connection, SECOND_HALF)
     await copartition.settle_homes(connection, {"A": 0})
     raised = replace(FIRST_HALF, counts=dict.fromkeys(FIRST_HALF.counts, 8), settings=AT_ONCE)
@@ -84,7 +84,7 @@ async def test_an_era_of_one_reader_fences_all_others(connection: Connection) ->
     shared = await enter(connection, replace(raised, assigned=mine, stance=CAUGHT_UP))
     assert shared.role is Role.SHARED
     assert shared.claims.keys() == mine
-    with pytest.raises(Fenced):  # also in the partitions that are not its own any more
+    with pytest.raises(Fenced):  # also in the partitions that are no longer its own
         await move(connection, dict(alone.claims), max(alone.claims))
     assert await copartition.settle_homes(connection, {"A": 5}) is None, "homes are forgotten"
 

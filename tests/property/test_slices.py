@@ -15,7 +15,7 @@ HOURS = st.integers(0, 60).map(lambda hours: START + timedelta(hours=hours))
 
 @st.composite
 def partitions(draw: st.DrawFn) -> list[Part]:
-    """Of each table: none, the whole, or partitions of one width with holes between them."""
+    """For each table: none, the whole table, or partitions of one width with holes between them."""
     found: list[Part] = []
     for table in TABLES:
         width = draw(st.sampled_from([0, 1, 24]))
@@ -38,7 +38,7 @@ def spans(draw: st.DrawFn) -> Span:
 
 @given(partitions(), spans(), st.integers(1, 10**9), st.integers(1, 9))
 def test_slices_cover_the_span_once(parts: list[Part], span: Span, largest: int, most: int) -> None:
-    """A row between two slices would never be looked at, one in two of them be counted twice."""
+    """A row between two slices would never be checked, and one in two slices be counted twice."""
     slices = cut(parts, span, largest, most)
     assert (slices[0].start, slices[-1].stop) == (span.start, span.stop)
     assert all(before.stop == after.start for before, after in pairwise(slices))
@@ -55,7 +55,7 @@ def test_slices_know_which_tables_have_partitions(parts: list[Part], span: Span,
 
 @given(partitions(), st.integers(1, 10**9))
 def test_slices_share_out_the_bytes(parts: list[Part], least: int) -> None:
-    """A progress bar that stands still, or a slice too large for the server's memory."""
+    """A progress bar would stand still, or a slice would be too large for the server's memory."""
     largest = slice_bytes(parts, least)
     assert all(1 <= pieces(part, largest) <= 16 for part in parts)
     slices = cut(parts, Span(), largest, 10**9)

@@ -33,8 +33,8 @@ FIRST_HALF, SECOND_HALF = view({0, 1}, {0, 1}), view({2, 3}, {2, 3})
 
 
 @pytest.mark.parametrize("stood", [None, STOOD, replace(STOOD, torn="A"), replace(STOOD, alone_seconds=1.0)])
-def test_who_has_everything_reads_everything(stood: Sharing | None) -> None:
-    """One replica needs no keys and no equal counts."""
+def test_a_replica_that_has_everything_reads_everything(stood: Sharing | None) -> None:
+    """One replica alone could not read topics without keys, or with unequal counts."""
     role, now = decide(stood, view(set(range(4)), set(range(6)), (4, 6)))
     assert role is Role.EVERYTHING
     assert now.torn is None
@@ -44,12 +44,12 @@ def test_who_has_everything_reads_everything(stood: Sharing | None) -> None:
 @pytest.mark.parametrize("stood", [None, STOOD])
 @pytest.mark.parametrize("mine", [FIRST_HALF, SECOND_HALF])
 def test_equal_numbers_of_equal_counts_are_shared(stood: Sharing | None, mine: View) -> None:
-    """Otherwise nobody could use two machines."""
+    """Nobody could use two machines."""
     assert decide(stood, mine)[0] is Role.SHARED
 
 
 def test_topics_that_cannot_be_shared() -> None:
-    """A replica with but one half of a symbol would join nothing, for ever."""
+    """A replica with only one half of a symbol would join nothing, for ever."""
     unequal = view({0, 1}, {0, 1, 2}, (4, 6))
     for stood in (None, Sharing(1, 4, 6)):
         with pytest.raises(NotCopartitioned, match="same number"):
@@ -60,8 +60,8 @@ def test_topics_that_cannot_be_shared() -> None:
         decide(replace(STOOD, torn="A"), FIRST_HALF)
 
 
-def test_who_cannot_share_and_was_first_goes_on() -> None:
-    """Two that both had worked alone would wait for each other for ever."""
+def test_the_first_replica_goes_on_where_it_cannot_share() -> None:
+    """Two replicas that had both worked alone would wait for each other for ever."""
     for stood in (STOOD, replace(STOOD, torn="A")):
         assert decide(stood, replace(FIRST_HALF, stance=Stance(insists=True)))[0] is Role.ALONE
         assert decide(stood, replace(SECOND_HALF, stance=Stance(insists=True)))[0] is Role.STANDBY
@@ -69,7 +69,7 @@ def test_who_cannot_share_and_was_first_goes_on() -> None:
 
 @pytest.mark.parametrize("counts", [(8, 8), (8, 4), (4, 6)])
 def test_one_reads_all_once_partitions_are_added(counts: tuple[int, int]) -> None:
-    """A symbol that moves would be read by two replicas at once, its older messages by the one, its newer by the other."""
+    """Two replicas would read a symbol that moves at once: one its older messages, the other its newer ones."""
     role, now = decide(STOOD, view({0, 1}, {0, 1}, counts))
     assert role is Role.ALONE
     assert (now.prices, now.volumes) == counts
@@ -79,7 +79,7 @@ def test_one_reads_all_once_partitions_are_added(counts: tuple[int, int]) -> Non
 
 
 def test_when_they_share_again() -> None:
-    """Too early, and producers that have not heard of the new partitions tear symbols apart; never, and a scale-out is none."""
+    """Too early, and producers that do not know the new partitions yet tear symbols apart; never, and a second machine is useless."""
     stood = replace(STOOD, raised=True, alone_seconds=61.0)
     ready = Stance(caught_up=True)
     assert decide(stood, FIRST_HALF)[0] is Role.ALONE, "it has not yet read what lay in the old partitions"

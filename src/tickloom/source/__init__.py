@@ -1,1 +1,1 @@
-"""Everything that Kafka says: the group, the messages, and where the logs end."""
+"""Everything that comes from Kafka: the group, the messages, the ends of the logs, the facts of the cluster."""

@@ -1,7 +1,7 @@
-"""What waits: how far the ledger is behind the end of each log, and for how long. Pure: times are arguments.
+"""The backlog: how far the ledger is behind the end of each log, and for how long. Pure: times are arguments.
 
-A log ends, for us, at its *last stable offset*: what comes behind is of transactions that are still open, and nobody
-can read it yet. It is no lag, however long it takes; ``open_transactions`` tells of it.
+A log ends, for us, at its *last stable offset*. What comes after it belongs to transactions that are still open, and
+nobody can read it yet. That is no lag, however long it takes; ``open_transactions`` reports it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from tickloom.core.model import TopicPartition
 
 _SIGHTINGS = 128
-"""Remembered of one partition; past it every other one goes, and ages are told a little too short."""
+"""How many sightings of one partition are remembered. Of more, every second one is dropped, and ages come out a little too short."""
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Where a log ends: ``stable`` for those who read committed messages, ``high`` for its producers."""
+    """Where a log ends: ``stable`` for readers of committed messages, ``high`` for producers."""
 
     stable: int
     high: int
@@ -23,7 +23,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class OpenTransaction:
-    """``messages`` that lie behind the last stable offset (markers too), which has not moved for ``seconds``."""
+    """The number of ``messages`` (and markers) after the last stable offset, which has not moved for ``seconds``."""
 
     messages: int
     seconds: float
@@ -34,9 +34,11 @@ class _Partition:
     position: int | None = None  # the ledger's
     newest_ms: int | None = None  # record time of the newest message committed
     end: End | None = None
-    first_end: int | None = None  # what lies below was there before we first looked
+    first_end: int | None = None  # messages below it were there when we first asked
     first_seen: float = 0.0
-    sightings: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])  # ends, and when first seen
+    sightings: list[tuple[int, float]] = field(
+        default_factory=list[tuple[int, float]]
+    )  # ends, and when each was first seen
     unstable_since: float | None = None  # since when an open transaction holds the stable end where it is
 
     def see(self, end: End, now: float) -> None:
@@ -63,7 +65,9 @@ class _Partition:
         return max(0, self.end.stable - self.position)
 
     def waiting_seconds(self, now: float, wall: float) -> float:
-        """Of the oldest message that waits. One that was there before we looked is as old as the newest committed one."""
+        """The age of the oldest message that waits. A message that was there when we first asked counts as old as the newest
+        committed one.
+        """
         assert self.position is not None
         if self.first_end is None or self.position >= self.first_end:
             return now - self.sightings[0][1] if self.sightings else 0.0
@@ -73,7 +77,7 @@ class _Partition:
 
 
 class Backlog:
-    """What waits in the partitions that are ours, as far as it is known. ``now`` is monotonic, ``wall`` Unix seconds."""
+    """The backlog of our partitions, as far as it is known. ``now`` is in monotonic seconds, ``wall`` in Unix seconds."""
 
     def __init__(self) -> None:
         self._partitions: dict[TopicPartition, _Partition] = {}
@@ -84,13 +88,13 @@ class Backlog:
         return frozenset(self._partitions)
 
     def own(self, partitions: Iterable[TopicPartition]) -> None:
-        """These are ours now, and no other: nothing of others is remembered."""
+        """Only these are ours from now on; what was known about others is forgotten."""
         self._partitions = {at: self._partitions.get(at) or _Partition() for at in partitions}
 
     def committed(
         self, positions: Mapping[TopicPartition, int], newest_ms: Mapping[TopicPartition, int] | None = None
     ) -> None:
-        """The ledger stands at ``positions``; record times in ms of the newest messages, where some were committed."""
+        """The ledger is at ``positions``; ``newest_ms``: record times of the newest messages, where some were committed."""
         for at, position in positions.items():
             if (partition := self._partitions.get(at)) is not None:
                 partition.moved(position)
@@ -105,22 +109,22 @@ class Backlog:
                 partition.see(end, now)
 
     def ends_unknown(self) -> None:
-        """Kafka does not say where the logs end."""
+        """Nobody knows where the logs end: Kafka does not answer."""
         for partition in self._partitions.values():
             partition.end = None
 
     def messages(self) -> dict[TopicPartition, int]:
-        """Messages that wait in each partition; without those of which it is not known."""
+        """How many messages wait in each partition; partitions are left out where that is not known."""
         return {at: lag for at, one in self._partitions.items() if (lag := one.waiting()) is not None}
 
     def seconds(self, now: float, wall: float) -> dict[TopicPartition, float]:
-        """How long the oldest of these have been waiting; 0 where none does."""
+        """How long the oldest message has been waiting in each partition of ``messages``; 0 where none waits."""
         return {
             at: self._partitions[at].waiting_seconds(now, wall) if lag else 0.0 for at, lag in self.messages().items()
         }
 
     def open_transactions(self, now: float) -> dict[TopicPartition, OpenTransaction]:
-        """What transactions hold back, by partition; nothing of it may be known."""
+        """The open transactions, by partition, as far as they are known."""
         return {
             at: OpenTransaction(one.end.high - one.end.stable, now - one.unstable_since)
             for at, one in self._partitions.items()

@@ -1,5 +1,5 @@
--- $1 topics, $2 partitions, $3 the offsets that the ledger expects next. What is there of those offsets already: of each
--- partition the first dead letter, and the first gap.
+-- $1 topics, $2 partitions, $3 the offsets that the ledger expects next. The first dead letter or gap that exists at or after
+-- those offsets.
 SELECT w.topic, w.partition, found."table", found."offset"
 FROM unnest($1::text[], $2::int[], $3::bigint[]) AS w (topic, partition, next_offset)
 CROSS JOIN LATERAL (

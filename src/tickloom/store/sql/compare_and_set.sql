@@ -1,5 +1,5 @@
--- Moves the ledger of the batch's partitions, only where epoch and next offset are what the batch was made on.
--- Locks in one order, so that two owners cannot deadlock.
+-- Moves the ledger of the batch's partitions, where their epoch and next offset are those from which the batch was made.
+-- Locks the rows in one order, so that two owners cannot deadlock.
 WITH batch AS (
     SELECT * FROM unnest(
         $1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::bigint[],

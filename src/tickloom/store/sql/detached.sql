@@ -1,4 +1,4 @@
--- $1 a table. The names of tables that were partitions of it, and stand under their names still.
+-- The names of tables that were partitions of table $1, and still have those names.
 WITH others AS MATERIALIZED (
     SELECT own.oid AS parent, c.oid AS child, c.relname
     FROM pg_class own JOIN pg_class c ON c.relnamespace = own.relnamespace

@@ -1,5 +1,5 @@
--- $1, $2 the slice [from, to); $3 processed_at; $4 whether both raw tables have partitions there: only then a row
--- without both halves is one too many; $5, $6 the ranges whose partition was detached. How many rows are deleted, inserted or mended.
+-- $1, $2 the slice [from, to); $3 processed_at; $4 whether both raw tables have partitions there: only then is a row without
+-- both halves one too many; $5, $6 starts and stops of detached partitions. Gives how many rows were deleted, inserted or changed.
 WITH met AS MATERIALIZED (
     SELECT symbol, "timestamp", price, volume, price_moving_avg, trading_volume_moving_avg,
            tickloom.ratio(CASE WHEN {possible_prices} THEN price END, CASE WHEN {possible_volumes} THEN volume END) AS ratio

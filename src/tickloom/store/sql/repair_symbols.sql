@@ -1,4 +1,4 @@
--- $1, $2 a slice [from, to). Its symbols that tickloom.symbols lacks.
+-- Adds the symbols of the slice [$1, $2) that tickloom.symbols lacks.
 INSERT INTO tickloom.symbols (symbol)
 SELECT symbol FROM stock_prices WHERE "timestamp" >= $1 AND "timestamp" < $2
 UNION

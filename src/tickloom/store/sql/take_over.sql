@@ -1,5 +1,5 @@
--- $1 topics, $2 partitions, $3 the log's first offsets, $4 owner. The row locks wait for an older owner's
--- transaction in flight; after this commits, the older epoch can write nothing for these partitions.
+-- $1 topics, $2 partitions, $3 the log's first offsets, $4 owner. The row locks wait for the older owner's
+-- transaction in flight. After this has committed, the older epoch can write nothing for these partitions.
 WITH wanted AS (
     SELECT * FROM unnest($1::text[], $2::int[], $3::bigint[]) AS w (topic, partition, first_offset)
 )

@@ -1,6 +1,6 @@
-    -- One side's rows in the slice [$1, $2), each with its average as it must be. Windows reach back over the
-    -- slice's start, to the W-1 rows ($3 is W) of each symbol before it, which are given. "short": the table holds fewer
-    -- than W rows for this window. A value that no message can have is left out of the sums: it would raise.
+    -- One side's rows in the slice [$1, $2), each with the average that it must have. Windows reach back over the slice's
+    -- start, to the W-1 rows ($3 is W) of each symbol before it, which are parameters. "short": the table has fewer than W
+    -- rows for this window. A value that no message can have is left out of the sums, because it could make them fail.
     SELECT symbol, "timestamp", value, number, kept, average, short, source_partition, source_offset
     FROM (
         SELECT r.*, avg(number) OVER w AS average, count(*) OVER w < $3 AS short

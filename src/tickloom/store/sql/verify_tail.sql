@@ -1,4 +1,4 @@
--- $1, $2 the slice [from, to); $3 window rows. The last $3 - 1 rows of each of its symbols, at least one, in order.
+-- $1, $2 the slice [from, to); $3 window rows. The last $3 - 1 rows (at least one) of each symbol in it, in order of time.
 SELECT symbol, "timestamp", {value} AS value
 FROM (
     SELECT symbol, "timestamp", {value}, row_number() OVER (PARTITION BY symbol ORDER BY "timestamp" DESC) AS place
