@@ -3,17 +3,19 @@
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import confluent_kafka as kafka
 from confluent_kafka.admin import ConfigResource  # pyright: ignore[reportPrivateImportUsage]
 
 from tickloom.core.model import TopicPartition, side_of
-from tickloom.errors import Mistake, TopicMissing
+from tickloom.errors import Mistake, SourceUnavailable, TopicMissing
 from tickloom.settings import Settings
 from tickloom.source.client_config import reader_config
 from tickloom.source.clients import METADATA_TIMEOUT_SECONDS, NO_RIGHTS, Admin, Consumer, make_consumer
 
+_Described: TypeAlias = tuple[int, str]
+_MOCK_CLUSTER = "mockCluster"
 _NEWEST_MESSAGES = 10
 """How many messages of each partition ``peek_keys`` reads."""
 
@@ -35,17 +37,18 @@ class Cluster:
 
 
 class Topics:
-    """Asks the brokers about the two topics, over connections that are kept until ``close``. Its methods block; one thread
-    at a time.
+    """Asks the brokers about the two topics, over connections that are kept until ``close``. Its methods block, and may be
+    called by several threads at once.
     """
 
     def __init__(self, settings: Settings) -> None:
         """Connects lazily. Raises ``SettingsError``."""
         self._topics = list(side_of(settings))
         self._admin: Admin | None = Admin(reader_config(settings))
+        self._cluster_id: str | None = None  # it does not change
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, as soon as no thread waits for an answer any more."""
         self._admin = None
 
     def describe(self, timeout_seconds: float = METADATA_TIMEOUT_SECONDS) -> Cluster:
@@ -53,40 +56,58 @@ class Topics:
 
         Raises ``SourceUnavailable``, ``SourceRefuses``, ``Mistake`` (``TopicMissing`` where a topic does not exist).
         """
-        assert self._admin is not None
-        asked = self._admin.client.describe_cluster(request_timeout=timeout_seconds)
-        found = dict(self._described(timeout_seconds))
-        try:
-            cluster_id = asked.result().cluster_id or ""
-        except kafka.KafkaException as error:
-            raise self._admin.explain(error.args[0]) from None
-        return Cluster(cluster_id, {topic: len(one.partitions) for topic, one in found.items()}, _ids(found))
+        cluster_id, found = self._described(timeout_seconds)
+        return Cluster(cluster_id, {topic: count for topic, (count, _) in found.items()}, _ids(found))
 
     def ids(self, timeout_seconds: float = METADATA_TIMEOUT_SECONDS) -> Mapping[str, str]:
         """The topics' ids, as in ``Cluster.topic_ids``. Raises as ``describe``."""
-        return _ids(dict(self._described(timeout_seconds)))
+        return _ids(self._described(timeout_seconds)[1])
 
-    def _described(self, timeout_seconds: float) -> Iterator[tuple[str, Any]]:
-        """Each topic with its description."""
-        assert self._admin is not None
-        asked = self._admin.client.describe_topics(kafka.TopicCollection(self._topics), request_timeout=timeout_seconds)
-        for topic, answer in asked.items():
-            try:
-                described = answer.result()
-            except kafka.KafkaException as error:
-                if error.args[0].code() != kafka.KafkaError.UNKNOWN_TOPIC_OR_PART:
-                    raise self._admin.explain(error.args[0]) from None
-                described = None
-            if described is None or not described.partitions:
+    def _described(self, timeout_seconds: float) -> tuple[str, dict[str, _Described]]:
+        """The cluster's id, and of each topic the partition count and the id."""
+        admin = self._admin
+        if admin is None:
+            raise SourceUnavailable("Kafka is no longer asked: these connections were closed")
+        try:
+            cluster_id = self._cluster_id
+            if cluster_id is None:
+                cluster_id = str(admin.client.list_topics(self._topics[0], timeout=timeout_seconds).cluster_id or "")
+                self._cluster_id = cluster_id
+            if cluster_id.startswith(_MOCK_CLUSTER):
+                found = {topic: _ask_mock(admin, topic, timeout_seconds) for topic in self._topics}
+            else:
+                asked = admin.client.describe_topics(
+                    kafka.TopicCollection(self._topics), request_timeout=timeout_seconds
+                )
+                found = {topic: _described(answer) for topic, answer in asked.items()}
+        except kafka.KafkaException as error:
+            raise admin.explain(error.args[0]) from None
+        for topic, (count, _) in found.items():
+            if not count:
                 raise TopicMissing(
                     f"topic {topic} does not exist; create it or fix TICKLOOM_PRICES_TOPIC and TICKLOOM_VOLUMES_TOPIC"
                 )
-            yield topic, described
+        return cluster_id, found
 
 
-def _ids(described: Mapping[str, Any]) -> dict[str, str]:
-    found = {topic: str(one.topic_id) for topic, one in described.items()}
-    return {topic: topic_id for topic, topic_id in found.items() if topic_id.strip("A=")}  # all zero: none
+def _described(answer: Any) -> _Described:
+    """A topic's partition count, 0 where it does not exist, and its id. Raises ``KafkaException``."""
+    try:
+        found = answer.result()
+    except kafka.KafkaException as error:
+        if error.args[0].code() == kafka.KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return 0, ""
+        raise
+    return len(found.partitions), str(found.topic_id)
+
+
+def _ask_mock(admin: Admin, topic: str, timeout_seconds: float) -> _Described:
+    """As ``_described``, for librdkafka's mock cluster. Its controller is no broker: a question to it waits in vain."""
+    return len(admin.client.list_topics(topic, timeout=timeout_seconds).topics[topic].partitions), ""
+
+
+def _ids(found: Mapping[str, _Described]) -> dict[str, str]:
+    return {topic: topic_id for topic, (_, topic_id) in found.items() if topic_id.strip("A=")}  # all zero: none
 
 
 def describe_cluster(settings: Settings) -> Cluster:
