@@ -83,7 +83,7 @@ bench: setup
 	@tests/tools.sh broker
 	$(BIN)/python -m tests.services $(BIN)/tickloom bench $(BENCH_ARGS)
 
-# Tickloom, and what people use today for the same work, on one log; prints README's table.
+# Tickloom, and what people use today for the same work, on one log; prints the table of docs/explanation/comparison.md.
 peers: setup
 	@tests/tools.sh java mvn
 	$(BIN)/python -m benchmarks $(PEERS_ARGS)

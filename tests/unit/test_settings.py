@@ -111,7 +111,7 @@ def same(name: str, found: str) -> bool:
 def test_every_setting_from_every_source(
     name: str, around: str, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """README says it of every setting; for the Kafka options, where the passwords are, it was not so."""
+    """The documents say it of every setting; for the Kafka options, where the passwords are, it was not so."""
     file = tmp_path / f"tickloom_{name}"
     file.write_bytes(around.format(another(name)).encode())
     match way:

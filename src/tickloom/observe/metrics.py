@@ -1,6 +1,6 @@
 """The inventory of metrics: base units, ``_total`` on counters, never a symbol as a label.
 
-README's table is tested against it.
+docs/reference/metrics.md is tested against it.
 """
 
 from collections.abc import Callable
