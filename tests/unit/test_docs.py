@@ -1,4 +1,4 @@
-"""The documents say what the code says, and their links lead somewhere. The right table is printed, ready to paste."""
+"""The documents say what the code says, and their links lead somewhere. ``make docs`` writes the tables into their pages."""
 
 import re
 from collections.abc import Callable
@@ -104,12 +104,10 @@ GENERATED: dict[str, tuple[str, Callable[[], str]]] = {
 @pytest.mark.parametrize("name", GENERATED)
 def test_tables_say_what_the_code_does(name: str) -> None:
     """Users do not find a setting that no page lists, and set one in vain that only a page lists."""
-    page, expected = GENERATED[name][0], GENERATED[name][1]()
-    found = re.search(rf"<!-- {name} -->\n(.*?)\n?<!-- /{name} -->", text_of(page), re.DOTALL)
+    page, make = GENERATED[name]
+    found = between_markers(name).search(text_of(page))
     assert found, f"{page} lacks the markers <!-- {name} --> and <!-- /{name} -->; add them"
-    if found[1].strip() != expected:
-        print(expected)
-    assert found[1].strip() == expected, f"the table {name} in {page} is out of date; paste the one printed above"
+    assert found[2].strip() == make(), f"the table {name} in {page} is out of date; run `make docs`"
 
 
 def test_every_column_is_described() -> None:
@@ -212,3 +210,19 @@ def anchors(text: str) -> set[str]:
     """The sections of a page, as GitHub names them in links."""
     heads = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def between_markers(name: str) -> re.Pattern[str]:
+    """The place of a generated table in its page, with its markers."""
+    return re.compile(rf"(<!-- {name} -->\n)(.*?)(\n?<!-- /{name} -->)", re.DOTALL)
+
+
+def write_tables() -> None:
+    """Write every generated table into its page."""
+    for name, (page, make) in GENERATED.items():
+        new = f"<!-- {name} -->\n{make()}\n<!-- /{name} -->"
+        (ROOT / page).write_text(between_markers(name).sub(lambda _, new=new: new, text_of(page)))
+
+
+if __name__ == "__main__":
+    write_tables()
