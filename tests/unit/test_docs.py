@@ -73,7 +73,8 @@ def commands_table() -> str:
     """Every command with its options and its help."""
     root: Any = typer.main.get_command(app)
     rows: list[tuple[str, ...]] = []
-    for name, command in root.commands.items():
+    for name in root.list_commands(None):
+        command = root.get_command(None, name)
         options = [parameter.opts[0] for parameter in command.params if parameter.name != "help"]
         rows.append((code(f"tickloom {name}"), ", ".join(map(code, options)), command.help))
     return table(("Command", "Options", "What it does"), rows)

@@ -24,7 +24,6 @@ from typing import Any, TypeVar, assert_never
 from prometheus_client import disable_created_metrics
 
 from tickloom import __version__
-from tickloom.admin import judge_locks
 from tickloom.core.model import TopicPartition
 from tickloom.core.timestamps import micros_of
 from tickloom.daemon.chores import Chores, end_all
@@ -60,6 +59,7 @@ from tickloom.source.kafka import Cluster, TopicIds, check_options, describe_clu
 from tickloom.source.membership import Assigned, Member, MemberEvent, MemberFailed, MemberRefused, Revoked
 from tickloom.source.reader import Reader
 from tickloom.store import ledger, schema, sharing
+from tickloom.store.locks import judge_locks
 from tickloom.store.partitions import Partitioner, lock_table, partition_at, statement
 from tickloom.store.pooler import refuse_poolers
 from tickloom.store.postgres import Connection, connected
