@@ -99,12 +99,19 @@ def _replicas(cluster: Cluster) -> Finding:
 
 
 async def _database(settings: Settings) -> str:
-    async with connected(settings) as connection:
-        with told():
-            version = await connection.fetchval("SHOW server_version")
-            if await connection.fetchval("SELECT pg_is_in_recovery()"):
-                raise TickloomError("this is a read-only standby; point TICKLOOM_DATABASE_URL at the primary")
-    return f"PostgreSQL {version}"
+    """Which database answers, as which role, and where its address was found."""
+    source = f"the address comes from {settings.database_source}"
+    try:
+        async with connected(settings) as connection:
+            with told():
+                version = await connection.fetchval("SHOW server_version")
+                database = await connection.fetchval("SELECT current_database()")
+                role = await connection.fetchval("SELECT current_user")
+                if await connection.fetchval("SELECT pg_is_in_recovery()"):
+                    raise TickloomError("this is a read-only standby; use the address of the primary")
+    except TickloomError as error:
+        raise TickloomError(f"{error}; {source}") from error
+    return f"PostgreSQL {version}, database {database} as {role}; {source}"
 
 
 async def _schema(settings: Settings) -> str:

@@ -40,7 +40,8 @@ def run(
         raise SettingsError("--max-seconds, --max-messages and --output are for a drain; add --once, or leave them out")
     bounds = Bounds(max_seconds, max_messages) if once else None
     settings = configured()
-    structlog.get_logger("tickloom").info("starting", version=__version__, **settings.shown())
+    log = structlog.get_logger("tickloom")
+    log.info("starting", version=__version__, database_from=settings.database_source, **settings.shown())
 
     async def work() -> None:
         outcome = (await daemon.run(settings, once=bounds)).outcome()

@@ -96,7 +96,9 @@ async def connect(settings: Settings, name: str = "tickloom") -> Connection:
                 command_timeout=settings.database_command_timeout_seconds,
             )
         except (ValueError, asyncpg.exceptions.ClientConfigurationError) as error:
-            raise SettingsError(f"TICKLOOM_DATABASE_URL cannot be used: {type(error).__name__}; mend the URL") from None
+            raise SettingsError(
+                f"the address from {settings.database_source} cannot be used: {type(error).__name__}; fix it there"
+            ) from None
         try:
             _notice_a_dead_network(connection)
             await connection.execute(_set_up(settings, name), timeout=settings.database_connect_timeout_seconds)
