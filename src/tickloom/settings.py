@@ -35,7 +35,7 @@ class Group(StrEnum):
 
 
 class Partitioning(StrEnum):
-    """How wide one partition of a table is."""
+    """The width of one partition of a table."""
 
     HOURLY = "hourly"
     DAILY = "daily"
@@ -247,7 +247,7 @@ class Settings(BaseSettings):
         return libpq.with_password(url, quote(self.database_password.get_secret_value(), safe=""))
 
     def shown(self) -> dict[str, Any]:
-        """The settings as they may be logged: no URL, password or Kafka option in them."""
+        """The settings as they may be logged: without URL and password, and only with the names of Kafka options."""
         hidden = {"database_url", "database_password", "kafka_options"}
         return self.model_dump(mode="json", exclude=hidden) | {"kafka_options": sorted(self.kafka_options)}
 
