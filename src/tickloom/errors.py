@@ -50,7 +50,7 @@ class NotCopartitioned(Mistake):
     def torn(cls, symbol: str) -> Self:
         """The halves of ``symbol`` belong to different replicas."""
         return cls(
-            f"symbol {symbol!r} arrives in two partitions, so several replicas cannot share the topics; "
+            f"symbol {symbol!r} comes in two partitions, so several replicas cannot share the topics; "
             f"run one replica, or key the messages of both topics by symbol with the same partitioner"
         )
 

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from tickloom.errors import SettingsError
 
 DEFAULT_URL = "postgresql://myuser:mypassword@localhost:5432/mydatabase"
+DEFAULT_SOURCE = "the default of TICKLOOM_DATABASE_URL"
 _URL = "DATABASE_URL"
 _PLACES = {"PGHOST": "host", "PGPORT": "port", "PGDATABASE": "dbname", "PGUSER": "user", "PGOPTIONS": "options"}
 VARIABLES = (
@@ -60,7 +61,7 @@ def database_address(environment: Mapping[str, str]) -> Address:
         return Address(environment[_URL], _URL)
     given = {name: environment[name] for name in VARIABLES if environment.get(name)}
     if not given:
-        return Address(DEFAULT_URL, "the default, since no variable names a database")
+        return Address(DEFAULT_URL, DEFAULT_SOURCE)
     values = {_PLACES[name]: value for name, value in given.items() if name in _PLACES}
     if "PGHOSTADDR" in given:
         values.setdefault("host", given["PGHOSTADDR"])

@@ -237,7 +237,9 @@ class Settings(BaseSettings):
     @property
     def database_source(self) -> str:
         """Where the address of the database was found, for people. No secret is in it."""
-        return self._database_source or (_DATABASE_URL if "database_url" in self.model_fields_set else "the default")
+        return self._database_source or (
+            _DATABASE_URL if "database_url" in self.model_fields_set else libpq.DEFAULT_SOURCE
+        )
 
     def database_dsn(self) -> str:
         """The database URL with the password from its own setting, if that is given. Holds a secret."""

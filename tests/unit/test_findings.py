@@ -12,6 +12,7 @@ from tickloom.commands import findings
 from tickloom.settings import Settings
 from tickloom.source.kafka import Cluster
 from tickloom.store import schema
+from tickloom.store.postgres import Connection
 
 
 class Database:
@@ -59,8 +60,8 @@ def check_with(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     async def check(database: Database) -> dict[str, findings.Finding]:
         @asynccontextmanager
-        async def connected(_settings: Settings) -> AsyncGenerator[Database]:
-            yield database
+        async def connected(_settings: Settings) -> AsyncGenerator[Connection]:
+            yield Connection(database)
 
         monkeypatch.setattr(findings, "connected", connected)
         settings = Settings(kafka_bootstrap_servers="127.0.0.1:1")

@@ -7,7 +7,7 @@ import pytest
 from pydantic import SecretStr
 
 from tickloom.errors import SettingsError
-from tickloom.libpq import DEFAULT_URL
+from tickloom.libpq import DEFAULT_SOURCE, DEFAULT_URL
 from tickloom.settings import Group, Settings, group_of, ignored, load, unknown_variables
 
 KUBERNETES = (
@@ -302,7 +302,7 @@ def test_where_the_database_comes_from(tmp_path: Path, monkeypatch: pytest.Monke
         ("DATABASE_URL", "postgres://a@b/c", "postgres://a@b/c", "DATABASE_URL"),
         ("TICKLOOM_DATABASE_URL", "postgresql://d@e/f", "postgresql://d@e/f", "TICKLOOM_DATABASE_URL"),
     ]
-    assert (load().database_dsn(), load().database_source.partition(",")[0]) == (DEFAULT_URL, "the default")
+    assert (load().database_dsn(), load().database_source) == (DEFAULT_URL, DEFAULT_SOURCE)
     for variable, value, dsn, source in steps:
         monkeypatch.setenv(variable, value)
         assert (load().database_dsn(), load().database_source) == (dsn, source)

@@ -22,7 +22,7 @@ from tickloom.store import ledger, schema
 from tickloom.store.locks import judge_locks
 from tickloom.store.partitions import lock_table
 from tickloom.store.pooler import refuse_poolers
-from tickloom.store.postgres import connected, told
+from tickloom.store.postgres import connected
 from tickloom.store.rights import rehearse, rehearse_partitions
 
 _CLOCK_LIMIT_SECONDS = 5.0
@@ -100,18 +100,18 @@ def _replicas(cluster: Cluster) -> Finding:
 
 async def _database(settings: Settings) -> str:
     """Which database answers, as which role, and where its address was found."""
-    source = f"the address comes from {settings.database_source}"
+    source = settings.database_source
     try:
         async with connected(settings) as connection:
-            with told():
-                version = await connection.fetchval("SHOW server_version")
-                database = await connection.fetchval("SELECT current_database()")
-                role = await connection.fetchval("SELECT current_user")
-                if await connection.fetchval("SELECT pg_is_in_recovery()"):
-                    raise TickloomError("this is a read-only standby; use the address of the primary")
+            version = await connection.fetchval("SHOW server_version")
+            database = await connection.fetchval("SELECT current_database()")
+            role = await connection.fetchval("SELECT current_user")
+            if await connection.fetchval("SELECT pg_is_in_recovery()"):
+                raise TickloomError("this is a read-only standby; use the address of the primary")
     except TickloomError as error:
-        raise TickloomError(f"{error}; {source}") from error
-    return f"PostgreSQL {version}, database {database} as {role}; {source}"
+        named = source in str(error)
+        raise TickloomError(str(error) if named else f"{error}; the address comes from {source}") from error
+    return f"PostgreSQL {version}, database {database} as {role}; the address comes from {source}"
 
 
 async def _schema(settings: Settings) -> str:
@@ -143,8 +143,7 @@ async def _source(settings: Settings, cluster: Cluster) -> str:
     """Whether the tables were made from these topics; before the first load nobody has noted from which."""
     ids = await asyncio.get_running_loop().run_in_executor(None, TopicIds(settings).read)
     async with connected(settings) as connection:
-        with told():
-            noted = await connection.fetchrow("SELECT * FROM tickloom.source")
+        noted = await connection.fetchrow("SELECT * FROM tickloom.source")
     if noted is None:
         return "nothing is loaded yet"
     schema.refuse_other_source(noted, schema.source_of(settings, cluster.cluster_id))
@@ -168,8 +167,7 @@ async def _pooler(settings: Settings) -> str:
 
 async def _clock(settings: Settings) -> str:
     async with connected(settings) as connection:
-        with told():
-            theirs: datetime = await connection.fetchval("SELECT clock_timestamp()")
+        theirs: datetime = await connection.fetchval("SELECT clock_timestamp()")
     apart = abs((theirs - datetime.now(UTC)).total_seconds())
     if apart > _CLOCK_LIMIT_SECONDS:
         raise TickloomError(f"{apart:.1f} s from the database's; run a time service on both")

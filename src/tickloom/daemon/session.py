@@ -22,7 +22,7 @@ from tickloom.core.gather import BatchLimits, Gatherer, RefusalWatch, RejectLimi
 from tickloom.core.join import Begun, Joined, begin, finish, partition_of_symbols, symbols_of
 from tickloom.core.model import (
     ANALYTICS,
-    RAW_TABLE,
+    FEEDS,
     TABLES,
     Batch,
     Chunk,
@@ -68,7 +68,7 @@ from tickloom.store import ledger, schema, sharing
 from tickloom.store.history import History
 from tickloom.store.loader import Encoded, Loaded, Loader, Work, prepare, stage, without_expired
 from tickloom.store.partitions import Bools, Far, Partitioner, lock_budget
-from tickloom.store.postgres import Connection, close, connect, connected
+from tickloom.store.postgres import Connection, connect, connected
 from tickloom.store.sharing import Entered, Policy, Stance, View
 from tickloom.store.sieve import Means, Sieve
 
@@ -184,7 +184,8 @@ class Store:
         """Let the connection go."""
         self._around.watch.postgres.withdraw(self)
         connection, self._connection = self._connection, None
-        await close(connection)
+        if connection is not None:
+            await connection.close()
 
     async def _ready(self) -> Connection:
         if self._connection is None or self._connection.is_closed():
@@ -423,7 +424,7 @@ class Session:
 
     async def _with_partitions(self, decoded: Decoded) -> Decoded:
         """What was decoded; among the rejects also rows whose partition was detached, or is too many that far ahead."""
-        table, micros = RAW_TABLE[decoded.chunk.side].name, decoded.rows["ts"].to_numpy()
+        table, micros = FEEDS[decoded.chunk.side].table.name, decoded.rows["ts"].to_numpy()
         settings, partitioner = self._around.settings, self._around.partitioner
         latest = round((time.time() + settings.event_max_ahead_seconds) * _MICROSECONDS)
         far = Far(min(latest, LATEST), settings.partitions_far_ahead)

@@ -19,7 +19,7 @@ from tickloom.settings import Settings
 from tickloom.source.lag import Backlog, End
 from tickloom.source.log_ends import LogEnds
 from tickloom.store import ledger
-from tickloom.store.postgres import Connection, close, connect
+from tickloom.store.postgres import Connection, connect
 
 _EVERY_SECONDS = 2.0
 _ANSWER_SECONDS = 4.0
@@ -109,14 +109,14 @@ class Watch:
                         self._backlog.committed(await ledger.positions(connection, sorted(self._backlog.owned)))
                     self.postgres.served(self.ask_postgres)
                 except (StoreUnavailable, Mistake, TimeoutError) as error:
-                    await close(connection)
+                    await _close(connection)
                     connection = None
                     told = error if str(error) else TimeoutError(f"no answer within {_ANSWER_SECONDS:.0f} s")
                     self.postgres.failed(self.ask_postgres, told)
                 self.tell()
                 await asyncio.sleep(_EVERY_SECONDS)
         finally:
-            await close(connection)
+            await _close(connection)
 
     def tell(self) -> None:
         """Metrics and health say what is known now. What is not known has no series: NaN would spoil each sum and
@@ -155,3 +155,8 @@ def _show(gauge: Gauge, values: Mapping[TopicPartition, float]) -> None:
     gauge.clear()
     for at, value in values.items():
         gauge.labels(at.topic, str(at.partition)).set(value)
+
+
+async def _close(connection: Connection | None) -> None:
+    if connection is not None:
+        await connection.close()
