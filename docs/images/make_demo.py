@@ -13,9 +13,9 @@ from typing import Any
 
 from rich.console import Console
 
-import tickloom.demo
+from tickloom.demo import run as demo
 
-SECONDS = 40
+SECONDS = 30
 COLUMNS = 110
 PICTURE = Path(__file__).with_name("demo.svg")
 FRAMES: list[Any] = []
@@ -37,9 +37,9 @@ class Frames:
 
 def main() -> None:
     """Run the demo as on a terminal, then draw its last frame, without the fonts that a browser would have to download."""
-    tickloom.demo.Live = Frames  # type: ignore[assignment, misc]
-    tickloom.demo.Console = lambda: Console(force_terminal=True)  # type: ignore[assignment, misc]
-    asyncio.run(tickloom.demo.demo(tickloom.demo.DemoSettings(), SECONDS))
+    demo.Live = Frames  # type: ignore[assignment, misc]
+    demo.Console = lambda: Console(force_terminal=True)  # type: ignore[assignment, misc]
+    asyncio.run(demo.run_demo(demo.DemoSettings(), SECONDS))
     console = Console(record=True, width=COLUMNS, file=StringIO(), force_terminal=True)
     console.print(FRAMES[-1])
     picture = re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="tickloom demo"), flags=re.DOTALL)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from pydantic.fields import FieldInfo
 
 from tickloom.cli import app
 from tickloom.core.model import TABLES, Reason
+from tickloom.environment import PREFIX
 from tickloom.integrations.dagster.resource import DagsterSettings
 from tickloom.observe.metrics import Metrics
-from tickloom.settings import PREFIX, Settings
+from tickloom.settings import Group, Settings, group_of
 from tickloom.shapes import SHAPES
 
 ROOT = Path(__file__).parents[2]
@@ -53,11 +55,12 @@ def default_of(field: FieldInfo) -> str:
             return str(value)
 
 
-def settings_table(of: Any = Settings, prefix: str = PREFIX) -> str:
-    """Every setting, in the order of the code."""
+def settings_table(of: Any = Settings, prefix: str = PREFIX, group: Group | None = None) -> str:
+    """Every setting, or those of a group, in the order of the code."""
     rows = [
         (code(prefix + name.upper()), code(default_of(field)), field.description or "")
         for name, field in of.model_fields.items()
+        if group is None or group_of(name) is group
     ]
     return table(("Variable", "Default", "Meaning"), rows)
 
@@ -80,7 +83,8 @@ def commands_table() -> str:
     """Every command with its options and its help."""
     root: Any = typer.main.get_command(app)
     rows: list[tuple[str, ...]] = []
-    for name, command in root.commands.items():
+    for name in root.list_commands(None):
+        command = root.get_command(None, name)
         options = [parameter.opts[0] for parameter in command.params if parameter.name != "help"]
         rows.append((code(f"tickloom {name}"), ", ".join(map(code, options)), command.help))
     return table(("Command", "Options", "What it does"), rows)
@@ -92,7 +96,7 @@ def shapes_table() -> str:
 
 
 GENERATED: dict[str, tuple[str, Callable[[], str]]] = {
-    "settings": (f"{REFERENCE}/settings.md", settings_table),
+    **{f"settings: {one}": (f"{REFERENCE}/settings.md", partial(settings_table, group=one)) for one in Group},
     "metrics": (f"{REFERENCE}/metrics.md", metrics_table),
     "commands": (f"{REFERENCE}/commands.md", commands_table),
     "shapes": (f"{REFERENCE}/message-shapes.md", shapes_table),
