@@ -46,7 +46,6 @@ _RIGHTS = {
 }
 _IN_VAIN = (_E._TRANSPORT, _E._TIMED_OUT, _E._ALL_BROKERS_DOWN, _E._WAIT_COORD)
 """A call that waited for the client's own threads ends with one of these, and why is for them to say."""
-_MOCK_CLUSTER = "mockCluster"  # what the ids of librdkafka's mock clusters begin with
 _COMPLAINTS_SECONDS = 30.0
 """For so long a complaint may explain what fails."""
 _OF_A_BROKER = re.compile(r"(?:\w+://)?(?P<address>\S+?:\d+)/(?P<id>\w+): (?P<told>.*?)(?: \(after \d+ms in state .*)?")
@@ -313,7 +312,7 @@ class TopicIds:
         """Connects lazily."""
         self._topics = list(side_of(settings))
         self._admin: Any = make_admin(reader_config(settings))
-        self._embedded: bool | None = None
+        self._mock: bool | None = None
 
     def close(self) -> None:
         """Let the connection go: with its last user the client does, and no garbage collector is waited for."""
@@ -324,7 +323,7 @@ class TopicIds:
 
         Raises ``SourceUnavailable``, ``TopicMissing``, ``Mistake``.
         """
-        if self._is_embedded(timeout_seconds):
+        if self._of_a_mock(timeout_seconds):
             return {}
         ids: dict[str, str] = {}
         asked = self._admin.describe_topics(kafka.TopicCollection(self._topics), request_timeout=timeout_seconds)
@@ -337,16 +336,15 @@ class TopicIds:
                 raise translate(error.args[0]) from None
         return {topic: found for topic, found in ids.items() if found.strip("A=")}  # all zero: none
 
-    def _is_embedded(self, timeout_seconds: float) -> bool:
-        """Whether the broker is the demo's, librdkafka's mock cluster: it never answers the question for ids."""
-        if self._embedded is not None:
-            return self._embedded
-        try:
-            cluster_id = self._admin.list_topics(self._topics[0], timeout=timeout_seconds).cluster_id
-        except kafka.KafkaException as error:
-            raise translate(error.args[0]) from None
-        self._embedded = embedded = str(cluster_id).startswith(_MOCK_CLUSTER)
-        return embedded
+    def _of_a_mock(self, timeout_seconds: float) -> bool:
+        """Whether this is librdkafka's mock cluster, whose controller is no broker: a question for it waits in vain."""
+        if self._mock is None:
+            try:
+                metadata = self._admin.list_topics(self._topics[0], timeout=timeout_seconds)
+            except kafka.KafkaException as error:
+                raise translate(error.args[0]) from None
+            self._mock = str(metadata.cluster_id).startswith("mockCluster")
+        return self._mock
 
 
 def look_at_cleanup(settings: Settings) -> str:
