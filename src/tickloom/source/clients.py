@@ -1,7 +1,7 @@
 """The seam to librdkafka: its clients, and what an error of theirs means and who must act.
 
-A method of librdkafka's that waits for the client's own threads ends with "timed out" or the like. Why is said only by
-what those threads complain about meanwhile, so each client here remembers its ``Complaints``.
+A method of librdkafka's that waits for the client's own threads only says that it has timed out. The reason is in what
+those threads complain about meanwhile, so each client here remembers its ``Complaints``.
 """
 
 import re

@@ -108,8 +108,8 @@ class Member:
         return len(owned) >= partitions
 
     def settle(self, batch: Batch) -> None:
-        """Have the group told of the offsets that the ledger already holds. Never waits, never fails: the member's thread
-        commits the newest offsets that it was given.
+        """Commit the offsets that the ledger already holds, as a courtesy to lag monitors. Never waits, never fails: the
+        member's thread commits the newest offsets that it was given.
         """
         with self._lock:
             self._to_commit |= {source: step.next_offset for source, step in batch.progress.items()}

@@ -7,7 +7,7 @@ of rows. ``--repair`` puts right what can be computed (see ``repair``).
 A slice has a bounded number of partitions, and a transaction of its own, so that no transaction holds more locks than
 that. One session exports a snapshot and keeps it alive; the transactions of another session see it. A window that
 reaches back over its slice's start gets the rows before it from the slices before (``Carry``), or, before the first
-slice, from a look at a few older partitions at a time.
+slice, from queries of a few older partitions at a time.
 
 Rows that are gone leave a doubt, which is reported and does not count as a difference:
 
