@@ -85,7 +85,7 @@ def run(
     from tickloom.daemon.runtime import leave, tune_first
 
     tune_first()
-    from tickloom.daemon import daemon
+    from tickloom.daemon import drain, process
     from tickloom.observe.outcome import Bounds
 
     if not once and (max_seconds, max_messages, output) != (None, None, Output.TEXT):
@@ -95,10 +95,10 @@ def run(
     structlog.get_logger("tickloom").info("starting", version=__version__, **configured.shown())
 
     async def work() -> None:
-        outcome = (await daemon.run(configured, once=bounds)).outcome()
+        outcome = (await process.run(configured, once=bounds)).outcome()
         if once:
             if output is Output.JSON or not outcome.drained:  # else nobody waits for Kafka's word on what came since
-                outcome = await daemon.with_lag(outcome, configured)
+                outcome = await drain.with_lag(outcome, configured)
             print(json.dumps(outcome.as_dict(), indent=2) if output is Output.JSON else "\n".join(outcome.lines()))
         leave()  # from here: the end of the loop would wait for questions to brokers that do not answer
 

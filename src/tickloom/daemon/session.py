@@ -6,19 +6,17 @@ from the ledger. That is what makes every failure the same failure.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from random import Random
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 import polars as pl
 
 from tickloom.core.decode import EventBounds, decode, without
-from tickloom.core.gather import BatchLimits, Gatherer, RefusalWatch, RejectLimits, RejectWatch, parts_of
+from tickloom.core.gather import BatchLimits, Gatherer, RejectWatch, parts_of
 from tickloom.core.join import Begun, Joined, begin, finish, partition_of_symbols, symbols_of
 from tickloom.core.model import (
     ANALYTICS,
@@ -36,15 +34,12 @@ from tickloom.core.model import (
 )
 from tickloom.core.tails import Tails
 from tickloom.core.timestamps import LATEST
-from tickloom.daemon.watch import Watch
+from tickloom.daemon.replica import Replica
 from tickloom.errors import (
     AwayFromHome,
     DataRefused,
     Garbled,
-    LocksExhausted,
-    Mistake,
     NotCopartitioned,
-    PartitionMissing,
     RowsRefused,
     SchemaMismatch,
     SourceUnavailable,
@@ -55,22 +50,20 @@ from tickloom.errors import (
     TopicMissing,
 )
 from tickloom.logs import Logger
-from tickloom.observe.health import Health
-from tickloom.observe.metrics import CpuClock, Metrics
-from tickloom.observe.outcome import Tally
-from tickloom.retry import RetryPolicy
+from tickloom.observe.events import BatchOpened, Committed, TookOver
+from tickloom.observe.metrics import CpuClock
 from tickloom.settings import Partitioning, Settings
 from tickloom.source.kafka import Cluster, TopicIds, describe_cluster
-from tickloom.source.membership import Member
 from tickloom.source.reader import Reader, find_gap
 from tickloom.source.settle import settle
 from tickloom.store import ledger, schema, sharing
 from tickloom.store.history import History
-from tickloom.store.loader import Encoded, Loaded, Loader, Work, prepare, stage, without_expired
-from tickloom.store.partitions import Bools, Far, Partitioner, lock_budget
-from tickloom.store.postgres import Connection, close, connect, connected
+from tickloom.store.loader import Encoded, Loaded, Loader, Work, prepare, without_expired
+from tickloom.store.partitions import Bools, Far, lock_budget
+from tickloom.store.postgres import Connection, connected
 from tickloom.store.sharing import Entered, Policy, Stance, View
 from tickloom.store.sieve import Means, Sieve
+from tickloom.store.store import Store
 
 _log = Logger(__name__)
 _BUSY_WAIT_SECONDS = 0.005
@@ -84,8 +77,6 @@ _NARROW_BATCHES = 100
 """So many batches are made small after one touched too many partitions."""
 _TOPICS_LOOK_SECONDS = 1.0
 """So long may a batch wait for the brokers to tell the topics' ids."""
-_LOCKS_PATIENCE_SECONDS = 60.0
-"""Somebody else's locks may fill the server's table for a while; where it stays full, a person must act."""
 T = TypeVar("T")
 
 
@@ -101,109 +92,12 @@ class Manner:
     max_messages: int | None = None
 
 
-@dataclass(slots=True)
-class Surroundings:
-    """What outlives a session. ``outage``: what is being waited out just now. Written by the event loop."""
-
-    settings: Settings
-    metrics: Metrics
-    health: Health
-    watch: Watch
-    member: Member
-    partitioner: Partitioner
-    executor: ThreadPoolExecutor
-    owner: str
-    loop_clock: CpuClock
-    random: Random = field(default_factory=Random)
-    tally: Tally = field(default_factory=Tally)
-    refused: RefusalWatch = field(init=False)
-    outage: SourceUnavailable | StoreUnavailable | None = None
-
-    def __post_init__(self) -> None:
-        self.refused = RefusalWatch(_reject_limits(self.settings))
-
-
-class Store:
-    """A connection that is made again after an outage; one task uses it at a time.
-
-    One that ``writes_ledger`` bears the owner's name, and ends what is left of its predecessor: a session that the
-    network has cut off may still hold the ledger's rows.
-    """
-
-    def __init__(self, around: Surroundings, *, writes_ledger: bool = False) -> None:
-        self._around = around
-        self._writes_ledger = writes_ledger
-        self._connection: Connection | None = None
-        self._waits_for_partitions = False
-
-    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """``work`` done, whatever the outages: tried again, with backoff, for as long as it takes.
-
-        Raises everything that is no ``StoreUnavailable``; ``Mistake`` where the server's table of locks stays full.
-        """
-        started = time.monotonic()
-        around = self._around
-        settings = around.settings
-        waits = RetryPolicy(settings.retry_initial_seconds, settings.retry_max_seconds).waits(around.random)
-        for attempt, wait in enumerate(waits, 1):
-            try:
-                result = await work(await self._ready())
-            except StoreUnavailable as error:
-                await self.close()
-                if cast("asyncio.Task[Any]", asyncio.current_task()).cancelling():
-                    raise asyncio.CancelledError from error  # no library may turn a cancellation into an outage
-                if isinstance(error, LocksExhausted) and time.monotonic() - started > _LOCKS_PATIENCE_SECONDS:
-                    raise Mistake(str(error)) from error
-                around.outage = error
-                self._note(error, attempt)
-                around.health.beat(time.monotonic())
-                around.metrics.retries.labels("postgres").inc()
-                _log.warning("waiting for Postgres", attempt=attempt, wait_seconds=round(wait, 2), error=str(error))
-                await asyncio.sleep(wait)
-            except BaseException:
-                await self.close()
-                raise
-            else:
-                around.outage = None
-                self._note(None)
-                return result
-        raise AssertionError("the waits are endless")
-
-    def _note(self, outage: StoreUnavailable | None, attempt: int = 0) -> None:
-        """What the last try has come to, for whoever looks at the daemon from outside."""
-        around, waited = self._around, self._waits_for_partitions
-        self._waits_for_partitions = isinstance(outage, PartitionMissing)
-        if self._waits_for_partitions or waited:  # the other store's word is not ours
-            around.health.lacks = str(outage or "")
-        if outage is None or self._waits_for_partitions:
-            around.watch.postgres.served(self)
-        elif attempt > 1:  # the first may be a conflict with somebody, or a connection that broke
-            around.watch.postgres.failed(self, outage)
-
-    async def close(self) -> None:
-        """Let the connection go."""
-        self._around.watch.postgres.withdraw(self)
-        connection, self._connection = self._connection, None
-        await close(connection)
-
-    async def _ready(self) -> Connection:
-        if self._connection is None or self._connection.is_closed():
-            if self._writes_ledger:
-                owner = self._around.owner
-                self._connection = await connect(self._around.settings, ledger.session_name(owner))
-                await ledger.end_sessions(self._connection, [owner])
-                await stage(self._connection)
-            else:
-                self._connection = await connect(self._around.settings)
-        return self._connection
-
-
 class Session:
     """The stages, bound to one assignment. ``flow`` drives it; ``stop`` ends it softly."""
 
     def __init__(
         self,
-        around: Surroundings,
+        around: Replica,
         reader: Reader,
         store: Store,
         entered: Entered,
@@ -234,7 +128,7 @@ class Session:
         self._manner = manner
         self._budget = budget
         self._history = History(around.partitioner, settings.window_rows, budget)
-        self._watch = RejectWatch(_reject_limits(settings))
+        self._watch = RejectWatch(around.reject_limits)
         self._bounds = EventBounds(
             round(settings.event_max_ahead_seconds * _MICROSECONDS),
             round(settings.event_max_age_seconds * _MICROSECONDS),
@@ -248,7 +142,7 @@ class Session:
             settings.database_command_timeout_seconds,
         )
         self._writes = store
-        self._reads = Store(around)
+        self._reads = around.store()
         self._reader_clock = CpuClock(
             around.metrics.stage_cpu_seconds.labels("consume"), lambda: self._reader.cpu_seconds
         )
@@ -256,6 +150,7 @@ class Session:
         self._joined = 0
         self._committed = asyncio.Event()  # one more batch is
         self._loading = False
+        self._open = False  # whether messages have been gathered since the last commit
 
     # --- what the flow asks -----------------------------------------------------------------------------------
 
@@ -294,7 +189,9 @@ class Session:
         gatherer = self.gatherer
         if gatherer.empty:
             return False
-        self._around.health.in_flight = True
+        if not self._open:
+            self._open = True
+            self._around.events.publish(BatchOpened())
         idle = handed_over and not self._loading
         return gatherer.full() or (idle and gatherer.seconds_left(self.now()) <= 0)
 
@@ -362,7 +259,18 @@ class Session:
             self._loading = False
         self._tails.committed += 1
         self._committed.set()
-        self._count(batch, loaded, self.now() - started)
+        self._open = not self.gatherer.empty
+        self._reader_clock.note()
+        committed = Committed.of(
+            batch,
+            loaded,
+            symbols_cached=len(self._tails),
+            open=self._open,
+            load_seconds=self.now() - started,
+            at=time.time(),
+            monotonic=self.now(),
+        )
+        self._around.events.publish(committed)
         if self._manner.careful and (self._manner.patience_seconds or not loaded.rejects[Reason.REFUSED]):
             raise StateSpoilt("what Postgres refused is dead")
         if self._manner.max_messages is not None and self._tails.committed == _NARROW_BATCHES:
@@ -543,32 +451,6 @@ class Session:
         self._around.metrics.stage_cpu_seconds.labels(stage_name).inc(cpu_seconds)
         return result
 
-    def _count(self, batch: Batch, loaded: Loaded, seconds: float) -> None:
-        metrics, health, now = self._around.metrics, self._around.health, time.time()
-        metrics.batches.inc()
-        metrics.batch_messages.observe(batch.messages)
-        metrics.stage_seconds.labels("load").observe(seconds)
-        metrics.rows_stored.inc(loaded.stored)
-        metrics.rows_superseded.inc(loaded.superseded)
-        metrics.rows_collapsed.inc(loaded.collapsed)
-        for reason, count in loaded.rejects.items():
-            metrics.rejects.labels(reason.value).inc(count)
-        self._around.tally.add(batch, loaded)
-        for at, step in batch.progress.items():
-            metrics.messages.labels(at.topic).inc(step.messages)
-            metrics.gaps.inc(step.missing)
-        if batch.oldest_ms is not None:
-            metrics.freshness_seconds.observe(max(0.0, now - batch.oldest_ms / 1_000))
-        self._reader_clock.note()
-        self._around.loop_clock.note()
-        metrics.symbols_cached.set(len(self._tails))
-        metrics.last_progress.set(now)
-        health.beat(self.now())
-        health.fruitless = 0
-        health.in_flight = not self.gatherer.empty
-        positions = {at: step.next_offset for at, step in batch.progress.items()}
-        self._around.watch.committed(positions, batch.newest_ms)
-
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:
     """``work`` done, and the CPU seconds of its thread meanwhile."""
@@ -587,13 +469,9 @@ def _batch_limits(settings: Settings, manner: Manner, budget: int) -> BatchLimit
     return BatchLimits(messages, settings.batch_max_bytes, age, max(1, budget // 2 // len(TABLES)), span)
 
 
-def _reject_limits(settings: Settings) -> RejectLimits:
-    return RejectLimits(settings.reject_limit_ratio, settings.reject_limit_min_messages)
-
-
 @asynccontextmanager
 async def open_session(
-    around: Surroundings,
+    around: Replica,
     assigned: frozenset[TopicPartition],
     stance: Stance,
     ends: Mapping[TopicPartition, int] | None,
@@ -613,7 +491,7 @@ async def open_session(
     ids: dict[str, str] = await ask(watch.read)
     view = View(assigned, cluster.partitions, around.settings, stance)
     reader = Reader(around.settings, sharing.wanted_offsets(view))
-    store = Store(around, writes_ledger=True)
+    store = around.store(writes_ledger=True)
     try:
         await store.run(lambda connection: schema.claim_source(connection, around.settings, cluster.cluster_id, ids))
         marks = await loop.run_in_executor(None, reader.watermarks)
@@ -629,8 +507,7 @@ async def open_session(
         session = Session(around, reader, store, entered, ends, highs, watch, ids, manner, budget, most)
         for gap in gaps:
             session.gatherer.add(gap, session.now())
-        around.watch.own(claims)
-        around.watch.committed({at: claim.next_offset for at, claim in claims.items()})
+        around.events.publish(TookOver({at: claim.next_offset for at, claim in claims.items()}))
         reader.start(session.gatherer.positions)
         _log.info(
             "took over",
