@@ -22,7 +22,7 @@ from tickloom.source.kafka import (
 from tickloom.store import ledger, schema
 from tickloom.store.partitions import LockTable, budget_of, lock_table
 from tickloom.store.pooler import refuse_poolers
-from tickloom.store.postgres import connected, told
+from tickloom.store.postgres import connected
 from tickloom.store.rights import rehearse, rehearse_partitions
 
 _CLOCK_LIMIT_SECONDS = 5.0
@@ -110,10 +110,9 @@ def _replicas(cluster: Cluster) -> Finding:
 
 async def _database(settings: Settings) -> str:
     async with connected(settings) as connection:
-        with told():
-            version = await connection.fetchval("SHOW server_version")
-            if await connection.fetchval("SELECT pg_is_in_recovery()"):
-                raise TickloomError("this is a read-only standby; point TICKLOOM_DATABASE_URL at the primary")
+        version = await connection.fetchval("SHOW server_version")
+        if await connection.fetchval("SELECT pg_is_in_recovery()"):
+            raise TickloomError("this is a read-only standby; point TICKLOOM_DATABASE_URL at the primary")
     return f"PostgreSQL {version}"
 
 
@@ -146,8 +145,7 @@ async def _source(settings: Settings, cluster: Cluster) -> str:
     """Whether the tables were made from these topics, or nobody has yet noted from which."""
     ids = await asyncio.get_running_loop().run_in_executor(None, TopicIds(settings).read)
     async with connected(settings) as connection:
-        with told():
-            noted = await connection.fetchrow("SELECT * FROM tickloom.source")
+        noted = await connection.fetchrow("SELECT * FROM tickloom.source")
     if noted is None:
         return "nothing is loaded yet"
     schema.refuse_other_source(noted, schema.source_of(settings, cluster.cluster_id))
@@ -194,8 +192,7 @@ async def _pooler(settings: Settings) -> str:
 
 async def _clock(settings: Settings) -> str:
     async with connected(settings) as connection:
-        with told():
-            theirs: datetime = await connection.fetchval("SELECT clock_timestamp()")
+        theirs: datetime = await connection.fetchval("SELECT clock_timestamp()")
     apart = abs((theirs - datetime.now(UTC)).total_seconds())
     if apart > _CLOCK_LIMIT_SECONDS:
         raise TickloomError(f"{apart:.1f} s from the database's; run a time service on both")

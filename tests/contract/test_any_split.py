@@ -223,7 +223,7 @@ async def judge(connection: postgres.Connection, ticks: list[Tick], window: int)
         latest[tick.side, tick.partition] = max(latest.get((tick.side, tick.partition), 0), tick.record_ms)
         row = (tick.side.value, tick.symbol, moment, tick.value, tick.partition, offset)
         records.append((*row, latest[tick.side, tick.partition]))
-    await connection.copy_records_to_table("valid", records=records)
+    await connection.copy_records_in((None, "valid"), None, records, 60)
     found: dict[str, dict[tuple[Any, Any], Any]] = {}
     for table, query in REFERENCE.items():
         expected = [tuple(row) for row in await connection.fetch(query.format(before=window - 1))]

@@ -1,6 +1,7 @@
 """The ledger's protocol and the making of partitions, against a real Postgres."""
 
 import asyncio
+import struct
 import uuid
 from collections.abc import AsyncGenerator, Coroutine
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ import pytest
 
 from tests.acceptance.proxy import Proxy
 from tests.contract.test_any_split import START, TOPICS, Tick, chunk_of
+from tickloom.core.copy_binary import SIGNATURE
 from tickloom.core.gather import BatchLimits, Gatherer
 from tickloom.core.join import begin, finish, symbols_of
 from tickloom.core.model import TABLES, Batch, Side, TopicPartition
@@ -22,7 +24,7 @@ from tickloom.store import ledger, schema
 from tickloom.store.history import History
 from tickloom.store.loader import Encoded, Loader, Work, prepare, stage
 from tickloom.store.partitions import Partitioner, partition_at
-from tickloom.store.postgres import Connection, connect, send, told, transaction
+from tickloom.store.postgres import Connection, connect
 
 SOURCES = {TopicPartition("p", 0): 0, TopicPartition("v", 0): 0}
 HOURLY = dict.fromkeys((table.name for table in TABLES), Partitioning.HOURLY)
@@ -93,7 +95,7 @@ async def test_takeover_waits_for_the_transaction_in_flight(settings: Settings, 
     claims = await ledger.take_over(connection, SOURCES, "old")
     other = await connect(settings)
     try:
-        async with transaction(connection):
+        async with connection.transaction():
             epochs = {at: claim.epoch for at, claim in claims.items()}
             await ledger.compare_and_set(connection, work.batch.progress, epochs, {})
             taking = asyncio.create_task(ledger.take_over(other, SOURCES, "new"))
@@ -130,7 +132,7 @@ async def test_a_sleeping_owner_is_ended(settings: Settings, connection: Connect
             await ledger.take_over(connection, SOURCES, "new")
         claims = await ledger.take_over(connection, SOURCES, "new")
         assert claims[TopicPartition("p", 0)] == ledger.Claim(next_offset=0, epoch=2)
-        with pytest.raises(StoreUnavailable), told():
+        with pytest.raises(StoreUnavailable):
             await asleep.execute("COMMIT")
         assert await bystander.fetchval("SELECT 1") == 1
     finally:
@@ -163,11 +165,10 @@ async def test_a_connection_falls_silent_in_a_transaction(settings: Settings, en
         connection = await connect(behind)
 
         async def work() -> None:
-            with told():
-                async with transaction(connection):
-                    await connection.execute("SELECT 1")
-                    proxy.deafen()
-                    await connection.execute("SELECT 2")
+            async with connection.transaction():
+                await connection.execute("SELECT 1")
+                proxy.deafen()
+                await connection.execute("SELECT 2")
 
         await given_up(work(), ending)
         assert connection.is_closed()
@@ -184,16 +185,16 @@ async def test_a_copy_cannot_be_sent(settings: Settings, ending: str) -> None:
         )
         await connection.execute("CREATE TEMP TABLE rows (line text)")
 
-        async def lines() -> AsyncGenerator[bytes]:
+        async def blocks() -> AsyncGenerator[bytes]:
+            yield SIGNATURE
             for number in range(200):
                 if number == 3:
                     proxy.stall()
-                yield bytes(2**20).replace(b"\0", b"x") + b"\n"
+                yield struct.pack("!hi", 1, 2**20) + b"x" * 2**20
 
         async def work() -> None:
-            with told():
-                async with transaction(connection):
-                    await send(connection, connection.copy_to_table("rows", source=lines(), format="text"), 1.0)
+            async with connection.transaction():
+                await connection.copy_in((None, "rows"), ["line"], blocks(), 1.0)
 
         await given_up(work(), ending)
         assert connection.is_closed()
@@ -222,7 +223,7 @@ async def test_readers_do_not_wait_and_are_not_waited_for(settings: Settings, co
     """A dashboard's long query would stop the flow at the full hour, and all queries behind it."""
     reader = await connect(settings)
     try:
-        async with transaction(reader):
+        async with reader.transaction():
             await reader.fetch("SELECT * FROM stock_prices")
             async with asyncio.timeout(5):
                 assert await Partitioner(HOURLY, 2).ensure_ahead(connection, NOW) == 3 * len(TABLES)

@@ -10,7 +10,7 @@ from tickloom.core.model import Progress, TopicPartition
 from tickloom.errors import Fenced, LockHeld, NotCopartitioned
 from tickloom.settings import Settings
 from tickloom.store import history, ledger, sharing
-from tickloom.store.postgres import Connection, connect, transaction
+from tickloom.store.postgres import Connection, connect
 from tickloom.store.sharing import Policy, Stance, View
 
 CAUGHT_UP = Stance(caught_up=True)
@@ -23,7 +23,7 @@ async def enter(connection: Connection, mine: View, owner: str = "me") -> sharin
 
 async def move(connection: Connection, claims: dict[TopicPartition, ledger.Claim], at: TopicPartition) -> None:
     """One message of a partition committed, by who holds these claims."""
-    async with transaction(connection):
+    async with connection.transaction():
         await ledger.compare_and_set(connection, {at: Progress(0, 1)}, {at: claims[at].epoch}, {})
 
 
@@ -34,7 +34,7 @@ async def test_a_symbol_has_one_home(connection: Connection, settings: Settings)
     assert await sharing.settle_homes(connection, {"A": 1}) == "A"
     other = await connect(settings)
     try:
-        async with transaction(connection):
+        async with connection.transaction():
             assert await sharing.settle_homes(connection, {"D": 0}) is None
             waiting = asyncio.create_task(sharing.settle_homes(other, {"D": 1}))
             await asyncio.sleep(0.3)

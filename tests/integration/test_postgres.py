@@ -48,7 +48,7 @@ async def test_a_session_is_set_up(database_url: str) -> None:
             )
         }
     finally:
-        await postgres.close(connection)
+        await connection.close()
     assert found == {
         "application_name": name,
         "statement_timeout": "7500ms",
@@ -66,14 +66,14 @@ async def test_the_search_path_of_others_is_theirs(database_url: str) -> None:
     await connection.execute(
         f"CREATE ROLE {role} LOGIN PASSWORD 'x'; ALTER ROLE {role} SET search_path = market, public"
     )
-    await postgres.close(connection)
+    await connection.close()
     parts = urlsplit(database_url)
     url = urlunsplit(parts._replace(netloc=f"{role}:x@{parts.hostname}:{parts.port}"))
     connection = await postgres.connect(settings_for(url))
     try:
         assert await connection.fetchval("SELECT current_setting('search_path')") == "market, public"
     finally:
-        await postgres.close(connection)
+        await connection.close()
 
 
 async def test_a_connection_that_cannot_be_set_up_is_closed(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

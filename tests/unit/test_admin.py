@@ -15,6 +15,7 @@ from tickloom.settings import Partitioning, Settings
 from tickloom.source.kafka import Cluster
 from tickloom.store import schema
 from tickloom.store.partitions import LockTable
+from tickloom.store.postgres import Connection
 
 
 class Database:
@@ -62,8 +63,8 @@ def check_with(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     async def check(database: Database) -> dict[str, admin.Finding]:
         @asynccontextmanager
-        async def connected(_settings: Settings) -> AsyncGenerator[Database]:
-            yield database
+        async def connected(_settings: Settings) -> AsyncGenerator[Connection]:
+            yield Connection(database)
 
         monkeypatch.setattr(admin, "connected", connected)
         settings = Settings(kafka_bootstrap_servers="127.0.0.1:1")

@@ -16,7 +16,7 @@ from tickloom.errors import Mistake, TickloomError
 from tickloom.settings import Settings
 from tickloom.store import schema
 from tickloom.store.partitions import Partitioner
-from tickloom.store.postgres import Connection, connected, sql, told, transaction
+from tickloom.store.postgres import Connection, connected, sql
 
 _BLOCK_BYTES = 1 << 20
 _HISTORY_HOURS = 24
@@ -39,17 +39,14 @@ class Databases:
     async def check(self) -> str:
         """The server's version. Raises ``Mistake`` where the role may not make a database, ``StoreUnavailable``."""
         async with connected(self._settings) as connection:
-            with told():
-                may = await connection.fetchval(
-                    "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user"
+            may = await connection.fetchval("SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user")
+            if not may:
+                role = await connection.fetchval("SELECT current_user")
+                raise Mistake(
+                    f"role {role} may not make databases, and the bench touches none that is there; "
+                    f"ALTER ROLE {role} CREATEDB, or give a role that may in TICKLOOM_DATABASE_URL"
                 )
-                if not may:
-                    role = await connection.fetchval("SELECT current_user")
-                    raise Mistake(
-                        f"role {role} may not make databases, and the bench touches none that is there; "
-                        f"ALTER ROLE {role} CREATEDB, or give a role that may in TICKLOOM_DATABASE_URL"
-                    )
-                return str(await connection.fetchval("SHOW server_version"))
+            return str(await connection.fetchval("SHOW server_version"))
 
     @asynccontextmanager
     async def fresh(self, template: Settings | None = None) -> AsyncGenerator[Settings]:
@@ -68,15 +65,13 @@ class Databases:
             yield settings
         finally:
             async with connected(self._settings) as connection:
-                with told():
-                    await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+                await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
     async def _create(self, name: str, copied: str) -> None:
         async with connected(self._settings) as connection:
-            with told():
-                if copied and await connection.fetchval("SELECT current_setting('server_version_num')::int >= 150000"):
-                    copied += " STRATEGY file_copy"  # else all of the history goes through the WAL
-                await connection.execute(f"CREATE DATABASE {name}{copied}")
+            if copied and await connection.fetchval("SELECT current_setting('server_version_num')::int >= 150000"):
+                copied += " STRATEGY file_copy"  # else all of the history goes through the WAL
+            await connection.execute(f"CREATE DATABASE {name}{copied}")
 
 
 def at_database(settings: Settings, name: str) -> Settings:
@@ -103,13 +98,12 @@ async def fill_history(
     start = end - timedelta(days=days)
     async with connected(settings) as connection:
         await make_partitions(connection, settings, start, end - _MINUTE_OF_PAIRS)
-        with told():
-            for day in range(days):
-                first = start + timedelta(days=day) + _MINUTE_OF_PAIRS
-                await connection.execute(sql("bench_history"), first, _HISTORY_HOURS, list(symbols))
-                progress(day + 1)
-            for table in TABLES:
-                await connection.execute(f"ANALYZE {table.name}")
+        for day in range(days):
+            first = start + timedelta(days=day) + _MINUTE_OF_PAIRS
+            await connection.execute(sql("bench_history"), first, _HISTORY_HOURS, list(symbols))
+            progress(day + 1)
+        for table in TABLES:
+            await connection.execute(f"ANALYZE {table.name}")
     return len(symbols) * days * _HISTORY_HOURS * len(TABLES)
 
 
@@ -125,12 +119,9 @@ async def make_partitions(connection: Connection, settings: Settings, first: dat
 async def partitions_of(connection: Connection) -> int:
     """How many partitions the three tables have in all."""
     names = [table.name for table in TABLES]
-    with told():
-        return int(
-            await connection.fetchval(
-                "SELECT count(*) FROM pg_inherits WHERE inhparent::regclass::text = ANY($1)", names
-            )
-        )
+    return int(
+        await connection.fetchval("SELECT count(*) FROM pg_inherits WHERE inhparent::regclass::text = ANY($1)", names)
+    )
 
 
 async def check_ledger(settings: Settings, messages: int, bad: int, superseded: int) -> None:
@@ -140,11 +131,10 @@ async def check_ledger(settings: Settings, messages: int, bad: int, superseded: 
     ``TickloomError``.
     """
     async with connected(settings) as connection:
-        with told():
-            row = await connection.fetchrow(
-                "SELECT coalesce(sum(stored), 0)::bigint AS stored, coalesce(sum(superseded), 0)::bigint AS superseded, "
-                "coalesce(sum(dead), 0)::bigint AS dead FROM tickloom.offsets"
-            )
+        row = await connection.fetchrow(
+            "SELECT coalesce(sum(stored), 0)::bigint AS stored, coalesce(sum(superseded), 0)::bigint AS superseded, "
+            "coalesce(sum(dead), 0)::bigint AS dead FROM tickloom.offsets"
+        )
     wanted = {"stored": messages - bad - superseded, "superseded": superseded, "dead": bad}
     if dict(row) != wanted:
         raise TickloomError(
@@ -160,14 +150,11 @@ async def copy_out(settings: Settings, since: datetime, folder: Path) -> int:
     async with connected(settings) as connection:
         for table in TABLES:
             columns = ", ".join(f'"{name}"' for name in table.names)
-            with told():
-                done = await connection.copy_from_query(
-                    f'SELECT {columns} FROM {table.name} WHERE "timestamp" >= $1 ORDER BY symbol, "timestamp"',
-                    since,
-                    output=folder / table.name,
-                    format="binary",
-                )
-            rows += int(done.split()[-1])
+            rows += await connection.copy_out_to(
+                folder / table.name,
+                f'SELECT {columns} FROM {table.name} WHERE "timestamp" >= $1 ORDER BY symbol, "timestamp"',
+                since,
+            )
     return rows
 
 
@@ -175,14 +162,12 @@ async def copy_in(settings: Settings, first: datetime, last: datetime, folder: P
     """Seconds to write the files of ``copy_out`` into partitions that are there, in one transaction."""
     async with connected(settings) as connection:
         await make_partitions(connection, settings, first, last)
-        with told():
-            started = time.perf_counter()
-            async with transaction(connection):
-                for table in TABLES:
-                    await connection.copy_to_table(
-                        table.name, columns=table.names, source=_blocks(folder / table.name), format="binary"
-                    )
-            return time.perf_counter() - started
+        started = time.perf_counter()
+        async with connection.transaction():
+            for table in TABLES:
+                source, seconds = _blocks(folder / table.name), settings.database_command_timeout_seconds
+                await connection.copy_in((None, table.name), table.names, source, seconds)
+        return time.perf_counter() - started
 
 
 async def _blocks(path: Path) -> AsyncIterator[bytes]:
@@ -204,10 +189,7 @@ async def visible(connection: Connection, table: str, keys: Sequence[tuple[str, 
     if not keys:
         return []
     moments = [moment for _, moment in keys]
-    with told():
-        rows = await connection.fetch(
-            _VISIBLE[table], [symbol for symbol, _ in keys], moments, min(moments), max(moments)
-        )
+    rows = await connection.fetch(_VISIBLE[table], [symbol for symbol, _ in keys], moments, min(moments), max(moments))
     return [row["place"] - 1 for row in rows]
 
 
@@ -216,7 +198,4 @@ _VISIBLE: Mapping[str, str] = {table.name: sql("bench_visible").format(table=tab
 
 async def rows_at(connection: Connection, moment: datetime) -> int:
     """How many rows of stock_analytics_data have this very timestamp."""
-    with told():
-        return int(
-            await connection.fetchval('SELECT count(*) FROM stock_analytics_data WHERE "timestamp" = $1', moment)
-        )
+    return int(await connection.fetchval('SELECT count(*) FROM stock_analytics_data WHERE "timestamp" = $1', moment))

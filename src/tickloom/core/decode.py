@@ -24,8 +24,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tickloom.core.model import (
-    OPTIONAL_COLUMNS,
-    VALUE_COLUMN,
+    FEEDS,
     Chunk,
     Decoded,
     Ints,
@@ -201,7 +200,7 @@ def _read_fields(side: Side, value: bytes | None) -> _Row:
     except msgspec.MsgspecError as error:
         raise _Bad(Reason.NOT_JSON, str(error)) from None
     raw = {name: bytes(field) for name, field in fields.items()}
-    value_name, optional = VALUE_COLUMN[side], OPTIONAL_COLUMNS[side]
+    value_name, optional = FEEDS[side].value, FEEDS[side].optional
     for name in ("symbol", value_name, "timestamp"):
         if name not in raw:
             raise _Bad(Reason.SCHEMA, f"{name} is missing")
@@ -272,7 +271,7 @@ def _event_time(literal: bytes) -> int:
 def _check(side: Side, row: _Row, record_micros: int, bounds: EventBounds) -> None:
     symbol, micros, value, *optional = row
     _check_symbol(symbol)
-    _check_number(VALUE_COLUMN[side], value)
+    _check_number(FEEDS[side].value, value)
     for name, number in zip(("open_price", "high_price", "low_price"), optional, strict=True):
         if number is not None:
             _check_number(name, number)
@@ -314,7 +313,7 @@ def _read_columns(chunk: Chunk, bounds: EventBounds) -> tuple[pl.DataFrame, Ints
     micros, in_doubt = _event_times([row.timestamp for row in read])
     doubtful |= in_doubt | _out_of_bounds(micros, chunk.timestamps_ms[index], bounds)
     symbols = [row.symbol for row in read]
-    names = ("value", *OPTIONAL_COLUMNS[chunk.side])
+    names = ("value", *FEEDS[chunk.side].optional)
     numbers = {name: np.array(list(map(attrgetter(name), read)), np.float64) for name in names}  # NaN: there is none
     doubtful |= _symbols_doubtful(symbols) | _numbers_doubtful(chunk.side, numbers)
     zero = np.logical_or.reduce([column == 0 for column in numbers.values()])

@@ -106,12 +106,25 @@ ANALYTICS = Table(
     ),
 )
 TABLES = (PRICES, VOLUMES, ANALYTICS)
-RAW_TABLE: Mapping[Side, Table] = {Side.PRICES: PRICES, Side.VOLUMES: VOLUMES}
-VALUE_COLUMN: Mapping[Side, str] = {Side.PRICES: "price", Side.VOLUMES: "volume"}
-AVERAGE_COLUMN: Mapping[Side, str] = {Side.PRICES: "price_moving_avg", Side.VOLUMES: "trading_volume_moving_avg"}
-OPTIONAL_COLUMNS: Mapping[Side, tuple[str, ...]] = {
-    Side.PRICES: ("open_price", "high_price", "low_price"),
-    Side.VOLUMES: (),
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """One side of the input: the table of its rows, the columns of value and moving average, and its optional numbers."""
+
+    side: Side
+    table: Table
+    value: str
+    average: str
+    optional: tuple[str, ...] = ()
+
+
+FEEDS: Mapping[Side, Feed] = {
+    feed.side: feed
+    for feed in (
+        Feed(Side.PRICES, PRICES, "price", "price_moving_avg", ("open_price", "high_price", "low_price")),
+        Feed(Side.VOLUMES, VOLUMES, "volume", "trading_volume_moving_avg"),
+    )
 }
 
 
@@ -122,7 +135,7 @@ def side_of(settings: Settings) -> dict[str, Side]:
 
 def rows_schema(side: Side) -> dict[str, pl.DataType]:
     """Columns of a frame of decoded rows: symbol, ts (µs), value, the side's optional numbers, partition, offset, logged (µs)."""
-    numbers = ("value", *OPTIONAL_COLUMNS[side])
+    numbers = ("value", *FEEDS[side].optional)
     return {
         "symbol": pl.String(),
         "ts": pl.Int64(),

@@ -22,7 +22,7 @@ from tickloom.settings import Settings
 from tickloom.source.lag import Backlog, End
 from tickloom.source.log_ends import LogEnds
 from tickloom.store import ledger
-from tickloom.store.postgres import Connection, close, connect
+from tickloom.store.postgres import Connection, connect
 
 _EVERY_SECONDS = 2.0
 _ANSWER_SECONDS = 4.0
@@ -37,6 +37,7 @@ class Monitor:
     def __init__(self, settings: Settings, metrics: Metrics, health: Health, outages: Outages) -> None:
         self._settings, self._metrics, self._health, self._outages = settings, metrics, health, outages
         self._backlog = Backlog()
+        self._connection: Connection | None = None
         self._reported_open: set[TopicPartition] = set()  # partitions whose open transaction is in the log
 
     def subscribe(self, events: Events) -> None:
@@ -64,24 +65,28 @@ class Monitor:
 
     async def ask_postgres(self) -> None:
         """Follow the ledger, until cancelled, even if it is not this replica that moves it."""
-        connection: Connection | None = None
         try:
             while True:
                 try:
                     async with asyncio.timeout(_ANSWER_SECONDS):
-                        if connection is None:
-                            connection = await connect(self._settings)
-                        self._backlog.committed(await ledger.positions(connection, sorted(self._backlog.owned)))
+                        if self._connection is None:
+                            self._connection = await connect(self._settings)
+                        owned = sorted(self._backlog.owned)
+                        self._backlog.committed(await ledger.positions(self._connection, owned))
                     self._outages.postgres.answered(self.ask_postgres)
                 except (StoreUnavailable, Mistake, TimeoutError) as error:
-                    await close(connection)
-                    connection = None
+                    await self._disconnect()
                     silence = TimeoutError(f"no answer within {_ANSWER_SECONDS:.0f} s")
                     self._outages.postgres.failed(self.ask_postgres, error if str(error) else silence)
                 self._show()
                 await asyncio.sleep(_EVERY_SECONDS)
         finally:
-            await close(connection)
+            await self._disconnect()
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
 
     def _own(self, partitions: Iterable[TopicPartition]) -> None:
         """This replica reads these partitions and no others: what was shown of others goes at once."""

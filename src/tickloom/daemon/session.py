@@ -20,7 +20,7 @@ from tickloom.core.gather import BatchLimits, Gatherer, RejectWatch, parts_of
 from tickloom.core.join import Begun, Joined, begin, finish, partition_of_symbols, symbols_of
 from tickloom.core.model import (
     ANALYTICS,
-    RAW_TABLE,
+    FEEDS,
     TABLES,
     Batch,
     Chunk,
@@ -331,7 +331,7 @@ class Session:
 
     async def _with_partitions(self, decoded: Decoded) -> Decoded:
         """What was decoded; among the rejects also rows whose partition was detached, or is too many that far ahead."""
-        table, micros = RAW_TABLE[decoded.chunk.side].name, decoded.rows["ts"].to_numpy()
+        table, micros = FEEDS[decoded.chunk.side].table.name, decoded.rows["ts"].to_numpy()
         settings, partitioner = self._around.settings, self._around.partitioner
         latest = round((time.time() + settings.event_max_ahead_seconds) * _MICROSECONDS)
         far = Far(min(latest, LATEST), settings.partitions_far_ahead)

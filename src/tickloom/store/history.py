@@ -15,11 +15,11 @@ import numpy as np
 import polars as pl
 
 from tickloom.core.copy_binary import POSTGRES_EPOCH_MICROSECONDS
-from tickloom.core.model import AVERAGE_COLUMN, RAW_TABLE, VALUE_COLUMN, Side
+from tickloom.core.model import FEEDS, Side
 from tickloom.core.tails import FOREVER, NO_FLOOR, Ints, Loaded, Points
 from tickloom.core.timestamps import EARLIEST, LATEST, micros_of, moment
 from tickloom.store.partitions import Partitioner, Range
-from tickloom.store.postgres import LOOKUPS_ONLY, Connection, sql, told, transaction
+from tickloom.store.postgres import LOOKUPS_ONLY, Connection, sql
 
 _FIRST_GROUP = 4
 """Most symbols have what is wanted in the newest partitions, and each partition takes time to plan."""
@@ -58,7 +58,7 @@ _KNOWN = (
     "JOIN tickloom.symbols USING (symbol) WHERE since IS DISTINCT FROM 'infinity' ORDER BY s.number"
 )
 _STATEMENTS = {
-    (name, side): sql(name).format(table=RAW_TABLE[side].name, value=VALUE_COLUMN[side], average=AVERAGE_COLUMN[side])
+    (name, side): sql(name).format(table=FEEDS[side].table.name, value=FEEDS[side].value, average=FEEDS[side].average)
     for name in ("rows_before", "rows_from", "rows_at")
     for side in Side
 }
@@ -80,9 +80,8 @@ class History:
         Sees committed rows only. Raises ``StoreUnavailable``, ``Mistake``.
         """
         since = np.full(len(symbols), FOREVER)
-        with told():
-            for row in await connection.fetch(_KNOWN, symbols):
-                since[row["code"]] = NO_FLOOR if row["since"] is None else micros_of(row["since"])
+        for row in await connection.fetch(_KNOWN, symbols):
+            since[row["code"]] = NO_FLOOR if row["since"] is None else micros_of(row["since"])
         return {side: await self._newest(connection, side, symbols, since, most) for side in Side}
 
     async def around(
@@ -106,7 +105,7 @@ class History:
         for side in Side:
             runs[side] = await self._sweep(connection, side, "rows_from", symbols, heads, need, since)
             reach[side] = _reach(runs[side], heads, need, len(symbols))
-        found: dict[Side, list[pl.DataFrame]] = {side: [_frame([]), runs[side]] for side in Side}
+        found: dict[Side, list[pl.DataFrame]] = {side: [_frame(b""), runs[side]] for side in Side}
         for side in Side:
             mine = points[side]
             own = np.isin(heads.code, mine.code)
@@ -138,7 +137,7 @@ class History:
     async def _newest(self, connection: Connection, side: Side, symbols: list[str], since: Ints, most: int) -> Loaded:
         got = np.zeros(len(symbols), dtype=np.int64)
         floor, cut = np.full(len(symbols), NO_FLOOR), np.zeros(len(symbols), dtype=np.bool_)
-        frames = [_frame([])]
+        frames = [_frame(b"")]
         looked, reached = 0, FOREVER
         until = int(since.min(initial=FOREVER))
         async for group in self._groups(connection, side, FOREVER, until):
@@ -172,9 +171,9 @@ class History:
     ) -> pl.DataFrame:
         """Up to so many rows for each point as it needs, as the statement has it."""
         if not len(points.code):
-            return _frame([])
+            return _frame(b"")
         got = np.zeros(len(points.code), dtype=np.int64)
-        frames = [_frame([])]
+        frames = [_frame(b"")]
         back = name == "rows_before"
         first, last = int(points.ts.min()), int(points.ts.max())
         edge, until = {
@@ -220,7 +219,7 @@ class History:
         """Groups of partitions from the one at ``edge`` to the one at ``until`` (µs), which may lie before it; small groups
         first. Each begins and ends with a partition that is not empty, and has no more than a few empty ones between.
         """
-        layout = await self._partitioner.layout(connection, RAW_TABLE[side].name)
+        layout = await self._partitioner.layout(connection, FEEDS[side].table.name)
         starts, stops = layout.starts, layout.stops
         newest_first = until < edge
         low, high = (
@@ -248,21 +247,10 @@ class History:
         wanted: Ints,
         span: Range,
     ) -> pl.DataFrame:
-        parts: list[bytes] = []
-
-        async def collect(data: bytes) -> None:
-            parts.append(data)
-
-        with told():
-            async with transaction(connection, readonly=True, snapshot=self._snapshot):
-                await connection.execute(LOOKUPS_ONLY)
-                await connection.copy_from_query(
-                    statement,
-                    *(names, codes.tolist(), _moments(times), wanted.tolist(), moment(span.start), moment(span.stop)),
-                    output=collect,
-                    format="binary",
-                )
-        return _frame(parts)
+        async with connection.transaction(readonly=True, snapshot=self._snapshot):
+            await connection.execute(LOOKUPS_ONLY)
+            times_of = (_moments(times), wanted.tolist(), moment(span.start), moment(span.stop))
+            return _frame(await connection.copy_out(statement, names, codes.tolist(), *times_of))
 
 
 def _moments(micros: Ints) -> list[datetime]:
@@ -323,8 +311,8 @@ def _runs(filled: Sequence[int], size: int, most: int) -> Iterator[tuple[int, in
         size, start = min(size * 4, most), end
 
 
-def _frame(parts: Sequence[bytes]) -> pl.DataFrame:
-    found = np.frombuffer(b"".join(parts)[19:-2], dtype=_ROW)
+def _frame(stream: bytes) -> pl.DataFrame:
+    found = np.frombuffer(stream[19:-2], dtype=_ROW)
     columns = {name: found[name].astype(kind) for name, kind in _TYPES.items()}
     for name in ("ts", "logged"):
         columns[name] += POSTGRES_EPOCH_MICROSECONDS

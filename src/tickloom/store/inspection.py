@@ -7,7 +7,7 @@ refused is what would change, hide or refuse rows that are good: another type, a
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tickloom.core.model import AVERAGE_COLUMN, VALUE_COLUMN, Column, Table
+from tickloom.core.model import FEEDS, Column, Table
 
 _LONG_NAMES = {
     "float8": "double precision",
@@ -15,7 +15,7 @@ _LONG_NAMES = {
     "timestamptz": "timestamp with time zone",
 }
 _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "i": "an index"}
-_NEVER_NULL = {*VALUE_COLUMN.values(), *AVERAGE_COLUMN.values()}
+_NEVER_NULL = {name for feed in FEEDS.values() for name in (feed.value, feed.average)}
 """Declared so that they may be, but no row of ours has a NULL there: NOT NULL does no harm."""
 _RESERVED = {"timestamp", "offset", "partition", "key", "value", "user", "order", "group", "table", "column"}
 

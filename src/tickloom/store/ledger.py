@@ -22,7 +22,7 @@ from tickloom.core.model import TABLES, Progress, TopicPartition
 from tickloom.core.timestamps import micros_of, moment
 from tickloom.errors import Fenced, LedgerLost, LockHeld, StateSpoilt
 from tickloom.logs import Logger
-from tickloom.store.postgres import Connection, sql, told, transaction
+from tickloom.store.postgres import Connection, sql
 
 PATIENCE_SECONDS = 2.0
 """A replica hands its partitions over only when nothing of its own is in flight: whoever still holds a row then is not
@@ -70,12 +70,11 @@ async def taking_over(
     """
     locked = False
     try:
-        with told():
-            async with transaction(connection):
-                await connection.execute(f"SET LOCAL lock_timeout = {round(PATIENCE_SECONDS * 1_000)}")
-                row = None if lock is None else await connection.fetchrow(lock)
-                locked = True
-                yield row
+        async with connection.transaction():
+            await connection.execute(f"SET LOCAL lock_timeout = {round(PATIENCE_SECONDS * 1_000)}")
+            row = None if lock is None else await connection.fetchrow(lock)
+            locked = True
+            yield row
     except LockHeld:
         if locked:
             await _end_owners(connection, sources)
@@ -95,8 +94,7 @@ async def refuse_beyond(connection: Connection, expected: Mapping[TopicPartition
     columns = [
         list(column) for column in zip(*((at.topic, at.partition, n) for at, n in expected.items()), strict=True)
     ]
-    with told():
-        row = await connection.fetchrow(_BEYOND_LEDGER, *columns)
+    row = await connection.fetchrow(_BEYOND_LEDGER, *columns)
     if row is not None:
         at = TopicPartition(row["topic"], row["partition"])
         raise LedgerLost(
@@ -144,20 +142,18 @@ def session_name(owner: str) -> str:
 
 async def _end_owners(connection: Connection, sources: Sequence[TopicPartition]) -> None:
     """End the sessions of who is noted as the owner of these."""
-    with told():
-        owners = await connection.fetch(
-            "SELECT DISTINCT owner FROM tickloom.offsets JOIN unnest($1::text[], $2::int[]) AS w (topic, partition) "
-            "USING (topic, partition)",
-            [source.topic for source in sources],
-            [source.partition for source in sources],
-        )
+    owners = await connection.fetch(
+        "SELECT DISTINCT owner FROM tickloom.offsets JOIN unnest($1::text[], $2::int[]) AS w (topic, partition) "
+        "USING (topic, partition)",
+        [source.topic for source in sources],
+        [source.partition for source in sources],
+    )
     await end_sessions(connection, [row["owner"] for row in owners])
 
 
 async def _end_sleepers(connection: Connection) -> None:
     """End the sessions of replicas that fell asleep in the midst of a take-over."""
-    with told():
-        ended = await connection.fetchval(_END_SLEEPERS, PATIENCE_SECONDS)
+    ended = await connection.fetchval(_END_SLEEPERS, PATIENCE_SECONDS)
     if ended:
         _log.warning("ended database sessions that slept in a take-over", sessions=ended)
 
@@ -167,11 +163,10 @@ async def end_sessions(connection: Connection, owners: Sequence[str]) -> None:
 
     Raises ``StoreUnavailable``, ``Mistake``.
     """
-    with told():
-        async with transaction(connection):
-            # As the role that has logged in: sessions belong to it, whatever role it is SET to.
-            await connection.execute("SET LOCAL ROLE NONE")
-            ended = await connection.fetchval(_END_SESSIONS, [session_name(owner) for owner in owners])
+    async with connection.transaction():
+        # As the role that has logged in: sessions belong to it, whatever role it is SET to.
+        await connection.execute("SET LOCAL ROLE NONE")
+        ended = await connection.fetchval(_END_SESSIONS, [session_name(owner) for owner in owners])
     if ended:
         _log.warning("ended database sessions that did not move any more", owners=owners, sessions=ended)
 
@@ -203,8 +198,7 @@ async def already_done(
 
 async def repairs(connection: Connection) -> int | None:
     """How many repairs the tables have seen, as ``refuse_repaired`` wants it. Raises ``StoreUnavailable``."""
-    with told():
-        return await connection.fetchval(_REPAIRS)
+    return await connection.fetchval(_REPAIRS)
 
 
 async def refuse_repaired(connection: Connection, seen: int | None) -> None:
@@ -220,12 +214,11 @@ async def all_positions(connection: Connection) -> dict[TopicPartition, int]:
     """The next offset of each partition that the ledger, or a dead letter, knows: 0 for the latter's. Raises
     ``StoreUnavailable``.
     """
-    with told():
-        rows = await connection.fetch(
-            "SELECT topic, partition, max(next_offset) AS next_offset FROM (SELECT topic, partition, next_offset "
-            "FROM tickloom.offsets UNION ALL SELECT DISTINCT topic, partition, 0 FROM tickloom.dead_letters) known "
-            "GROUP BY topic, partition"
-        )
+    rows = await connection.fetch(
+        "SELECT topic, partition, max(next_offset) AS next_offset FROM (SELECT topic, partition, next_offset "
+        "FROM tickloom.offsets UNION ALL SELECT DISTINCT topic, partition, 0 FROM tickloom.dead_letters) known "
+        "GROUP BY topic, partition"
+    )
     return {TopicPartition(row["topic"], row["partition"]): row["next_offset"] for row in rows}
 
 
@@ -235,11 +228,10 @@ async def positions(connection: Connection, sources: Sequence[TopicPartition]) -
 
 
 async def _rows(connection: Connection, sources: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
-    with told():
-        rows = await connection.fetch(
-            "SELECT topic, partition, next_offset, epoch FROM tickloom.offsets WHERE (topic, partition) IN "
-            "(SELECT * FROM unnest($1::text[], $2::int[]))",
-            [source.topic for source in sources],
-            [source.partition for source in sources],
-        )
+    rows = await connection.fetch(
+        "SELECT topic, partition, next_offset, epoch FROM tickloom.offsets WHERE (topic, partition) IN "
+        "(SELECT * FROM unnest($1::text[], $2::int[]))",
+        [source.topic for source in sources],
+        [source.partition for source in sources],
+    )
     return {TopicPartition(row["topic"], row["partition"]): (row["next_offset"], row["epoch"]) for row in rows}

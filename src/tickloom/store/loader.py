@@ -9,7 +9,7 @@ look into, so none looks further than the rows that it writes.
 import base64
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -19,27 +19,19 @@ from numpy.typing import NDArray
 
 from tickloom.core.copy_binary import SymbolBytes, encode
 from tickloom.core.join import Joined
-from tickloom.core.model import (
-    ANALYTICS,
-    AVERAGE_COLUMN,
-    RAW_TABLE,
-    TABLES,
-    VALUE_COLUMN,
-    Batch,
-    Reason,
-    Reject,
-    Side,
-    TopicPartition,
-)
+from tickloom.core.model import ANALYTICS, FEEDS, TABLES, Batch, Reason, Reject, Side, TopicPartition
 from tickloom.core.timestamps import EARLIEST, LATEST, moment
 from tickloom.errors import DataRefused, Fenced, RowsVanished
 from tickloom.settings import Partitioning
 from tickloom.store.ledger import Counts, already_done, compare_and_set, refuse_repaired
 from tickloom.store.partitions import Range, ranges_of, runs_of
-from tickloom.store.postgres import LOOKUPS_ONLY, Connection, send, sql, told, transaction
+from tickloom.store.postgres import LOOKUPS_ONLY, Connection, sql
 from tickloom.store.targets import TARGETS, Target
 
-_COPY_BLOCK_BYTES = 1 << 20
+_DEAD_LETTER_COLUMNS = (
+    *("topic", "partition", "offset", "key", "value", "headers"),
+    *("record_timestamp", "reason", "detail", "rejected_at"),
+)
 KEPT_OUT = "kept out by a trigger of"
 
 
@@ -126,7 +118,7 @@ def frames_of(joined: Joined, now_micros: int) -> dict[str, pl.DataFrame]:
         "remet": _stamped(joined.remet, now_micros),
     }
     for side, rows in joined.sides.items():
-        table = RAW_TABLE[side]
+        table = FEEDS[side].table
         columns = [_FRAME_COLUMN.get(name, name) for name in table.names]
         frames[table.name] = rows.new[columns]
         frames[f"corrected_{side}"] = rows.corrected[columns]
@@ -161,19 +153,18 @@ class Loader:
         batch, encoded = work.batch, work.encoded
         assert encoded is not None, "it must be sifted first"
         counts = self._by_source(encoded)
-        with told():
-            await _introduce(connection, *encoded.older)
-            async with transaction(connection):
-                try:
-                    await compare_and_set(connection, batch.progress, self._epochs, counts)
-                except Fenced:
-                    if not await already_done(connection, batch.progress, self._epochs):
-                        raise
-                else:
-                    if work.averages_read:
-                        await refuse_repaired(connection, work.repairs)
-                    await _note(connection, batch, now, self._copy_seconds)
-                    await self._write(connection, encoded)
+        await _introduce(connection, *encoded.older)
+        async with connection.transaction():
+            try:
+                await compare_and_set(connection, batch.progress, self._epochs, counts)
+            except Fenced:
+                if not await already_done(connection, batch.progress, self._epochs):
+                    raise
+            else:
+                if work.averages_read:
+                    await refuse_repaired(connection, work.repairs)
+                await _note(connection, batch, now, self._copy_seconds)
+                await self._write(connection, encoded)
         return Loaded(
             stored=sum(count.stored for count in counts.values()),
             superseded=sum(count.superseded for count in counts.values()),
@@ -217,51 +208,23 @@ async def _introduce(connection: Connection, symbols: Sequence[str], since: Sequ
 
 async def stage(connection: Connection) -> None:
     """Make the connection's staging tables. Raises ``StoreUnavailable``, ``Mistake``."""
-    with told():
-        for target in TARGETS.values():
-            if target.staged:
-                await connection.execute(target.definition(target.name))
+    for target in TARGETS.values():
+        if target.staged:
+            await connection.execute(target.definition(target.name))
 
 
 async def copy(
     connection: Connection, target: Target, place: tuple[str | None, str], stream: bytearray, seconds: float
 ) -> int:
     """Send a target's rows, within ``seconds``, into the table at ``place`` (schema, name); how many it has taken."""
-    schema, name = place
-    source = _blocks(stream)
-    copying = connection.copy_to_table(name, schema_name=schema, columns=target.names, source=source, format="binary")
-    return int((await send(connection, copying, seconds)).rpartition(" ")[2])
-
-
-async def _blocks(stream: bytearray) -> AsyncIterator[memoryview]:
-    view = memoryview(stream)
-    for start in range(0, len(view), _COPY_BLOCK_BYTES):
-        yield view[start : start + _COPY_BLOCK_BYTES]
+    return await connection.copy_in(place, target.names, stream, seconds)
 
 
 async def _note(connection: Connection, batch: Batch, now: datetime, copy_seconds: float) -> None:
     """Dead letters and gaps of a batch."""
     if batch.rejects:
-        copying = connection.copy_records_to_table(
-            "dead_letters",
-            schema_name="tickloom",
-            columns=(
-                [
-                    "topic",
-                    "partition",
-                    "offset",
-                    "key",
-                    "value",
-                    "headers",
-                    "record_timestamp",
-                    "reason",
-                    "detail",
-                    "rejected_at",
-                ]
-            ),
-            records=[_dead_letter(letter, now) for letter in batch.rejects],
-        )
-        await send(connection, copying, copy_seconds)
+        records = [_dead_letter(letter, now) for letter in batch.rejects]
+        await connection.copy_records_in(("tickloom", "dead_letters"), _DEAD_LETTER_COLUMNS, records, copy_seconds)
     for gap in batch.gaps:
         await connection.execute(
             "INSERT INTO tickloom.gaps (topic, partition, from_offset, to_offset, noticed_at, policy) "
@@ -299,8 +262,8 @@ def _record_time(timestamp_ms: int) -> datetime | None:
 _FRAME_COLUMN = {
     "symbol": "code",
     "timestamp": "ts",
-    **dict.fromkeys(VALUE_COLUMN.values(), "value"),
-    **dict.fromkeys(AVERAGE_COLUMN.values(), "average"),
+    **{feed.value: "value" for feed in FEEDS.values()},
+    **{feed.average: "average" for feed in FEEDS.values()},
     "source_partition": "partition",
     "source_offset": "offset",
     "source_timestamp": "logged",

@@ -26,7 +26,7 @@ from tickloom.core.model import TABLES
 from tickloom.core.timestamps import EARLIEST, LATEST, micros_of, moment
 from tickloom.errors import NotAllowed, PartitionMissing, SchemaMismatch, StateSpoilt
 from tickloom.settings import Partitioning
-from tickloom.store.postgres import Connection, sql, told
+from tickloom.store.postgres import Connection, sql
 
 Bools: TypeAlias = NDArray[np.bool_]
 _FORMATS = {Partitioning.HOURLY: "%Y%m%d%H", Partitioning.DAILY: "%Y%m%d", Partitioning.MONTHLY: "%Y%m"}
@@ -147,11 +147,10 @@ class LockTable:
 
 async def lock_table(connection: Connection) -> LockTable:
     """As the server is set. Raises ``StoreUnavailable``."""
-    with told():
-        row = await connection.fetchrow(
-            "SELECT current_setting('max_locks_per_transaction')::int AS locks, "
-            "current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int AS sessions"
-        )
+    row = await connection.fetchrow(
+        "SELECT current_setting('max_locks_per_transaction')::int AS locks, "
+        "current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int AS sessions"
+    )
     return LockTable(row["locks"], row["sessions"])
 
 
@@ -355,15 +354,14 @@ class Partitioner:
         if self.widths[table] is Partitioning.NONE:
             return Layout([""], np.array([EARLIEST]), np.array([LATEST]), np.array([_FILLED], dtype=np.int8))
         if table not in self._layouts:
-            with told():
-                row = await connection.fetchrow(sql("partitions"), table)
-                oids: list[int] = row["oids"]
-                unknown = [oid for oid in oids if oid not in self._bounds]
-                if unknown:
-                    bounds: list[str | None] = await connection.fetchval(sql("partition_bounds"), unknown)
-                    self._bounds.update(
-                        (oid, _parsed(table, one)) for oid, one in zip(unknown, bounds, strict=True) if one is not None
-                    )
+            row = await connection.fetchrow(sql("partitions"), table)
+            oids: list[int] = row["oids"]
+            unknown = [oid for oid in oids if oid not in self._bounds]
+            if unknown:
+                bounds: list[str | None] = await connection.fetchval(sql("partition_bounds"), unknown)
+                self._bounds.update(
+                    (oid, _parsed(table, one)) for oid, one in zip(unknown, bounds, strict=True) if one is not None
+                )
             names = [name for oid, name in zip(oids, row["names"], strict=True) if oid in self._bounds]
             parts = [self._bounds[oid] for oid in oids if oid in self._bounds]  # one may be gone by now
             starts, stops = np.array(parts, dtype=np.int64).reshape(-1, 2).T
@@ -383,14 +381,13 @@ class Partitioner:
         """Which of the partitions [``first``, ``stop``) may hold rows: their indexes. Raises ``StoreUnavailable``."""
         unknown = first + np.flatnonzero(layout.filled[first:stop] == _UNKNOWN)
         if len(unknown):
-            with told():
-                rows: list[bool] = await connection.fetchval(
-                    # Whom we cannot name, say in another schema, may hold rows; so may what is no plain table.
-                    "SELECT array_agg(coalesce(relkind <> 'r' OR pg_relation_size(c.oid) > 0, true) ORDER BY number) "
-                    "FROM unnest($1::text[]) WITH ORDINALITY AS names (name, number) "
-                    "LEFT JOIN pg_class c ON c.oid = to_regclass(quote_ident(name))",
-                    [layout.names[at] for at in unknown.tolist()],
-                )
+            rows: list[bool] = await connection.fetchval(
+                # Whom we cannot name, say in another schema, may hold rows; so may what is no plain table.
+                "SELECT array_agg(coalesce(relkind <> 'r' OR pg_relation_size(c.oid) > 0, true) ORDER BY number) "
+                "FROM unnest($1::text[]) WITH ORDINALITY AS names (name, number) "
+                "LEFT JOIN pg_class c ON c.oid = to_regclass(quote_ident(name))",
+                [layout.names[at] for at in unknown.tolist()],
+            )
             # What we have filled meanwhile stays so.
             layout.filled[unknown] = np.where(layout.filled[unknown] == _FILLED, _FILLED, rows)
         return first + np.flatnonzero(layout.filled[first:stop] == _FILLED)
@@ -445,13 +442,11 @@ class Partitioner:
         """Make and attach what is missing of some partitions of one table; how many."""
         stamps = [part.stamp for part in some]
         try:
-            with told():
-                found: list[str] = await connection.fetchval(_MAKE, table, stamps)
+            found: list[str] = await connection.fetchval(_MAKE, table, stamps)
             self.refusal = ""
         except NotAllowed as error:
             self.refusal = await why_not(connection, error)
-            with told():
-                found = await connection.fetchval(_STATES, table, stamps)
+            found = await connection.fetchval(_STATES, table, stamps)
         detached = self._detached.setdefault(table, set())
         made = [part for part, what in zip(some, found, strict=True) if what == "made"]
         for part, what in zip(some, found, strict=True):
@@ -472,8 +467,7 @@ class Partitioner:
 
 async def why_not(connection: Connection, error: NotAllowed) -> str:
     """What to type for a role that may make no partitions. Raises ``StoreUnavailable``."""
-    with told():
-        role = await connection.fetchval("SELECT quote_ident(current_user)")
+    role = await connection.fetchval("SELECT quote_ident(current_user)")
     return (
         f"{str(error).partition('; ')[0]}; as the tables' owner type: "
         f"GRANT EXECUTE ON FUNCTION tickloom.make_partitions(regclass, text[]) TO {role}"
@@ -482,8 +476,7 @@ async def why_not(connection: Connection, error: NotAllowed) -> str:
 
 async def put_away(connection: Connection, table: str) -> list[Partition]:
     """What was detached of a table and stands under its name still, in order. Raises ``StoreUnavailable``, ``Mistake``."""
-    with told():
-        names: list[str] = await connection.fetchval(sql("detached"), table)
+    names: list[str] = await connection.fetchval(sql("detached"), table)
     return sorted(part for part in (_named(table, name) for name in names) if part is not None)
 
 

@@ -2,7 +2,7 @@
 
 from tickloom.errors import SettingsError, StoreUnavailable
 from tickloom.settings import Settings
-from tickloom.store.postgres import SESSION_MODE, Connection, close, connect, told, transaction
+from tickloom.store.postgres import SESSION_MODE, Connection, connect
 
 
 async def refuse_poolers(settings: Settings) -> None:
@@ -17,9 +17,9 @@ async def refuse_poolers(settings: Settings) -> None:
         try:
             await _compare(first, second)
         finally:
-            await close(second)
+            await second.close()
     finally:
-        await close(first)
+        await first.close()
 
 
 async def _compare(first: Connection, second: Connection) -> None:
@@ -27,10 +27,9 @@ async def _compare(first: Connection, second: Connection) -> None:
     for _ in range(3):
         mine |= {await _server(first), await _server(first)}
         try:
-            with told():
-                async with transaction(second):
-                    theirs.add(await _server(second))
-                    mine.add(await _server(first))
+            async with second.transaction():
+                theirs.add(await _server(second))
+                mine.add(await _server(first))
         except StoreUnavailable as error:
             if "statement pooling" in str(error):
                 raise SettingsError(f"a pooler in statement mode stands between: {error}; {SESSION_MODE}") from error
@@ -41,11 +40,4 @@ async def _compare(first: Connection, second: Connection) -> None:
 
 async def _server(connection: Connection) -> bytes:
     """The number of the server's process. By COPY, which needs no prepared statement: a pooler may lose these."""
-    parts: list[bytes] = []
-
-    async def collect(data: bytes) -> None:
-        parts.append(data)
-
-    with told():
-        await connection.copy_from_query("SELECT pg_backend_pid()", output=collect)
-    return b"".join(parts)
+    return await connection.copy_out("SELECT pg_backend_pid()")

@@ -7,10 +7,10 @@ right, no such database) are mistakes that a person must cure.
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Iterable, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import files
-from typing import Any, Protocol, cast
+from typing import Any
 
 import asyncpg
 
@@ -51,6 +51,8 @@ LOOKUPS_ONLY = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = of
 """For a transaction that looks rows up by key, from lists or staging tables without statistics: one look-up a row is
 always right, and what the planner must take."""
 
+_COPY_BLOCK_BYTES = 1 << 20
+
 SESSION_MODE = (
     "give this database session mode (pgbouncer: pool_mode = session for it, or for the user), or point TICKLOOM_DATABASE_URL "
     "past the pooler"
@@ -62,48 +64,193 @@ _NOT_AMONG_OUR_BOOKS = """
 """A role named like our bookkeeping schema would have it first in "$user", public: the tables are not for there."""
 
 
-class Connection(Protocol):
-    """What the project uses of an asyncpg connection."""
-
-    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str: ...
-    async def executemany(self, command: str, args: Sequence[Sequence[Any]]) -> None: ...
-    async def fetch(self, query: str, *args: Any) -> list[Any]: ...
-    async def fetchrow(self, query: str, *args: Any) -> Any: ...
-    async def fetchval(self, query: str, *args: Any) -> Any: ...
-    def copy_to_table(self, table_name: str, **options: Any) -> Coroutine[Any, Any, str]: ...
-    def copy_records_to_table(self, table_name: str, **options: Any) -> Coroutine[Any, Any, str]: ...
-    async def copy_from_query(self, query: str, *args: Any, **options: Any) -> str: ...
-    def is_closed(self) -> bool: ...
-    async def close(self, *, timeout: float | None = None) -> None: ...
-    def terminate(self) -> None: ...
-
-
 def sql(name: str) -> str:
     """The statement in ``sql/<name>.sql``."""
     return (files("tickloom.store") / "sql" / f"{name}.sql").read_text()
 
 
+class Connection:
+    """A session with Postgres. Its methods raise the project's own errors: see ``classify``. One task uses it at a time."""
+
+    def __init__(self, session: Any) -> None:
+        """``session``: a connection of asyncpg."""
+        self._session = session
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+        """Run a statement, or several without ``args``; gives the command tag of the last."""
+        with _translated():
+            return await self._session.execute(query, *args, timeout=timeout)
+
+    async def fetch(self, query: str, *args: Any) -> list[Any]:
+        """All rows of a query."""
+        with _translated():
+            return await self._session.fetch(query, *args)
+
+    async def fetchrow(self, query: str, *args: Any) -> Any:
+        """The first row; None where there is none."""
+        with _translated():
+            return await self._session.fetchrow(query, *args)
+
+    async def fetchval(self, query: str, *args: Any) -> Any:
+        """The first column of the first row; None where there is none."""
+        with _translated():
+            return await self._session.fetchval(query, *args)
+
+    async def copy_out(self, query: str, *args: Any) -> bytes:
+        """The rows of a query as a binary COPY stream."""
+        parts: list[bytes] = []
+
+        async def collect(data: bytes) -> None:
+            parts.append(data)
+
+        await self.copy_out_to(collect, query, *args)
+        return b"".join(parts)
+
+    async def copy_out_to(self, output: Any, query: str, *args: Any) -> int:
+        """The same into ``output`` (a path, or a coroutine function that takes bytes); gives the number of rows."""
+        with _translated():
+            tag = await self._session.copy_from_query(query, *args, output=output, format="binary")
+        return int(tag.rpartition(" ")[2])
+
+    async def copy_in(
+        self,
+        table: tuple[str | None, str],
+        columns: Sequence[str],
+        stream: bytearray | AsyncIterator[bytes],
+        seconds: float,
+    ) -> int:
+        """Send a binary COPY stream into ``table`` (schema, name) within ``seconds``; gives the number of rows taken."""
+        schema, name = table
+        source = _blocks(stream) if isinstance(stream, bytearray) else stream
+        copying = self._session.copy_to_table(name, schema_name=schema, columns=columns, source=source, format="binary")
+        return await self._copied(copying, seconds)
+
+    async def copy_records_in(
+        self,
+        table: tuple[str | None, str],
+        columns: Sequence[str] | None,
+        records: Iterable[Sequence[Any]],
+        seconds: float,
+    ) -> int:
+        """As ``copy_in``, from Python values, one record a row; ``columns`` None: all, in the table's order."""
+        schema, name = table
+        copying = self._session.copy_records_to_table(name, schema_name=schema, columns=columns, records=records)
+        return await self._copied(copying, seconds)
+
+    @asynccontextmanager
+    async def transaction(
+        self, *, readonly: bool = False, snapshot: str | None = None, rehearsal: bool = False
+    ) -> AsyncGenerator[None]:
+        """BEGIN … COMMIT around the block, at READ COMMITTED, which ``connect`` sets. With a ``snapshot`` (see
+        ``exported_snapshot``) the block sees the database at the time of that export. A ``rehearsal`` is rolled back at its
+        end. An error rolls back; where Postgres cannot be asked to, the connection is terminated.
+
+        asyncpg's own transaction asks for the ROLLBACK whatever happened: on a connection that fell silent it waits without
+        a limit, and its complaint about a closed connection replaces the error, even a cancellation.
+        """
+        begin = f"BEGIN{' ISOLATION LEVEL REPEATABLE READ' * (snapshot is not None)}{' READ ONLY' * readonly}"
+        await self.execute(begin if snapshot is None else f"{begin}; SET TRANSACTION SNAPSHOT '{snapshot}'")
+        async with self._rolled_back_on_error():
+            yield
+            if rehearsal:
+                await self.execute("SET CONSTRAINTS ALL IMMEDIATE")  # checks what COMMIT would check
+        await self.execute("ROLLBACK" if rehearsal else "COMMIT")
+
+    @asynccontextmanager
+    async def exported_snapshot(self) -> AsyncGenerator[str]:
+        """A snapshot of the database for transactions of other sessions, valid inside the block. It holds no table lock.
+
+        A transaction of this connection keeps it alive, idle: vacuum can remove nothing that is newer.
+        """
+        await self.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        async with self._rolled_back_on_error():
+            await self.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            yield await self.fetchval("SELECT pg_export_snapshot()")
+        await self.execute("COMMIT")
+
+    def is_closed(self) -> bool:
+        return self._session.is_closed()
+
+    def terminate(self) -> None:
+        """Close at once, without a word to the server."""
+        self._session.terminate()
+
+    async def close(self) -> None:
+        """Close politely within two seconds, else at once. Raises nothing but the cancellation of its caller."""
+        if self.is_closed():
+            return
+        try:
+            await self._session.close(timeout=2)
+        except Exception:
+            self.terminate()
+        except asyncio.CancelledError:
+            self.terminate()
+            raise
+
+    async def _copied(self, copying: Coroutine[Any, Any, str], seconds: float) -> int:
+        """Run a COPY to the server to its end; gives the number of rows.
+
+        asyncpg limits only the wait for the answer: a COPY that cannot be sent would wait for ever, and a cancelled one
+        ends with whatever error comes first. Here the connection ends, and the cancellation stays a cancellation.
+        """
+        task = asyncio.ensure_future(copying)
+        task.add_done_callback(
+            lambda done: done.cancelled() or done.exception()
+        )  # or asyncio reports it as never retrieved
+        with _translated():
+            try:
+                await asyncio.wait({task}, timeout=seconds)
+                if not task.done():
+                    raise TimeoutError(f"a COPY was not done in {seconds:.0f} s")
+            except BaseException:
+                self.terminate()
+                task.cancel()
+                raise
+            return int(task.result().rpartition(" ")[2])
+
+    @asynccontextmanager
+    async def _rolled_back_on_error(self) -> AsyncGenerator[None]:
+        try:
+            yield
+        except TickloomError as error:
+            answered = isinstance(error.__cause__, asyncpg.PostgresError)
+            if self.is_closed() or (isinstance(error, StoreUnavailable) and not answered):
+                self.terminate()
+            else:
+                await self.execute("ROLLBACK")
+            raise
+        except BaseException:
+            self.terminate()
+            raise
+
+
+async def _blocks(stream: bytearray) -> AsyncIterator[memoryview]:
+    view = memoryview(stream)
+    for start in range(0, len(view), _COPY_BLOCK_BYTES):
+        yield view[start : start + _COPY_BLOCK_BYTES]
+
+
 async def connect(settings: Settings, name: str = "tickloom") -> Connection:
     """A new connection; ``name`` is its application_name.
 
-    Raises ``StoreUnavailable``, or ``Mistake`` for what no waiting cures.
+    Raises ``StoreUnavailable``, or ``Mistake`` for what waiting does not cure.
     """
-    with told():
+    with _translated():
         try:
-            connection = await asyncpg.connect(
+            session = await asyncpg.connect(
                 settings.database_dsn(),
                 timeout=settings.database_connect_timeout_seconds,  # pyright: ignore[reportArgumentType]
                 command_timeout=settings.database_command_timeout_seconds,
             )
         except (ValueError, asyncpg.exceptions.ClientConfigurationError) as error:
-            raise SettingsError(f"TICKLOOM_DATABASE_URL cannot be used: {type(error).__name__}; mend the URL") from None
+            raise SettingsError(f"TICKLOOM_DATABASE_URL cannot be used: {type(error).__name__}; fix the URL") from None
         try:
-            _notice_a_dead_network(connection)
-            await connection.execute(_set_up(settings, name), timeout=settings.database_connect_timeout_seconds)
+            _notice_a_dead_network(session)
+            await session.execute(_set_up(settings, name), timeout=settings.database_connect_timeout_seconds)
         except BaseException:
-            connection.terminate()  # the caller has nothing to close yet
+            session.terminate()  # the caller has nothing to close yet
             raise
-    return cast(Connection, connection)
+    return Connection(session)
 
 
 def _set_up(settings: Settings, name: str) -> str:
@@ -134,91 +281,11 @@ async def connected(settings: Settings) -> AsyncGenerator[Connection]:
     try:
         yield connection
     finally:
-        await close(connection)
-
-
-async def close(connection: Connection | None) -> None:
-    """Close politely within two seconds, else at once. Raises nothing but the cancellation of its caller."""
-    if connection is None or connection.is_closed():
-        return
-    try:
-        await connection.close(timeout=2)
-    except Exception:
-        connection.terminate()
-    except asyncio.CancelledError:
-        connection.terminate()
-        raise
-
-
-@asynccontextmanager
-async def transaction(
-    connection: Connection, *, readonly: bool = False, snapshot: str | None = None, rehearsal: bool = False
-) -> AsyncGenerator[None]:
-    """BEGIN … COMMIT around the block, READ COMMITTED as ``connect`` has set it. With a ``snapshot`` (see ``exported``) the
-    database is as it was when that was exported. A ``rehearsal`` is undone at its end. ROLLBACK where Postgres can still be
-    asked for it, else the connection ends.
-
-    asyncpg's own asks for the ROLLBACK whatever happened: on a connection that fell silent it waits without a limit,
-    and its complaint about a closed one takes the place of the error, even of a cancellation.
-    """
-    begin = f"BEGIN{' ISOLATION LEVEL REPEATABLE READ' * (snapshot is not None)}{' READ ONLY' * readonly}"
-    await connection.execute(begin if snapshot is None else f"{begin}; SET TRANSACTION SNAPSHOT '{snapshot}'")
-    async with _undone_by(connection, "ROLLBACK"):
-        yield
-        if rehearsal:
-            await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")  # what would be checked at the COMMIT
-    await connection.execute("ROLLBACK" if rehearsal else "COMMIT")
-
-
-@asynccontextmanager
-async def exported(connection: Connection) -> AsyncGenerator[str]:
-    """A snapshot of the database for the transactions of other sessions, while inside. It holds no lock of a table.
-
-    A transaction of its own keeps it alive, idle: vacuum can remove nothing that is newer.
-    """
-    await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-    async with _undone_by(connection, "ROLLBACK"):
-        await connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-        yield await connection.fetchval("SELECT pg_export_snapshot()")
-    await connection.execute("COMMIT")
-
-
-async def send(connection: Connection, copying: Coroutine[Any, Any, str], seconds: float) -> str:
-    """Run a COPY to the server to its end, within ``seconds``; gives its command tag.
-
-    asyncpg limits only the wait for the answer: a COPY that cannot be sent any further would wait for ever, and one that
-    is cancelled then ends with whatever error comes first. Here the connection ends, and the cancellation stays one.
-    """
-    task = asyncio.ensure_future(copying)
-    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # or asyncio says that nobody looked
-    try:
-        await asyncio.wait({task}, timeout=seconds)
-        if not task.done():
-            raise TimeoutError(f"a COPY was not done in {seconds:.0f} s")
-    except BaseException:
-        connection.terminate()
-        task.cancel()
-        raise
-    return task.result()
-
-
-@asynccontextmanager
-async def _undone_by(connection: Connection, statement: str) -> AsyncGenerator[None]:
-    try:
-        yield
-    except (asyncpg.PostgresError, TickloomError) as error:
-        if isinstance(error, StoreUnavailable):
-            connection.terminate()
-        else:
-            await connection.execute(statement)
-        raise
-    except BaseException:
-        connection.terminate()
-        raise
+        await connection.close()
 
 
 @contextmanager
-def told() -> Generator[None]:
+def _translated() -> Generator[None]:
     """Errors of asyncpg and of the network inside come out as the project's own."""
     try:
         yield
@@ -242,7 +309,7 @@ def classify(error: Any) -> TickloomError:
     message = f"{first_line(str(error))} (SQLSTATE {state})"
     if state == "23514" and not error.constraint_name and error.table_name:  # without a table: raised by a trigger
         return StoreUnavailable(
-            f"{message}; the partition was dropped, or this session does not see it yet; it is made anew"
+            f"{message}; the partition was dropped, or this session does not see it yet; it is made again"
         )
     if state in {"08P01", "XX000"}:
         return Garbled(message)
@@ -254,7 +321,9 @@ def classify(error: Any) -> TickloomError:
             f"the server, or keep fewer partitions: `tickloom check` says how many there is room for"
         )
     if state in _NOT_OUR_COLUMNS:
-        return SchemaMismatch(f"{message}; the column's type was changed: `tickloom check` says how to mend it")
+        return SchemaMismatch(
+            f"{message}; the column's type was changed: `tickloom check` prints the statement that fixes it"
+        )
     if not state.startswith(NO_REFUSALS):
         return DataRefused(message)
     if state == "25006":
@@ -271,7 +340,7 @@ def classify(error: Any) -> TickloomError:
     if state == "42501":
         return NotAllowed(f"{message}; grant the role its rights: `tickloom check` prints what to type")
     if state.startswith("28"):
-        return SettingsError(f"{message}; mend user and password in TICKLOOM_DATABASE_URL")
+        return SettingsError(f"{message}; fix user and password in TICKLOOM_DATABASE_URL")
     if state == "3D000":
-        return SettingsError(f"{message}; create the database or mend TICKLOOM_DATABASE_URL")
+        return SettingsError(f"{message}; create the database or fix TICKLOOM_DATABASE_URL")
     return SchemaMismatch(f"{message}; Postgres will not do this however often it is tried")

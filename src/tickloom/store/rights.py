@@ -12,7 +12,7 @@ from tickloom.settings import Partitioning, Settings
 from tickloom.store import ledger
 from tickloom.store.loader import stage
 from tickloom.store.partitions import Partitioner, partition_at, why_not
-from tickloom.store.postgres import Connection, close, connect, told, transaction
+from tickloom.store.postgres import Connection, connect
 from tickloom.store.schema import BOOKKEEPING
 
 _WHERE = """
@@ -53,8 +53,7 @@ async def rehearse(connection: Connection, settings: Settings) -> str:
 
     Raises ``TickloomError`` with the GRANTs to type; ``StoreUnavailable``.
     """
-    with told():
-        where = await connection.fetchrow(_WHERE)
+    where = await connection.fetchrow(_WHERE)
     role, schema = where["role"], where["schema"]
     grants: dict[str, None] = {}
     words = ""
@@ -69,9 +68,8 @@ async def rehearse(connection: Connection, settings: Settings) -> str:
     books = {table.name: table.names for table in BOOKKEEPING}
     for trial in trials({**columns, **books}):
         try:
-            with told():
-                async with transaction(connection, rehearsal=True):
-                    await connection.execute(trial.statement)
+            async with connection.transaction(rehearsal=True):
+                await connection.execute(trial.statement)
         except NotAllowed as error:
             words = words or str(error)
             grants[trial.grant] = None
@@ -104,11 +102,10 @@ async def rehearse_partitions(connection: Connection, maker: Partitioner, now: d
         until = (await maker.layout(connection, table)).contiguous_until(micros_of(now))
         coming = partition_at(table, width, moment(until))
         try:
-            with told():
-                async with transaction(connection, rehearsal=True):
-                    await connection.fetchval(
-                        "SELECT tickloom.make_partitions($1::text::regclass, $2)", table, [coming.stamp]
-                    )
+            async with connection.transaction(rehearsal=True):
+                await connection.fetchval(
+                    "SELECT tickloom.make_partitions($1::text::regclass, $2)", table, [coming.stamp]
+                )
         except NotAllowed as error:
             refusal = await why_not(connection, error)
             if until <= micros_of(now):
@@ -127,12 +124,11 @@ async def _rehearse_ending_sessions(connection: Connection, settings: Settings) 
     sleeper = await connect(settings, ledger.session_name(owner))
     try:
         await ledger.end_sessions(connection, [owner])
-        with told():
-            await sleeper.fetchval("SELECT 1")
+        await sleeper.fetchval("SELECT 1")
     except StoreUnavailable:
         return
     finally:
-        await close(sleeper)
+        await sleeper.close()
     raise TickloomError(
         "this role cannot end its own sessions, so a replica that sleeps holds its successor up for a minute; see which roles "
         "the replicas log in as: they must be the same"

@@ -5,13 +5,13 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from tickloom.core.model import ANALYTICS, PRICES, RAW_TABLE, TABLES, VOLUMES, Column, Table
+from tickloom.core.model import ANALYTICS, FEEDS, PRICES, TABLES, VOLUMES, Column, Table
 from tickloom.core.timestamps import micros_of, moment
 from tickloom.errors import LogLost, SchemaMismatch, WrongSource
 from tickloom.settings import Partitioning, Settings
 from tickloom.store.inspection import FoundColumn, FoundTable, faults
 from tickloom.store.partitions import Partition, Partitioner, statement
-from tickloom.store.postgres import Connection, sql, told, transaction
+from tickloom.store.postgres import Connection, sql
 
 
 def _bookkeeping(name: str, columns: Mapping[str, str], *key: str) -> Table:
@@ -145,22 +145,21 @@ _HAS_SOURCE_TIMESTAMP = (
 
 async def migrate(connection: Connection, settings: Settings) -> None:
     """Create what is missing, in one transaction; safe among replicas. Raises ``Mistake``, ``StoreUnavailable``."""
-    with told():
-        await _check_encoding(connection)
-        async with transaction(connection):
-            await connection.execute("SELECT pg_advisory_xact_lock(hashtext('tickloom.migrate'))")
-            if await connection.fetchval(_WITHOUT_SYMBOLS):
-                raise SchemaMismatch(
-                    "the tables were filled by a program older than the first release, which knew no tickloom.symbols; "
-                    "load the topics into an empty database"
-                )
-            await connection.execute(sql("bookkeeping"))
-            for table in TABLES:
-                await connection.execute(table_ddl(table, partitioning(settings, table)))
-            for table in RAW_TABLE.values():
-                if not await connection.fetchval(_HAS_SOURCE_TIMESTAMP, table.name):
-                    await connection.execute(f"ALTER TABLE {table.name} ADD COLUMN source_timestamp timestamptz")
-            await connection.execute(sql("owner"))
+    await _check_encoding(connection)
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock(hashtext('tickloom.migrate'))")
+        if await connection.fetchval(_WITHOUT_SYMBOLS):
+            raise SchemaMismatch(
+                "the tables were filled by a program older than the first release, which knew no tickloom.symbols; "
+                "load the topics into an empty database"
+            )
+        await connection.execute(sql("bookkeeping"))
+        for table in TABLES:
+            await connection.execute(table_ddl(table, partitioning(settings, table)))
+        for table in (feed.table for feed in FEEDS.values()):
+            if not await connection.fetchval(_HAS_SOURCE_TIMESTAMP, table.name):
+                await connection.execute(f"ALTER TABLE {table.name} ADD COLUMN source_timestamp timestamptz")
+        await connection.execute(sql("owner"))
     await check(connection, settings)
 
 
@@ -169,14 +168,13 @@ async def check(connection: Connection, settings: Settings, *, writes: bool = Tr
 
     Raises ``SchemaMismatch`` with the mend.
     """
-    with told():
-        await _check_encoding(connection)
-        await _check_shape(connection)
-        for table in TABLES:
-            await _check_partitioning(connection, table, partitioning(settings, table))
-        if await connection.fetchval("SELECT to_regprocedure('tickloom.make_partitions(regclass, text[])') IS NULL"):
-            raise SchemaMismatch("schema tickloom is of an older version; run `tickloom migrate`")
-        await _check_rights(connection, writes)
+    await _check_encoding(connection)
+    await _check_shape(connection)
+    for table in TABLES:
+        await _check_partitioning(connection, table, partitioning(settings, table))
+    if await connection.fetchval("SELECT to_regprocedure('tickloom.make_partitions(regclass, text[])') IS NULL"):
+        raise SchemaMismatch("schema tickloom is of an older version; run `tickloom migrate`")
+    await _check_rights(connection, writes)
 
 
 async def _check_encoding(connection: Connection) -> None:
@@ -242,9 +240,8 @@ async def check_widths(connection: Connection, maker: Partitioner, now: datetime
     Older ones may have any width: what is missing beside them is made narrower. Where this role may make none, it is
     nothing to us how wide they are. Raises ``SchemaMismatch`` with the mend, ``StoreUnavailable``.
     """
-    with told():
-        if not await connection.fetchval(_MAY_MAKE):
-            return
+    if not await connection.fetchval(_MAY_MAKE):
+        return
     for table, width in maker.widths.items():
         holes = (await maker.layout(connection, table)).holes(width, micros_of(now))
         if holes and width is not Partitioning.NONE:
@@ -295,12 +292,11 @@ async def claim_source(
     """
     mine = source_of(settings, cluster_id)
     ids = [(topic_ids or {}).get(topic) for topic in mine[1:3]]
-    with told():
-        row = await connection.fetchrow("SELECT * FROM tickloom.source")
-        if row is None or row["group_id"] is None or (row["prices_topic_id"], row["volumes_topic_id"]) != tuple(ids):
-            async with transaction(connection):
-                await connection.execute("LOCK TABLE tickloom.source IN SHARE ROW EXCLUSIVE MODE")
-                row = await connection.fetchrow(sql("note_source"), *mine, *ids, settings.kafka_group_id)
+    row = await connection.fetchrow("SELECT * FROM tickloom.source")
+    if row is None or row["group_id"] is None or (row["prices_topic_id"], row["volumes_topic_id"]) != tuple(ids):
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE tickloom.source IN SHARE ROW EXCLUSIVE MODE")
+            row = await connection.fetchrow(sql("note_source"), *mine, *ids, settings.kafka_group_id)
     refuse_other_source(row, mine)
     refuse_other_topics(row, settings, topic_ids or {})
     refuse_other_group(row, settings)

@@ -24,7 +24,7 @@ from tickloom.core.model import Side, TopicPartition, side_of
 from tickloom.errors import NotCopartitioned
 from tickloom.settings import Settings
 from tickloom.store import ledger
-from tickloom.store.postgres import Connection, told
+from tickloom.store.postgres import Connection
 
 
 class Policy(StrEnum):
@@ -174,24 +174,21 @@ async def settle_homes(connection: Connection, homes: Mapping[str, int]) -> str 
     """
     symbols = sorted(homes)  # so that replicas do not wait for each other in circles
     numbers = [homes[symbol] for symbol in symbols]
-    with told():
-        homeless = await connection.fetch(_HOMELESS, symbols, numbers)
-        if homeless:
-            names, theirs = zip(*homeless, strict=True)
-            await connection.execute(_SETTLE, list(names), list(theirs))
-        return await connection.fetchval(_AWAY, symbols, numbers)
+    homeless = await connection.fetch(_HOMELESS, symbols, numbers)
+    if homeless:
+        names, theirs = zip(*homeless, strict=True)
+        await connection.execute(_SETTLE, list(names), list(theirs))
+    return await connection.fetchval(_AWAY, symbols, numbers)
 
 
 async def note_torn(connection: Connection, era: int, symbol: str) -> None:
     """Tell all replicas that a symbol was met away from home. Raises ``StoreUnavailable``."""
-    with told():
-        await connection.execute(_NOTE_TORN, era, symbol)
+    await connection.execute(_NOTE_TORN, era, symbol)
 
 
 async def look(connection: Connection) -> Sharing | None:
     """How it stands. Raises ``StoreUnavailable``."""
-    with told():
-        row = await connection.fetchrow(_LOOK)
+    row = await connection.fetchrow(_LOOK)
     return None if row is None else Sharing(*row)
 
 

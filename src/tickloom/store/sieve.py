@@ -23,7 +23,7 @@ import polars as pl
 from tickloom.core.decode import reject
 from tickloom.core.gather import RefusalWatch, Verdict
 from tickloom.core.join import Joined, begin, finish, symbols_of
-from tickloom.core.model import ANALYTICS, RAW_TABLE, Batch, Reason, Reject, Side, Table
+from tickloom.core.model import ANALYTICS, FEEDS, Batch, Reason, Reject, Side, Table
 from tickloom.core.tails import Tails
 from tickloom.core.timestamps import micros_of
 from tickloom.errors import DataRefused, TooManyRejects, TooWide, Undecided
@@ -187,7 +187,7 @@ class _Written:
     def source_of(self, table: Table, code: int, ts: int) -> Source:
         """The message that a row of a table comes of: that of its key, the volume before the price; or, where the batch has
         none of it, the newest one before, by which its average has changed."""
-        sides = [side for side in Side if RAW_TABLE[side] == table] or [Side.VOLUMES, Side.PRICES]
+        sides = [side for side in Side if FEEDS[side].table == table] or [Side.VOLUMES, Side.PRICES]
         for side in sides:
             if (source := self._sources.get((side, code, ts))) is not None:
                 return source

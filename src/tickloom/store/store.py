@@ -11,7 +11,7 @@ from tickloom.retry import Backoff, RetryPolicy
 from tickloom.settings import Settings
 from tickloom.store import ledger
 from tickloom.store.loader import stage
-from tickloom.store.postgres import Connection, close, connect
+from tickloom.store.postgres import Connection, connect
 
 _LOCKS_EXHAUSTED_SECONDS = 60.0
 """Another application's locks may fill the server's lock table for a while. Where it stays full, a person must act."""
@@ -87,7 +87,8 @@ class Store:
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
-        await close(connection)
+        if connection is not None:
+            await connection.close()
 
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.is_closed():

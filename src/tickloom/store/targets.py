@@ -8,7 +8,7 @@ what is written nor where. Names come from the model, never from data.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tickloom.core.model import ANALYTICS, AVERAGE_COLUMN, RAW_TABLE, VALUE_COLUMN, Column, Side, Table
+from tickloom.core.model import ANALYTICS, FEEDS, Column, Side, Table
 from tickloom.store.postgres import sql
 
 _ANY_NUMBER = "LIMIT (SELECT 9223372036854775807)"
@@ -60,8 +60,8 @@ def _columns(table: Table, names: Sequence[str]) -> tuple[Column, ...]:
 
 
 def _of_side(side: Side) -> list[Target]:
-    table, average = RAW_TABLE[side], AVERAGE_COLUMN[side]
-    values = {average: VALUE_COLUMN[side]}
+    table, average = FEEDS[side].table, FEEDS[side].average
+    values = {average: FEEDS[side].value}
     return [
         Target(table.name, table, table.columns, values),
         Target(f"corrected_{side}", table, table.columns, values, staged=True),
@@ -69,7 +69,7 @@ def _of_side(side: Side) -> list[Target]:
     ]
 
 
-_BOTH_VALUES = {AVERAGE_COLUMN[side]: VALUE_COLUMN[side] for side in Side}
+_BOTH_VALUES = {feed.average: feed.value for feed in FEEDS.values()}
 TARGETS: Mapping[str, Target] = {
     target.name: target
     for target in (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tickloom.core.timestamps import moment
 from tickloom.store.loader import KEPT_OUT, Encoded, copy
 from tickloom.store.partitions import ALWAYS
-from tickloom.store.postgres import LOOKUPS_ONLY, NO_REFUSALS, Connection, first_line, sql, told, transaction
+from tickloom.store.postgres import LOOKUPS_ONLY, NO_REFUSALS, Connection, first_line, sql
 from tickloom.store.targets import TARGETS, Target
 
 _FUNCTION = sql("try_rows").format(others="|".join(NO_REFUSALS), kept_out=KEPT_OUT)
@@ -40,18 +40,17 @@ async def refusals(connection: Connection, encoded: Encoded, copy_seconds: float
     Raises ``StoreUnavailable``, ``Mistake``; ``DataRefused`` where it is no row of these.
     """
     found: list[Refusal] = []
-    with told():
-        async with transaction(connection, rehearsal=True):
-            await connection.execute(LOOKUPS_ONLY)
-            await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
-            await connection.execute(_FUNCTION)
-            for name, stream in encoded.copies.items():
-                target = TARGETS[name]
-                await connection.execute(target.definition("tried", "number bigint GENERATED ALWAYS AS IDENTITY, "))
-                await copy(connection, target, ("pg_temp", "tried"), stream, copy_seconds)
-                await connection.execute("CREATE UNIQUE INDEX ON pg_temp.tried (number)")
-                found += await _try(connection, target, encoded)
-                await connection.execute("DROP TABLE pg_temp.tried")
+    async with connection.transaction(rehearsal=True):
+        await connection.execute(LOOKUPS_ONLY)
+        await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        await connection.execute(_FUNCTION)
+        for name, stream in encoded.copies.items():
+            target = TARGETS[name]
+            await connection.execute(target.definition("tried", "number bigint GENERATED ALWAYS AS IDENTITY, "))
+            await copy(connection, target, ("pg_temp", "tried"), stream, copy_seconds)
+            await connection.execute("CREATE UNIQUE INDEX ON pg_temp.tried (number)")
+            found += await _try(connection, target, encoded)
+            await connection.execute("DROP TABLE pg_temp.tried")
     return found
 
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from tickloom.core.model import ANALYTICS, AVERAGE_COLUMN, RAW_TABLE, TABLES, Side
+from tickloom.core.model import ANALYTICS, FEEDS, TABLES
 from tickloom.store.slices import BEGINNING, END, Span
 
-RAW_TABLES = tuple(RAW_TABLE[side].name for side in Side)
-SIDE_OF_AVERAGE = {column: side for side, column in AVERAGE_COLUMN.items()}
+RAW_TABLES = tuple(feed.table.name for feed in FEEDS.values())
+SIDE_OF_AVERAGE = {feed.average: feed.side for feed in FEEDS.values()}
 
 
 class Kind(NamedTuple):

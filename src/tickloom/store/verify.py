@@ -33,7 +33,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from tickloom.core.model import ANALYTICS, AVERAGE_COLUMN, RAW_TABLE, TABLES, VALUE_COLUMN, Side
+from tickloom.core.model import ANALYTICS, FEEDS, TABLES, Side
 from tickloom.core.timestamps import micros_of, moment, parse_text
 from tickloom.errors import LocksExhausted, Mistake, SettingsError, StoreUnavailable
 from tickloom.settings import Settings
@@ -41,7 +41,7 @@ from tickloom.store import schema
 from tickloom.store.carry import Carry, Row
 from tickloom.store.history import History
 from tickloom.store.partitions import Partition, lock_budget, put_away
-from tickloom.store.postgres import Connection, connected, exported, sql, told, transaction
+from tickloom.store.postgres import Connection, connected, sql
 from tickloom.store.slices import BEGINNING, END, Part, Slice, Span, cut, pieces, slice_bytes
 from tickloom.store.verdict import RAW_TABLES, SIDE_OF_AVERAGE, Difference, Kind, Report
 
@@ -127,21 +127,20 @@ async def verify(
     try:
         async with connected(settings) as keeper, connected(settings) as connection:
             await schema.check(connection, settings, writes=repair)
-            with told():
-                await _refuse_mistakes(connection, settings, repair)
-                budget = await lock_budget(connection)
-                async with exported(keeper) as snapshot:
-                    look = _Look(connection, settings, snapshot, budget)
-                    seen = await _look(look, report, limit, watch, least_slice_bytes)
-                    incomplete = await _conclude(look, report, limit, seen, repair)
-                if repair:
-                    whole = {side: RAW_TABLE[side].name not in incomplete for side in Side}
-                    bad = [
-                        piece
-                        for piece, kinds in seen.slices
-                        if any(kind.mendable and not _left_out(kind, incomplete) for kind in kinds)
-                    ]
-                    report.repaired = await _repair(connection, keeper, settings, whole, seen.parts, bad, budget, watch)
+            await _refuse_mistakes(connection, settings, repair)
+            budget = await lock_budget(connection)
+            async with keeper.exported_snapshot() as snapshot:
+                look = _Look(connection, settings, snapshot, budget)
+                seen = await _look(look, report, limit, watch, least_slice_bytes)
+                incomplete = await _conclude(look, report, limit, seen, repair)
+            if repair:
+                whole = {side: FEEDS[side].table.name not in incomplete for side in Side}
+                bad = [
+                    piece
+                    for piece, kinds in seen.slices
+                    if any(kind.mendable and not _left_out(kind, incomplete) for kind in kinds)
+                ]
+                report.repaired = await _repair(connection, keeper, settings, whole, seen.parts, bad, budget, watch)
     except LocksExhausted as error:
         raise Mistake(str(error)) from error
     except StoreUnavailable as error:
@@ -186,7 +185,7 @@ class _Look:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Connection]:
-        async with transaction(self.connection, readonly=True, snapshot=self._snapshot):
+        async with self.connection.transaction(readonly=True, snapshot=self._snapshot):
             await _be_quick(self.connection)
             yield self.connection
 
@@ -286,7 +285,7 @@ async def _conclude(look: _Look, report: Report, limit: int, seen: _Seen, repair
         report.wrong[Kind(row["table"], row["column"])] += 1
     incomplete: set[str] = set()
     for side, topic in ((Side.PRICES, settings.prices_topic), (Side.VOLUMES, settings.volumes_topic)):
-        table = RAW_TABLE[side].name
+        table = FEEDS[side].table.name
         doubted = any(kind.doubt == "short" and SIDE_OF_AVERAGE[kind.column] is side for kind in seen.totals)
         if not (report.span.everything or doubted or (repair and seen.slices)):
             continue
@@ -318,7 +317,7 @@ async def _count_all(look: _Look, parts: Sequence[Part], table: str) -> int:
 
 def _left_out(kind: Kind, incomplete: set[str]) -> bool:
     if kind.doubt == "short":
-        return RAW_TABLE[SIDE_OF_AVERAGE[kind.column]].name in incomplete
+        return FEEDS[SIDE_OF_AVERAGE[kind.column]].table.name in incomplete
     return kind.doubt != ""
 
 
@@ -367,7 +366,7 @@ async def _repair(
             hours = await connection.fetch(sql("repair_hours"), piece.start, piece.stop)
             micros = np.array([row["hour"] for row in hours], dtype=np.int64)
             await partitioner.ensure_kept(connection, ANALYTICS.name, micros)
-        async with transaction(connection):
+        async with connection.transaction():
             await _be_quick(connection)
             await connection.execute("LOCK TABLE tickloom.offsets IN SHARE ROW EXCLUSIVE MODE")
             await connection.execute("UPDATE tickloom.source SET repairs = repairs + 1")  # see ledger.refuse_repaired
@@ -393,7 +392,7 @@ async def _before(connection: Connection, second: Connection, history: History, 
     if piece.start == BEGINNING:
         return _columns(())
     found = await connection.fetch(
-        f"SELECT DISTINCT symbol FROM {RAW_TABLE[side].name} WHERE {_INSIDE}", piece.start, piece.stop
+        f"SELECT DISTINCT symbol FROM {FEEDS[side].table.name} WHERE {_INSIDE}", piece.start, piece.stop
     )
     symbols = [row["symbol"] for row in found]
     return _columns(await _looked_back(history, second, side, piece.start, symbols, None))
@@ -412,7 +411,7 @@ async def _repair_slice(
     for side in Side:
         statement = _for_side(sql("repair_averages"), side, rows=_rows(side, 5))
         status = await connection.execute(statement, *span, window_rows, whole[side], *before[side])
-        written[RAW_TABLE[side].name] = int(status.rpartition(" ")[2])
+        written[FEEDS[side].table.name] = int(status.rpartition(" ")[2])
     backed = piece.tables.issuperset(RAW_TABLES)
     detached = _ranges(await put_away(connection, ANALYTICS.name))
     written[ANALYTICS.name] = await connection.fetchval(_JOIN, *span, datetime.now(UTC), backed, *detached)
@@ -428,9 +427,9 @@ def _rows(side: Side, first: int) -> str:
 def _for_side(statement: str, side: Side, **more: str) -> str:
     """A statement of ``sql/`` for one side; its names come from the model, never from data."""
     return statement.format(
-        table=RAW_TABLE[side].name,
-        value=VALUE_COLUMN[side],
-        average=AVERAGE_COLUMN[side],
+        table=FEEDS[side].table.name,
+        value=FEEDS[side].value,
+        average=FEEDS[side].average,
         possible=_POSSIBLE[side],
         **more,
     )

@@ -14,7 +14,7 @@ from tickloom.daemon.drain import run_apart
 from tickloom.errors import SettingsError
 from tickloom.observe.outcome import HOUR
 from tickloom.settings import Settings
-from tickloom.store.postgres import Connection, connected, told
+from tickloom.store.postgres import Connection, connected
 from tickloom.store.slices import Span
 from tickloom.store.verdict import Report
 from tickloom.store.verify import verify
@@ -29,8 +29,7 @@ def ask(settings: Settings, question: Callable[[Connection], Awaitable[T]]) -> T
 
     async def work() -> T:
         async with connected(settings) as connection:
-            with told():
-                return await question(connection)
+            return await question(connection)
 
     return run_apart(work)
 
