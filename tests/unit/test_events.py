@@ -1,4 +1,4 @@
-"""What happened, as values, and who is told."""
+"""Events and their subscribers."""
 
 from collections import Counter
 

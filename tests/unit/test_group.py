@@ -21,7 +21,7 @@ OURS = frozenset({TopicPartition("prices", 0), TopicPartition("volumes", 0)})
 
 
 class FakeSession:
-    """Counts how often it is told to stop."""
+    """Counts how often somebody stops it."""
 
     stops = 0
 

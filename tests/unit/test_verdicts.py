@@ -52,7 +52,7 @@ def test_batches_get_narrower(messages: int, most: int) -> None:
 
 @pytest.mark.parametrize(("patience", "then"), [(0, 1), (1, 2), (4, 8), (8, 8)])
 def test_patience_grows_up_to_a_limit(patience: float, then: float) -> None:
-    """A table that refuses everything would be told from a bad row after minutes, or never."""
+    """It would take minutes to tell a table that refuses everything from a bad row."""
     step = next_step(Undecided("x"), Manner(careful=True, patience_seconds=patience))
     assert isinstance(step, Restart)
     assert step.manner == Manner(careful=True, patience_seconds=then)

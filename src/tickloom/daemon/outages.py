@@ -1,4 +1,4 @@
-"""Outages of Kafka and Postgres as the daemon meets them: what is waited for now, and who is told of it."""
+"""Outages of Kafka and Postgres as the daemon meets them: the one it waits for now, and where each of them is reported."""
 
 import asyncio
 import time
@@ -45,7 +45,7 @@ class Outages:
     # --- Postgres -----------------------------------------------------------------------------------------------
 
     def postgres_expected(self) -> None:
-        """Postgres is asked for the first time. If it never answers, that is the outage."""
+        """Note that Postgres is asked for the first time: until it answers, it counts as away."""
         self.current = StoreUnavailable("Postgres has not answered in all that time")
 
     def postgres_failed(self, store: object, failure: Failure[StoreUnavailable]) -> None:

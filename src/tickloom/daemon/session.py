@@ -259,18 +259,7 @@ class Session:
             self._loading = False
         self._tails.committed += 1
         self._committed.set()
-        self._open = not self.gatherer.empty
-        self._reader_clock.note()
-        committed = Committed.of(
-            batch,
-            loaded,
-            symbols_cached=len(self._tails),
-            open=self._open,
-            load_seconds=self.now() - started,
-            at=time.time(),
-            monotonic=self.now(),
-        )
-        self._around.events.publish(committed)
+        self._publish(batch, loaded, self.now() - started)
         if self._manner.careful and (self._manner.patience_seconds or not loaded.rejects[Reason.REFUSED]):
             raise StateSpoilt("what Postgres refused is dead")
         if self._manner.max_messages is not None and self._tails.committed == _NARROW_BATCHES:
@@ -450,6 +439,20 @@ class Session:
         self._around.metrics.stage_seconds.labels(stage_name).observe(self.now() - started)
         self._around.metrics.stage_cpu_seconds.labels(stage_name).inc(cpu_seconds)
         return result
+
+    def _publish(self, batch: Batch, loaded: Loaded, load_seconds: float) -> None:
+        self._open = not self.gatherer.empty
+        self._reader_clock.note()
+        committed = Committed.of(
+            batch,
+            loaded,
+            symbols_cached=len(self._tails),
+            open=self._open,
+            load_seconds=load_seconds,
+            at=time.time(),
+            monotonic=self.now(),
+        )
+        self._around.events.publish(committed)
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:

@@ -130,7 +130,8 @@ class Sessions:
                 if check_tables:
                     await self._check_tables()
                 self._manner = manner
-                _log.warning(message, reason=str(error), **_shown(manner))
+                log = _log.warning if always or not progress else _log.info
+                log(message, reason=str(error), **_shown(manner))
                 await self._back_off(error, progress=progress, always=always)
             case WaitForKafka(outage):
                 wait = self._backoff.failed()

@@ -1,4 +1,4 @@
-"""What systemd is told, where it started the daemon and asked for it (sd_notify(3)); silence everywhere else."""
+"""Notifications to systemd, where it started the daemon and asked for them (sd_notify(3))."""
 
 import asyncio
 import contextlib

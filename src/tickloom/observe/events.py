@@ -1,4 +1,4 @@
-"""What happens in a daemon, as values, and who is told: metrics, health, the lag, a drain's tally, later a web page.
+"""What happens in a daemon, as values. Metrics, health, the monitor and a drain's tally subscribe to them.
 
 The code that causes an event publishes it and does not know who listens. Subscribers run on the event loop, one after
 the other, inside ``publish``: they must not block. A subscriber that raises is a bug; the error goes to the publisher,
@@ -124,7 +124,7 @@ E = TypeVar("E", AssignmentReceived, AssignmentRevoked, StandingBy, TookOver, Ba
 
 
 class Events:
-    """Passes each event to the subscribers of its class, in the order in which they subscribed. Belongs to the event loop."""
+    """Passes each event to the subscribers of its class, in the order of their subscription. Belongs to the event loop."""
 
     def __init__(self) -> None:
         self._subscribers: dict[type[Event], list[Callable[[Any], object]]] = {}
@@ -134,6 +134,6 @@ class Events:
         self._subscribers.setdefault(kind, []).append(subscriber)
 
     def publish(self, event: Event) -> None:
-        """Tell the subscribers; returns when all of them have been called. Raises what a subscriber raises."""
+        """Call the subscribers, one after the other. Raises what a subscriber raises."""
         for subscriber in self._subscribers.get(type(event), ()):
             subscriber(event)

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class StoreObserver(Protocol):
-    """Is told how Postgres answers. Called on the event loop; must not block.
+    """Gets reports of how Postgres answers. Called on the event loop; must not block.
 
     ``store`` identifies the caller: Postgres may serve one connection and refuse another at the same time.
     """
