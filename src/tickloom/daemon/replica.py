@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from tickloom.core.gather import RefusalWatch, RejectLimits
+from tickloom.core.quality import RefusalWatch, RejectLimits
 from tickloom.daemon.outages import Outages
 from tickloom.observe.events import Events
 from tickloom.observe.metrics import Metrics
