@@ -1,7 +1,7 @@
 """The daemon with faults in its chores: ``FAULT=raise@Housekeeping.keep python -m tests.acceptance.faulty_chores run``.
 
-``raise@<chore>``: this chore fails with an unexpected error, one second after its start. ``slow@close``: each connection
-takes a second to close, and housekeeping comes twice a second, so that whatever ends the daemon meets a connection that is
+``raise@<chore>``: this chore fails with an unexpected error, one second after its start. ``raise@subscriber``: so does what
+counts the first commit. ``slow@close``: each connection takes a second to close, and housekeeping comes twice a second, so that whatever ends the daemon meets a connection that is
 being closed. A line on standard output says that the fault has happened.
 """
 
@@ -16,6 +16,7 @@ from tickloom.daemon.group import Group
 from tickloom.daemon.housekeeping import Housekeeping
 from tickloom.daemon.monitor import Monitor
 from tickloom.daemon.sharing_follower import SharingFollower
+from tickloom.observe.metrics import Metrics
 
 CHORES: dict[str, tuple[Any, str]] = {
     "Housekeeping.keep": (Housekeeping, "keep"),
@@ -39,6 +40,16 @@ def fail_in(chore: str) -> None:
     setattr(*CHORES[chore], fail)
 
 
+def fail_to_count() -> None:
+    """Let a subscriber fail."""
+
+    def fail(*_: Any) -> None:
+        print("fault", flush=True)
+        raise RuntimeError("nobody expected this")
+
+    Metrics._committed = fail
+
+
 def close_slowly() -> None:
     """Let connections take a second to close, beginning with the second one."""
     housekeeping._EVERY_SECONDS = 0.5
@@ -60,7 +71,9 @@ if __name__ == "__main__":
     from tickloom.cli import main
 
     action, _, place = os.environ["FAULT"].partition("@")
-    if action == "raise":
+    if place == "subscriber":
+        fail_to_count()
+    elif action == "raise":
         fail_in(place)
     else:
         close_slowly()
