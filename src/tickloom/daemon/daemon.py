@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
-from tickloom import __version__
+from tickloom.build import build_info
 from tickloom.daemon import systemd
 from tickloom.daemon.chores import Chores
 from tickloom.daemon.goal import Goal
@@ -82,7 +82,7 @@ class Daemon:
         """
         settings, lifecycle, metrics = self._settings, self._lifecycle, self._metrics
         metrics.stage_cpu_seconds.labels("start").inc(time.thread_time())
-        metrics.info.labels(__version__).set(1)
+        metrics.build_info.labels(**build_info()).set(1)
         loop_clock = CpuClock(metrics.stage_cpu_seconds.labels("loop"), time.thread_time)
         self._events.subscribe(Committed, lambda _: loop_clock.note())
         check_options(settings)  # here, because a reader is made only after the group was joined

@@ -5,13 +5,13 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from tickloom.admin import judge_locks
 from tickloom.core.timestamps import micros_of
 from tickloom.errors import Mistake, SchemaMismatch, StoreUnavailable, TickloomError
 from tickloom.logs import Logger
 from tickloom.observe.metrics import Metrics
 from tickloom.settings import Settings
 from tickloom.store import schema
+from tickloom.store.locks import judge_locks
 from tickloom.store.partitions import Partitioner, lock_table, partition_at, statement
 from tickloom.store.postgres import Connection, connected
 
