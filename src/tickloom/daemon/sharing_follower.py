@@ -60,7 +60,7 @@ class SharingFollower:
             while True:
                 await asyncio.sleep(_EVERY_SECONDS)
                 session = self._lifecycle.session
-                if session is not None and await session.topics_changed():
+                if session is not None and await session.topics_changed() and session is self._lifecycle.session:
                     self._lifecycle.end_session()
                 if self.era is None:
                     await store.close()
