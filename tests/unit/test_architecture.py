@@ -11,14 +11,9 @@ ROOMS = ("", "core", "store", "source", "observe", "daemon", "integrations", "de
 """From the ground up: a module may import from its own room and from those before it. "": the modules beside the rooms."""
 IMPURE = {"asyncio", "asyncpg", "confluent_kafka", "time", "socket", "os", "threading", "structlog"}
 PURE = (
-    "store/inspection.py",
-    "store/slices.py",
-    "store/carry.py",
-    "store/verdict.py",
-    "source/client_config.py",
-    "source/lag.py",
-    "observe/health.py",
-    "retry.py",
+    *("store/inspection.py", "store/slices.py", "store/carry.py", "store/verdict.py", "source/client_config.py"),
+    *("source/lag.py", "observe/events.py", "observe/health.py", "observe/outcome.py"),
+    *("daemon/verdicts.py", "retry.py"),
 )
 """Beside all of ``core``."""
 
