@@ -22,7 +22,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from tickloom.core.decode import EventBounds, decode
+from tickloom.core.checks import EventBounds
+from tickloom.core.decode import decode
 from tickloom.core.gather import BatchLimits, Gatherer
 from tickloom.core.join import begin, finish, symbols_of
 from tickloom.core.model import TABLES, Chunk, Decoded, Side, TopicPartition

@@ -8,9 +8,12 @@ from typing import TypeAlias
 import polars as pl
 
 from tests import reference
-from tickloom.core.decode import EventBounds, decode, decode_strictly
-from tickloom.core.model import Chunk, Decoded, Side
-from tickloom.core.timestamps import UNREACHABLE, parse_literals, parse_number, parse_text
+from tickloom.core.checks import EventBounds, fault_of
+from tickloom.core.codecs.codec import Fault
+from tickloom.core.codecs.json import fields_of
+from tickloom.core.decode import decode
+from tickloom.core.model import FEEDS, Chunk, Decoded, Side
+from tickloom.core.timestamps import UNREACHABLE, parse_alike, parse_number, parse_text
 
 RECORD_MS = 1_790_000_000_000
 BOUNDS = EventBounds(86_400_000_000, 31 * 86_400_000_000)
@@ -48,7 +51,7 @@ def plain(side: Side, index: int = 0) -> bytes:
 
 def bits(frame: pl.DataFrame) -> list[tuple[object, ...]]:
     """Rows that are equal only where their floats are, to the last bit."""
-    return [tuple(map(_bits, row)) for row in frame.rows()]
+    return [tuple(map(bit_pattern, row)) for row in frame.rows()]
 
 
 def verdicts(decoded: Decoded) -> list[Verdict]:
@@ -66,13 +69,32 @@ def verdicts(decoded: Decoded) -> list[Verdict]:
     return [rejects[index].reason.value if index in rejects else rows[index] for index in range(len(values))]
 
 
+def one_by_one(together: Chunk, bounds: EventBounds) -> list[Verdict]:
+    """The same by the readers of single values and single rows alone, without a column."""
+    return [
+        _verdict_alone(together.side, value, record_ms, bounds)
+        for value, record_ms in zip(together.values, together.timestamps_ms.tolist(), strict=True)
+    ]
+
+
+def _verdict_alone(side: Side, value: bytes | None, record_ms: int, bounds: EventBounds) -> Verdict:
+    if not value:
+        return "empty"
+    feed = FEEDS[side]
+    found = fields_of(feed, value)
+    fault = found if isinstance(found, Fault) else fault_of(feed, found, record_ms, bounds)
+    if isinstance(found, Fault) or fault is not None:
+        return fault.reason.value
+    return (found.symbol, found.time, *(bit_pattern(found.numbers.get(name)) for name in feed.numbers))
+
+
 def judged(side: Side, value: bytes | None, record_ms: int = RECORD_MS) -> Verdict:
     """The same by the judge."""
     verdict = reference.reason_of(reference.Record(side.value, "topic", 0, 0, b"key", value, record_ms))
     if isinstance(verdict, str):
         return verdict
     optional = [verdict[name] for name in reference.OPTIONAL[side.value]]
-    return (verdict["symbol"], verdict["micros"], *map(_bits, (verdict["value"], *optional)))
+    return (verdict["symbol"], verdict["micros"], *map(bit_pattern, (verdict["value"], *optional)))
 
 
 def disagreements(side: Side, values: Sequence[bytes | None], times: Sequence[int] | None = None) -> list[str]:
@@ -82,7 +104,7 @@ def disagreements(side: Side, values: Sequence[bytes | None], times: Sequence[in
     wanted = [judged(side, value, record_ms) for value, record_ms in zip(values, at, strict=True)]
     found = {
         "together": verdicts(decode(together, BOUNDS)),
-        "strictly": verdicts(decode_strictly(together, BOUNDS)),
+        "one by one": one_by_one(together, BOUNDS),
         "alone": [
             *(verdicts(decode(chunk(side, [v], [ms]), BOUNDS))[0] for v, ms in zip(values, at, strict=True)),
         ],
@@ -111,7 +133,7 @@ def time_disagreements(texts: Sequence[str]) -> list[str]:
 def among_others(literal: str, *others: str) -> int | None:
     """What the reader of many literals makes of one that comes often, between ``others``; None where it leaves it."""
     literals = [text.encode() for text in (literal, *others)] * MANY
-    micros, known = parse_literals(literals)
+    micros, known = parse_alike(literals)
     step = 1 + len(others)
     assert len(set(micros[::step].tolist())) == len(set(known[::step].tolist())) == 1
     return int(micros[0]) if known[0] else None
@@ -131,5 +153,5 @@ def shown(value: bytes | None) -> str:
     return repr(value) if value is None or len(value) < 300 else f"{value[:150]!r}…{value[-100:]!r} ({len(value)})"
 
 
-def _bits(value: object) -> object:
+def bit_pattern(value: object) -> object:
     return struct.pack(">d", value).hex() if isinstance(value, float) else value

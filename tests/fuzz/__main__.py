@@ -10,7 +10,13 @@ from pathlib import Path
 
 import atheris
 
-INSTRUMENTED = ["tickloom.core.decode", "tickloom.core.timestamps", "tests.reference"]
+INSTRUMENTED = [
+    "tickloom.core.checks",
+    "tickloom.core.codecs",
+    "tickloom.core.decode",
+    "tickloom.core.timestamps",
+    "tests.reference",
+]
 
 with atheris.instrument_imports(include=INSTRUMENTED, enable_loader_override=False):
     from tests.fuzz import corpus

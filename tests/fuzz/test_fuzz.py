@@ -17,7 +17,7 @@ has_atheris = pytest.mark.skipif(
     reason="atheris has wheels for Linux on x86-64 alone, up to Python 3.13",
 )
 UNGUARDED = (
-    "from tests.fuzz import __main__ as fuzz; import tickloom.core.decode as stage; "
+    "from tests.fuzz import __main__ as fuzz; import tickloom.core.checks as stage; "
     "stage.MAX_MAGNITUDE = 1e16; fuzz.main()"
 )
 

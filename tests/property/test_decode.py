@@ -10,10 +10,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests import hard_cases, reference
-from tests.readers import BOUNDS, MANY, RECORD_MS, STAMP, VALUE, bits, chunk, disagreements, plain, verdicts
-from tickloom.core.decode import EventBounds, _read_columns, decode, decode_strictly
-from tickloom.core.model import Reason, Side
-from tickloom.core.timestamps import parse_literals
+from tests.readers import BOUNDS, MANY, RECORD_MS, STAMP, VALUE, chunk, disagreements, one_by_one, plain, verdicts
+from tickloom.core.checks import EventBounds
+from tickloom.core.codecs import json as codec
+from tickloom.core.codecs.codec import Fault, Fields
+from tickloom.core.decode import decode
+from tickloom.core.model import Feed, Reason, Side
+from tickloom.core.timestamps import parse_alike
 
 SIDES = pytest.mark.parametrize("side", list(Side))
 DAY_MICROS = 86_400_000_000
@@ -202,7 +205,7 @@ def test_any_bounds(ahead: int, age: int, record_ms: int) -> None:
     """Whoever switches the bounds off by a large number would have a daemon that ends with the first message."""
     alone = chunk(Side.PRICES, [plain(Side.PRICES)], [record_ms])
     bounds = EventBounds(ahead, age)
-    assert verdicts(decode(alone, bounds)) == verdicts(decode_strictly(alone, bounds))
+    assert verdicts(decode(alone, bounds)) == one_by_one(alone, bounds)
 
 
 ORDINARY = {
@@ -225,15 +228,24 @@ ORDINARY = {
 @SIDES
 @pytest.mark.parametrize("shape", ORDINARY)
 @pytest.mark.parametrize("bad", [None, b"", b"hello", b'{"symbol":"A"}', b"\xff"])
-def test_ordinary_messages_are_read_in_columns(side: Side, shape: str, bad: bytes | None) -> None:
+def test_ordinary_messages_are_read_in_columns(
+    side: Side, shape: str, bad: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A doubt about each message, or about all because of a bad one, makes decode ten times slower without a word."""
     alike = [ORDINARY[shape] % VALUE[side]] * 30
     together = chunk(side, [*alike, bad, *alike])
-    rows, sure = _read_columns(together, BOUNDS)
-    assert sure.tolist() == [*range(30), *range(31, 61)]
-    assert bits(rows) == bits(decode_strictly(together, BOUNDS).rows)
+    wanted = one_by_one(together, BOUNDS)
+    read, read_alone = codec.fields_of, list[bytes]()
+
+    def fields_of(feed: Feed, value: bytes) -> Fields | Fault:
+        read_alone.append(value)
+        return read(feed, value)
+
+    monkeypatch.setattr(codec, "fields_of", fields_of)
+    assert verdicts(decode(together, BOUNDS)) == wanted
+    assert set(read_alone) <= {bad}
     times = [msgspec.json.decode(ORDINARY[shape] % VALUE[side], type=dict[str, msgspec.Raw])["timestamp"]] * 30
-    assert parse_literals(times)[1].all(), "each time is parsed by itself"
+    assert parse_alike(times)[1].all(), "each time is parsed by itself"
 
 
 def test_no_messages() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests import reference
 from tests.readers import MANY, among_others
-from tickloom.core.timestamps import UNREACHABLE, parse_literals, parse_number, parse_text
+from tickloom.core.timestamps import UNREACHABLE, parse_alike, parse_number, parse_text
 
 EPOCH = datetime(1970, 1, 1)
 
@@ -82,7 +82,7 @@ def one_by_one(literal: str) -> int | None:
 @settings(max_examples=400, deadline=None)
 def test_many_literals_say_what_each_says(drawn: list[str]) -> None:
     """Else a time would depend on the messages that happen to travel beside it."""
-    micros, known = parse_literals([literal.encode() for literal in drawn] * MANY)
+    micros, known = parse_alike([literal.encode() for literal in drawn] * MANY)
     for at, literal in enumerate(drawn * MANY):
         assert not known[at] or micros[at] == one_by_one(literal), literal
 

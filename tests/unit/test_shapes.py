@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks import core
 from tests.reference import Record, reason_of
-from tickloom.core.decode import EventBounds, decode
+from tickloom.core.checks import EventBounds
+from tickloom.core.decode import decode
 from tickloom.core.model import Chunk, Side
 from tickloom.shapes import PLAIN, SHAPES, Reshaper, Shape, reshaped, shape_named
 from tickloom.synthetic import DAY, SIDES, Tick, TickSettings, history

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tickloom.core.decode import EventBounds, decode_strictly
+from tickloom.core.checks import EventBounds
+from tickloom.core.decode import decode
 from tickloom.core.model import Chunk, Reason, Side
 from tickloom.core.timestamps import parse_text
 from tickloom.synthetic import DAY, SIDES, Tick, TickSettings, TopicSide, bad_values, history, iso, live
@@ -51,7 +52,7 @@ def reasons(side: TopicSide, values: Sequence[bytes], timestamp_ms: int) -> list
     size = len(values)
     stamps = [timestamp_ms] * size
     chunk = Chunk(Side(side), side, [_NoHeaders()] * size, values, [0] * size, range(size), stamps)
-    return [reject.reason for reject in decode_strictly(chunk, BOUNDS).rejects]
+    return [reject.reason for reject in decode(chunk, BOUNDS).rejects]
 
 
 def fields(tick: Tick) -> dict[str, Any]:

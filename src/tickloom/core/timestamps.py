@@ -1,7 +1,8 @@
 """Event times: ISO-8601 text or epoch numbers to microseconds since 1970 UTC. Pure, exact, no clock.
 
-Two parsers of one grammar: ``parse_text`` and ``parse_number`` for a single value, and ``parse_literals`` for many
-JSON literals at once, which answers for those that are written like many others. Tests hold them equal.
+Two parsers of one grammar: ``parse_text`` and ``parse_number`` take a single value; ``parse_alike`` takes many JSON
+literals at once and answers for those that are written like many others. Tests hold them equal.
+``parse_literal`` and ``parse_literals`` combine them, for the codecs of text formats.
 
     YYYY-MM-DD ("T" | " ") HH:MM [":" SS ["." digits]] ["Z" | ("+"|"-") HH [":"] MM | ("+"|"-") HH]
 """
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,6 +33,7 @@ _TEXT = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d+))?)?(?:Z|([+-])(\d\d)(?::?(\d\d))?)?", re.ASCII
 )
 _NUMBER = re.compile(r"(-)?(\d+)(?:\.(\d+))?(?:[eE]([+-]?)0*(\d+))?", re.ASCII)
+_STRING = msgspec.json.Decoder(str)
 _MAX_POWER_DIGITS = 7
 _MAX_MICROS_DIGITS = 18  # some 31,000 years; all that fits into 64 bits
 _DAYS_IN_MONTH = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], dtype=np.int32)
@@ -104,8 +107,27 @@ def _scale(size: int) -> int:
     return next((scale for limit, scale in ((11, 6), (14, 3), (17, 0)) if size <= limit), -3)
 
 
+def parse_literal(literal: bytes) -> int | None:
+    """Microseconds of a JSON literal: a text in its quotes, with any escapes, or a number; None where it is no time."""
+    try:
+        return parse_text(_STRING.decode(literal)) if literal[:1] == b'"' else parse_number(literal.decode())
+    except ValueError:  # msgspec's errors are such, too
+        return None
+
+
 def parse_literals(literals: Sequence[Any]) -> tuple[Ints, Bools]:
-    """Many JSON literals at once (texts in their quotes, or numbers; any buffers): microseconds, and which are known.
+    """Many JSON literals at once (any buffers): microseconds, and which of them are times."""
+    micros, known = parse_alike(literals)
+    if not known.all():
+        for row in np.flatnonzero(~known).tolist():
+            found = parse_literal(bytes(literals[row]))
+            if found is not None:
+                micros[row], known[row] = found, True
+    return micros, known
+
+
+def parse_alike(literals: Sequence[Any]) -> tuple[Ints, Bools]:
+    """Those of many JSON literals that are written alike: microseconds, and which of all are known.
 
     Literals of one length are held against the form of the first of them: where its digits stand, and what is
     between. All that share the form are read together, then comes the form of what is left. What is not known is for

@@ -17,7 +17,8 @@ from typing import Any, TypeVar, cast
 
 import polars as pl
 
-from tickloom.core.decode import EventBounds, decode, without
+from tickloom.core.checks import EventBounds
+from tickloom.core.decode import decode, without
 from tickloom.core.gather import BatchLimits, Gatherer, RefusalWatch, RejectLimits, RejectWatch, parts_of
 from tickloom.core.join import Begun, Joined, begin, finish, partition_of_symbols, symbols_of
 from tickloom.core.model import (
