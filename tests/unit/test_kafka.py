@@ -6,7 +6,7 @@ from typing import Any
 import confluent_kafka as kafka
 import pytest
 
-from tickloom.errors import SettingsError
+from tickloom.errors import SettingsError, SourceUnavailable
 from tickloom.settings import Settings
 from tickloom.source.kafka import TopicIds, check_options, member_config, reader_config
 
@@ -133,3 +133,11 @@ def test_the_embedded_broker_is_not_asked_for_ids() -> None:
     broker = next(iter(producer.list_topics(timeout=10).brokers.values()))
     settings = Settings(kafka_bootstrap_servers=f"{broker.host}:{broker.port}")  # pyright: ignore
     assert TopicIds(settings).read(timeout_seconds=2) == {}
+
+
+def test_closed_while_somebody_asks() -> None:
+    """A session that ends while another task asks for its topics would end the daemon with an error about None."""
+    ids = TopicIds(Settings(kafka_bootstrap_servers="127.0.0.1:1"))
+    ids.close()
+    with pytest.raises(SourceUnavailable, match="closed"):
+        ids.read(0.1)
