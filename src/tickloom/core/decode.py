@@ -5,8 +5,10 @@ an order, and the first that applies counts: ``empty`` is found here, then come 
 ``core.checks``.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from operator import methodcaller
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -38,12 +40,10 @@ def decode(chunk: Chunk, bounds: EventBounds, codec: Codec = JSON) -> Decoded:
 
 def _read(chunk: Chunk, feed: Feed, codec: Codec) -> Columns:
     """What the codec makes of the chunk's values; ``empty`` is a fault in every format."""
-    values = list(filter(None, chunk.values))
-    columns = codec.read(feed, values)
-    if len(values) == len(chunk.values):
-        return columns
+    if all(chunk.values):
+        return codec.read(feed, cast("Sequence[bytes]", chunk.values))
     filled = np.fromiter(map(bool, chunk.values), np.bool_, len(chunk.values))
-    columns = columns.moved(np.flatnonzero(filled))
+    columns = codec.read(feed, list(filter(None, chunk.values))).moved(np.flatnonzero(filled))
     return replace(columns, faults=columns.faults | dict.fromkeys(np.flatnonzero(~filled).tolist(), _EMPTY))
 
 
