@@ -110,8 +110,7 @@ def migrate() -> None:
     """Create tables, bookkeeping and the first partitions; safe to repeat, never drops anything."""
     from tickloom.admin import migrate as migrate_tables
 
-    _run(migrate_tables(_configured()))
-    print("the tables are in place")
+    print("\n".join(_run(migrate_tables(_configured()))))
 
 
 @app.command(epilog="Example: tickloom check --json")

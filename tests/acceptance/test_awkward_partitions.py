@@ -297,7 +297,7 @@ def test_make_partitions_is_no_hole(world: World) -> None:
         with pytest.raises(asyncpg.DataError):
             weak.query(call.format("stock_prices", stamp))
     for table in ("public.other", "tickloom.offsets", "pg_catalog.pg_class"):
-        with pytest.raises(asyncpg.DataError, match="no partitioned table of tickloom"):
+        with pytest.raises(asyncpg.DataError, match="not a partitioned table of tickloom"):
             weak.query(call.format(table, "2026010100"))
     world.query(f"CREATE SCHEMA {name} AUTHORIZATION {name}")
     weak.query(f'CREATE TABLE {name}.stock_prices ("timestamp" timestamptz) PARTITION BY RANGE ("timestamp")')
@@ -517,7 +517,7 @@ def test_another_width_than_the_tables_is_told_at_the_start(world: World) -> Non
     bad = found_bad(world)
     assert list(bad) == ["table partitions"]
     assert bad["table partitions"] in last
-    for fill in last.partition("make what is missing: ")[2].split(
+    for fill in last.partition("create what is missing: ")[2].split(
         "; "
     ):  # as it stands there: then it is daily from tomorrow on
         world.query(fill.replace("CREATE TABLE ", "CREATE TABLE public."))

@@ -21,9 +21,10 @@ from tickloom.core.join import begin, finish, symbols_of
 from tickloom.core.model import TABLES, Batch, Chunk, Decoded, Side, TopicPartition, rows_schema
 from tickloom.core.tails import ROW_BYTES, Tails
 from tickloom.settings import Partitioning, Settings
-from tickloom.store import ledger, postgres, schema
+from tickloom.store import ledger, postgres
 from tickloom.store.history import History
 from tickloom.store.loader import Encoded, Loader, Work, prepare, stage
+from tickloom.store.migrate import migrate
 from tickloom.store.partitions import Partitioner
 from tickloom.store.postgres import connect
 
@@ -254,7 +255,7 @@ def database(postgres: Any, request: pytest.FixtureRequest) -> Iterator[tuple[as
 
         async def open_() -> Any:
             connection = await connect(configured)
-            await schema.migrate(connection, configured)
+            await migrate(connection, configured)
             await stage(connection)
             return connection
 

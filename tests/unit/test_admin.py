@@ -13,7 +13,6 @@ from tickloom import admin
 from tickloom.errors import TickloomError
 from tickloom.settings import Partitioning, Settings
 from tickloom.source.kafka import Cluster
-from tickloom.store import schema
 from tickloom.store.partitions import LockTable
 from tickloom.store.postgres import Connection
 
@@ -57,7 +56,7 @@ def check_with(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(admin, "_source", no_fault)
     monkeypatch.setattr(admin, "look_at_cleanup", lambda _settings: "kept")
     monkeypatch.setattr(admin, "peek_keys", lambda _settings: "all have keys")
-    monkeypatch.setattr(schema, "check", no_fault)
+    monkeypatch.setattr(admin, "check_schema", no_fault)
     for name in ("rehearse", "rehearse_partitions", "refuse_poolers"):
         monkeypatch.setattr(admin, name, no_fault)
 

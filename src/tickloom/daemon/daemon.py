@@ -60,10 +60,12 @@ from tickloom.source.kafka import Cluster, TopicIds, check_options, describe_clu
 from tickloom.source.membership import Assigned, Member, MemberEvent, MemberFailed, MemberRefused, Revoked
 from tickloom.source.reader import Reader
 from tickloom.store import ledger, schema, sharing
+from tickloom.store.check import check_schema, check_tables, check_widths
 from tickloom.store.partitions import Partitioner, lock_table, partition_at, statement
 from tickloom.store.pooler import refuse_poolers
 from tickloom.store.postgres import Connection, connected
 from tickloom.store.sharing import Policy, Stance, may_share
+from tickloom.store.source_claim import claim_source
 
 _log = Logger(__name__)
 _HOUSEKEEPING_SECONDS = 60.0
@@ -202,12 +204,12 @@ class Daemon:
         around.outage = StoreUnavailable("Postgres has not answered in all that time")
         try:
             await store.run(lambda _: refuse_poolers(settings))
-            await store.run(lambda connection: schema.check(connection, settings))
+            await store.run(lambda connection: check_schema(connection, settings))
             self.health.schema_present = True
             cluster = await self._patiently(around, lambda: describe_cluster(settings))
             ids = await self._patiently(around, TopicIds(settings).read)
-            await store.run(lambda connection: schema.claim_source(connection, settings, cluster.cluster_id, ids))
-            await store.run(lambda connection: schema.check_widths(connection, around.partitioner, datetime.now(UTC)))
+            await store.run(lambda connection: claim_source(connection, settings, cluster.cluster_id, ids))
+            await store.run(lambda connection: check_widths(connection, around.partitioner, datetime.now(UTC)))
             await store.run(lambda connection: self._make_partitions(around, connection))
         finally:
             await store.close()
@@ -356,7 +358,7 @@ class Daemon:
         """
         store = Store(around)
         try:
-            await self._interruptible(store.run(lambda connection: schema.check(connection, self._settings)))
+            await self._interruptible(store.run(lambda connection: check_tables(connection, self._settings)))
         finally:
             await store.close()
 
@@ -556,7 +558,7 @@ class Daemon:
     async def _look_for_changes(self, connection: Connection) -> None:
         """Of a key that was dropped, or a policy, the flow may notice nothing, and be wrong or slow."""
         try:
-            await schema.check(connection, self._settings)
+            await check_tables(connection, self._settings)
         except SchemaMismatch as error:
             self._fail(error)
 

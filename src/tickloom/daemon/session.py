@@ -64,13 +64,15 @@ from tickloom.source.kafka import Cluster, TopicIds, describe_cluster
 from tickloom.source.membership import Member
 from tickloom.source.reader import Reader, find_gap
 from tickloom.source.settle import settle
-from tickloom.store import ledger, schema, sharing
+from tickloom.store import ledger, sharing
+from tickloom.store.check import check_tables
 from tickloom.store.history import History
 from tickloom.store.loader import Encoded, Loaded, Loader, Work, prepare, stage, without_expired
 from tickloom.store.partitions import Bools, Far, Partitioner, lock_budget
 from tickloom.store.postgres import Connection, connect, connected
 from tickloom.store.sharing import Entered, Policy, Stance, View
 from tickloom.store.sieve import Means, Sieve
+from tickloom.store.source_claim import claim_source
 
 _log = Logger(__name__)
 _BUSY_WAIT_SECONDS = 0.005
@@ -409,7 +411,7 @@ class Session:
             around.partitioner.forget()  # dropped by a person, or lost in a failover: look again
             if isinstance(error, Garbled):
                 async with connected(around.settings) as another:
-                    await schema.check(another, around.settings)
+                    await check_tables(another, around.settings)
             raise
 
     async def _make_partitions(self, connection: Connection, encoded: Encoded) -> None:
@@ -616,7 +618,7 @@ async def open_session(
     reader = Reader(around.settings, sharing.wanted_offsets(view))
     store = Store(around, writes_ledger=True)
     try:
-        await store.run(lambda connection: schema.claim_source(connection, around.settings, cluster.cluster_id, ids))
+        await store.run(lambda connection: claim_source(connection, around.settings, cluster.cluster_id, ids))
         marks = await loop.run_in_executor(None, reader.watermarks)
         firsts = {at: low for at, (low, _) in marks.items()}
         entered = await store.run(lambda connection: sharing.enter(connection, view, firsts, around.owner))
