@@ -1,4 +1,4 @@
-"""CPU of the pure core, by step: decode, gather, symbols, join, encode; and of decode by shape. No Kafka, no Postgres.
+"""CPU of the pure core, by step: decode, gather, join, encode; and of decode by shape. No Kafka, no Postgres.
 
     python -m benchmarks.core [--sizes 50,500,5000,100000] [--shapes all] [--runs 7] [--symbols 5000]
     python -m benchmarks.core --sizes "" --shapes plain,realistic,iso-mixed
@@ -23,13 +23,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tickloom.core.decode import EventBounds, decode
+from tickloom.core.engine import Engine, Expiry, Need, NewestRows
 from tickloom.core.gather import BatchLimits, Gatherer
-from tickloom.core.join import begin, finish, symbols_of
 from tickloom.core.model import TABLES, Chunk, Decoded, Side, TopicPartition
-from tickloom.core.tails import Loaded, Tails
+from tickloom.core.tails import Tails
 from tickloom.settings import Partitioning
 from tickloom.shapes import PLAIN, SHAPES, Shape, reshaped, shape_named
-from tickloom.store.loader import prepare
 from tickloom.synthetic import Tick, TickSettings, live
 
 CHUNK_MESSAGES = 10_000
@@ -37,7 +36,7 @@ PARTITIONS = 4
 WINDOW, TAIL, CACHE, ROOM = 5, 64, 100_000, 96 * 2**20
 WARM_MESSAGES = 200_000
 SHAPED_CHUNKS = 4  # of each side, of a shape's log
-STEPS = ("decode", "gather", "symbols", "join", "encode")
+STEPS = ("decode", "gather", "join", "encode")
 DAY = 86_400 * 10**6
 _WIDTHS = dict.fromkeys((table.name for table in TABLES), Partitioning.HOURLY)
 
@@ -103,11 +102,16 @@ def _chunk(side: Side, ticks: Sequence[Tick], offsets: dict[tuple[str, int], int
     return Chunk(side, side.value, messages, [tick.value for tick in ticks], partitions, places, stamps)
 
 
+def _none_expired(need: Need) -> object:
+    assert isinstance(need, Expiry), need
+    return need.none()
+
+
 def run(log: Sequence[Sequence[Chunk]]) -> Clock:
     """One replay; the warm batches are not counted."""
     positions = {TopicPartition(side.value, number): 0 for side in Side for number in range(PARTITIONS)}
     gatherer = Gatherer(BatchLimits(10**9, 10**9, 1), positions)
-    tails = Tails(WINDOW, TAIL, CACHE, ROOM)
+    engine = Engine(gatherer, Tails(WINDOW, TAIL, CACHE, ROOM), _WIDTHS)
     bounds = EventBounds(DAY, 31 * DAY)
     warm, clock = Clock(), Clock()
     for number, chunks in enumerate(log, 1):
@@ -116,22 +120,15 @@ def run(log: Sequence[Sequence[Chunk]]) -> Clock:
             with counting.step("decode"):
                 decoded: Decoded = decode(chunk, bounds)
             with counting.step("gather"):
-                gatherer.add(decoded, 0.0)
+                engine.add(decoded, 0.0)
         with counting.step("gather"):
-            batch = gatherer.close()
-        with counting.step("symbols"):
-            symbols = symbols_of(batch)
-            missing = tails.missing(symbols.to_list())
-        if missing:
-            tails.reserve(len(missing))
-            tails.insert(
-                missing,
-                dict.fromkeys(Side, Loaded.nothing(len(missing))),
-            )
+            batch = engine.close()
         with counting.step("join"):
-            joined = finish(begin(batch, symbols, tails, number), tails)
+            while (need := engine.needs(batch)) is not None:
+                engine.supply(need, need.nothing() if isinstance(need, NewestRows) else _none_expired(need))
         with counting.step("encode"):
-            prepare(joined, 1_790_000_000_000_000, _WIDTHS)
+            engine.work(batch, 1_790_000_000_000_000)
+        engine.committed()
     return clock
 
 

@@ -16,17 +16,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tickloom.core.gather import BatchLimits, Gatherer
-from tickloom.core.join import begin, finish, symbols_of
-from tickloom.core.model import TABLES, Batch, Chunk, Decoded, Side, TopicPartition, rows_schema
+from tests.builders import HOURLY, new_engine
+from tickloom.core.engine import Commit, Engine
+from tickloom.core.model import Chunk, Decoded, Side, TopicPartition, rows_schema
 from tickloom.core.tails import ROW_BYTES, Tails
 from tickloom.settings import Partitioning, Settings
 from tickloom.store import ledger, postgres
 from tickloom.store.history import History
-from tickloom.store.loader import Encoded, Loader, Work, prepare, stage
+from tickloom.store.loader import Loader, stage
 from tickloom.store.migrate import migrate
 from tickloom.store.partitions import Partitioner
 from tickloom.store.postgres import connect
+from tickloom.store.supplier import Supplier
 
 TOPICS = {Side.PRICES: "p", Side.VOLUMES: "v"}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -102,27 +103,15 @@ def chunk_of(side: Side, ticks: list[tuple[Tick, int]]) -> Decoded:
     return Decoded(chunk, frame, [])
 
 
-async def join_alone(
-    connection: postgres.Connection, batch: Batch, tails: Tails, number: int, history: History, width: Partitioning
-) -> Encoded:
-    """A batch joined and encoded, with what is cold or deep read from the tables, which hold all that was before."""
-    symbols = symbols_of(batch)
-    names = symbols.to_list()
-    tails.evict(len(tails.missing(names)))
-    if missing := tails.missing(names):
-        tails.insert(missing, await history.newest(connection, missing, tails.reserve(len(missing))))
-    begun = begin(batch, symbols, tails, number)
-    around = await history.around(connection, names, begun.deep, begun.since) if begun.needs_tables else None
-    return prepare(finish(begun, tails, around), START, dict.fromkeys((table.name for table in TABLES), width))
-
-
-async def begin_session(connection: postgres.Connection, sources: dict[TopicPartition, int]) -> tuple[Gatherer, Loader]:
+async def begin_session(
+    connection: postgres.Connection, sources: dict[TopicPartition, int], tails: Tails, width: Partitioning
+) -> tuple[Engine, Loader]:
     """What goes on from the ledger."""
     claims = await ledger.take_over(connection, sources, "test")
     positions = {at: claim.next_offset for at, claim in claims.items()}
     logged = {at: claim.logged for at, claim in claims.items()}
-    epochs = {at: claim.epoch for at, claim in claims.items()}
-    return Gatherer(BatchLimits(10**9, 10**9, 1), positions, logged), Loader(TOPICS, epochs)
+    engine = new_engine(positions, logged, tails, dict.fromkeys(HOURLY, width))
+    return engine, Loader(TOPICS, {at: claim.epoch for at, claim in claims.items()})
 
 
 async def run_log(
@@ -139,12 +128,11 @@ async def run_log(
         "TRUNCATE stock_prices, stock_volumes, stock_analytics_data, tickloom.offsets, tickloom.symbols"
     )
     sources = {TopicPartition(topic, partition): 0 for topic in TOPICS.values() for partition in (0, 1)}
-    gatherer, loader = await begin_session(connection, sources)
-    partitioner = Partitioner(dict.fromkeys((table.name for table in TABLES), width), 0)
-    history = History(partitioner, window, budget)
-    tails = new_tails()
+    engine, loader = await begin_session(connection, sources, new_tails(), width)
+    partitioner = Partitioner(dict.fromkeys(HOURLY, width), 0)
+    supplier = Supplier(lambda work: work(connection), History(partitioner, window, budget), partitioner)
     next_offset = dict.fromkeys(sources, 0)
-    at, number = 0, 0
+    at = 0
     for cut in cuts * len(ticks):
         part = []
         for tick in ticks[at : at + cut]:
@@ -155,18 +143,19 @@ async def run_log(
         if not part:
             break
         if restarts:
-            gatherer, loader = await begin_session(connection, sources)
+            engine, loader = await begin_session(connection, sources, new_tails(), width)
         for side in Side:
             if any(tick.side is side for tick, _ in part):
-                gatherer.add(chunk_of(side, part), 0.0)
-        batch = gatherer.close()
-        number += 1
-        if restarts:
-            tails, number = new_tails(), 1
-        encoded = await join_alone(connection, batch, tails, number, history, width)
-        await partitioner.ensure_for(connection, dict(encoded.needed))
-        await loader.load(connection, Work(batch, encoded), datetime.now(UTC))
-        tails.committed = number
+                engine.add(chunk_of(side, part), 0.0)
+        batch = engine.close()
+        while (need := engine.needs(batch)) is not None:
+            assert not isinstance(need, Commit), "nothing is in flight"
+            engine.supply(need, await supplier.fetch(need))
+        work = engine.work(batch, START)
+        assert work.encoded is not None
+        await partitioner.ensure_for(connection, work.encoded.needed)
+        await loader.load(connection, work, datetime.now(UTC))
+        engine.committed()
 
 
 REFERENCE = {

@@ -11,12 +11,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.acceptance.proxy import Proxy
+from tests.builders import HOURLY, new_engine, work_alone
 from tests.contract.test_any_split import START, TOPICS, Tick, chunk_of
 from tickloom.core.copy_binary import SIGNATURE
-from tickloom.core.gather import BatchLimits, Gatherer
-from tickloom.core.join import begin, finish, symbols_of
-from tickloom.core.model import TABLES, Batch, Side, TopicPartition
-from tickloom.core.tails import Loaded, Tails
+from tickloom.core.encode import Work
+from tickloom.core.model import TABLES, Side, TopicPartition
 from tickloom.core.timestamps import moment
 from tickloom.daemon.session import Store, Surroundings
 from tickloom.daemon.watch import Watch
@@ -26,14 +25,13 @@ from tickloom.observe.metrics import Metrics
 from tickloom.settings import Partitioning, Settings
 from tickloom.store import ledger
 from tickloom.store.history import History
-from tickloom.store.loader import Encoded, Loader, Work, prepare, stage
+from tickloom.store.loader import Loader, stage
 from tickloom.store.migrate import migrate
 from tickloom.store.partitions import Partitioner, partition_at
 from tickloom.store.postgres import Connection, connect
 from tickloom.store.source_claim import claim_source
 
 SOURCES = {TopicPartition("p", 0): 0, TopicPartition("v", 0): 0}
-HOURLY = dict.fromkeys((table.name for table in TABLES), Partitioning.HOURLY)
 NOW = datetime(2026, 12, 31, 22, 30, tzinfo=UTC)
 
 
@@ -46,21 +44,11 @@ async def connection(settings: Settings) -> AsyncGenerator[Connection]:
     await connection.close()
 
 
-def encoded_alone(batch: Batch) -> Encoded:
-    """A batch joined as the first of all."""
-    symbols = symbols_of(batch)
-    tails = Tails(5, 16, 10, 1 << 20)
-    tails.reserve(len(symbols))
-    tails.insert(symbols.to_list(), dict.fromkeys(Side, Loaded.nothing(len(symbols))))
-    return prepare(finish(begin(batch, symbols, tails, 1), tails), START, HOURLY)
-
-
 def work_of(values: list[float]) -> Work:
-    gatherer = Gatherer(BatchLimits(10**9, 10**9, 1), dict(SOURCES))
+    engine = new_engine(SOURCES)
     ticks = [(Tick(Side.PRICES, "A", START + n, value, 0), n) for n, value in enumerate(values)]
-    gatherer.add(chunk_of(Side.PRICES, ticks), 0)
-    batch = gatherer.close()
-    return Work(batch, encoded_alone(batch))
+    engine.add(chunk_of(Side.PRICES, ticks), 0)
+    return work_alone(engine, engine.close(), START)
 
 
 async def owner(connection: Connection, name: str) -> Loader:

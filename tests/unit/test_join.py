@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tickloom.core.join import Joined, _keys, begin, finish, symbols_of
+from tests.builders import new_engine, supply_nothing
+from tickloom.core.join import Joined, _keys
 from tickloom.core.model import Batch, Side, rows_schema
-from tickloom.core.tails import Events, Loaded, Tails
+from tickloom.core.tails import Events
 
 KEYS = st.lists(st.tuples(st.integers(0, 2**20), st.integers(-(2**60), 2**63 - 1) | st.integers(0, 9)), max_size=9)
 
@@ -24,10 +25,9 @@ def join_alone(prices: list[float], volumes: list[float]) -> Joined:
         schema = rows_schema(side)
         rows[side] = pl.DataFrame({name: columns.get(name, [None] * len(values)) for name in schema}, schema=schema)
     batch = Batch(rows, [], [], [], {}, len(prices) + len(volumes), 0.0)
-    tails = Tails(5, 16, 10, 1 << 20)
-    tails.reserve(1)
-    tails.insert(["A"], dict.fromkeys(Side, Loaded.nothing(1)))
-    return finish(begin(batch, symbols_of(batch), tails, 1), tails)
+    engine = new_engine({})
+    supply_nothing(engine, batch)
+    return engine.joined(batch)
 
 
 @given(st.lists(KEYS, min_size=1, max_size=4))

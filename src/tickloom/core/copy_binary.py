@@ -1,4 +1,4 @@
-"""Frames to the bytes of ``COPY … WITH (FORMAT binary)``, vectorised. Pure.
+"""Frames to the bytes of ``COPY … WITH (FORMAT binary)`` and back, vectorised. Pure.
 
 Format: PostgreSQL documentation, COPY, "Binary Format". Rows differ in size by their symbol and by their NULLs, which
 have a length but no bytes. What lies between these is the same in all rows: it is laid out as numpy records, and
@@ -20,7 +20,13 @@ POSTGRES_EPOCH_MICROSECONDS = 946_684_800_000_000
 """2000-01-01 UTC, from which Postgres counts, in microseconds since 1970."""
 
 _TIMES = {"ts", "logged", "processed_at"}
-_WIRE: dict[type[pl.DataType], str] = {pl.Float64: ">f8", pl.Int64: ">i8", pl.Int32: ">i4"}
+_WIRE: dict[type[pl.DataType], str] = {pl.Float64: ">f8", pl.Int64: ">i8", pl.Int32: ">i4", pl.UInt32: ">i4"}
+_NATIVE: dict[type[pl.DataType], Any] = {
+    pl.Float64: np.float64,
+    pl.Int64: np.int64,
+    pl.Int32: np.int32,
+    pl.UInt32: np.uint32,
+}
 _NULL = -1
 
 
@@ -63,6 +69,27 @@ def encode(frame: pl.DataFrame, symbols: SymbolBytes) -> bytearray:
         run = {}
     rows.add(run)
     return rows.stream()
+
+
+def decode(stream: bytes, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
+    """The rows of a COPY stream that holds these columns (int4, int8, float8, timestamptz) and no NULL.
+
+    ``ts``, ``logged`` and ``processed_at`` are timestamptz on the wire and microseconds since 1970 here.
+    """
+    parts = [part for name, kind in columns.items() for part in ((f"{name} length", ">i4"), (name, _WIRE[kind]))]
+    found = np.frombuffer(
+        stream, np.dtype([("columns", ">i2"), *parts]), offset=len(SIGNATURE), count=_rows_in(stream, parts)
+    )
+    frame: dict[str, NDArray[Any]] = {}
+    for name, kind in columns.items():
+        values = found[name].astype(_NATIVE[kind])
+        frame[name] = values + POSTGRES_EPOCH_MICROSECONDS if name in _TIMES else values
+    return pl.DataFrame(frame)
+
+
+def _rows_in(stream: bytes, parts: list[tuple[str, str]]) -> int:
+    row_bytes = 2 + sum(int(wire[-1]) for _, wire in parts)
+    return (len(stream) - len(SIGNATURE) - len(TRAILER)) // row_bytes if stream else 0
 
 
 def _values(column: pl.Series) -> NDArray[Any]:

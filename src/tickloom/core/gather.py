@@ -106,6 +106,10 @@ class Gatherer:
         self._open()
 
     @property
+    def limits(self) -> BatchLimits:
+        return self._limits
+
+    @property
     def positions(self) -> dict[TopicPartition, int]:
         """Per partition the offset after the last one added. A copy."""
         return dict(self._positions)

@@ -7,15 +7,16 @@
     load      one Postgres transaction: offset ledger, rows (binary COPY), dead letters
     settle    only then the offsets are committed to Kafka
 
-Two tasks: while batch n is in ``load``, batch n+1 is already in ``decode`` and ``join``. They meet in a queue of one.
+Two tasks: while batch n is in ``load``, batch n+1 is already in ``decode`` and ``join``. They meet in a queue of one. The
+session reads, asks Postgres and keeps time; the engine computes, and says what it needs.
 """
 
 import asyncio
 from typing import TypeAlias, assert_never
 
+from tickloom.core.encode import Work
 from tickloom.core.model import Chunk, EndOfPartition, Gap, ReadFailed
 from tickloom.daemon.session import Session
-from tickloom.store.loader import Work
 
 Queue: TypeAlias = "asyncio.Queue[Work | None]"
 
@@ -35,17 +36,17 @@ async def flow(session: Session) -> None:
 
 
 async def _make_batches(session: Session, queue: Queue) -> None:
-    gatherer = session.gatherer
+    engine = session.engine
     while not session.drained():
         event = await session.next_event()
         match event:
             case Chunk():
-                for part in session.parts(await session.decode(event)):
-                    if gatherer.full():
-                        await queue.put(await session.join(gatherer.close()))
-                    gatherer.add(part, session.now())
+                for part in engine.parts(await session.decode(event)):
+                    if engine.full():
+                        await queue.put(await _join(session))
+                    engine.add(part, session.now())
             case EndOfPartition() | Gap():
-                gatherer.add(event, session.now())
+                engine.add(event, session.now())
             case ReadFailed(error):
                 raise error
             case None:
@@ -53,10 +54,20 @@ async def _make_batches(session: Session, queue: Queue) -> None:
             case _:
                 assert_never(event)
         if session.batch_due(queue.empty()):
-            await queue.put(await session.join(gatherer.close()))
-    if not gatherer.empty and not session.stopping:
-        await queue.put(await session.join(gatherer.close()))
+            await queue.put(await _join(session))
+    if not engine.empty and not session.stopping:
+        await queue.put(await _join(session))
     await queue.put(None)
+
+
+async def _join(session: Session) -> Work:
+    engine = session.engine
+    batch = engine.close()
+    await session.check_source(batch)
+    while (need := await session.compute("join", lambda: engine.needs(batch))) is not None:
+        engine.supply(need, await session.fetch(need))
+    work = await session.compute("encode", lambda: engine.work(batch, session.now_micros()))
+    return session.checked(work)
 
 
 async def _load_batches(session: Session, queue: Queue) -> None:

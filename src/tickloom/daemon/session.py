@@ -9,26 +9,26 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from random import Random
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, assert_never, cast
 
 import polars as pl
 
 from tickloom.core.decode import EventBounds, decode, without
-from tickloom.core.gather import BatchLimits, Gatherer, RefusalWatch, RejectLimits, RejectWatch, parts_of
-from tickloom.core.join import Begun, Joined, begin, finish, partition_of_symbols, symbols_of
+from tickloom.core.encode import Work
+from tickloom.core.engine import Commit, Engine, Expiry, Need, NewestRows, RowsAround
+from tickloom.core.gather import BatchLimits, Gatherer, RefusalWatch, RejectLimits, RejectWatch
+from tickloom.core.join import partition_of_symbols
 from tickloom.core.model import (
-    ANALYTICS,
     FEEDS,
     TABLES,
     Batch,
     Chunk,
     Decoded,
     Gap,
-    Ints,
     ReadEvent,
     Reason,
     TopicPartition,
@@ -45,8 +45,6 @@ from tickloom.errors import (
     Mistake,
     NotCopartitioned,
     PartitionMissing,
-    RowsRefused,
-    SchemaMismatch,
     SourceUnavailable,
     StandBy,
     StateSpoilt,
@@ -65,14 +63,16 @@ from tickloom.source.membership import Member
 from tickloom.source.reader import Reader, find_gap
 from tickloom.source.settle import settle
 from tickloom.store import ledger, sharing
+from tickloom.store.careful import CarefulWriter
 from tickloom.store.check import check_tables
 from tickloom.store.history import History
-from tickloom.store.loader import Encoded, Loaded, Loader, Work, prepare, stage, without_expired
-from tickloom.store.partitions import Bools, Far, Partitioner, lock_budget
+from tickloom.store.loader import Loaded, Loader, stage
+from tickloom.store.partitions import Far, Partitioner, lock_budget
 from tickloom.store.postgres import Connection, connect, connected
 from tickloom.store.sharing import Entered, Policy, Stance, View
-from tickloom.store.sieve import Means, Sieve
 from tickloom.store.source_claim import claim_source
+from tickloom.store.supplier import Supplier
+from tickloom.store.writers import FastWriter, Writer
 
 _log = Logger(__name__)
 _BUSY_WAIT_SECONDS = 0.005
@@ -224,9 +224,9 @@ class Session:
         settings, claims = around.settings, entered.claims
         positions = {at: claim.next_offset for at, claim in claims.items()}
         self.stopping = False
-        self._limits = _batch_limits(settings, manner, budget)
         logged = {at: claim.logged for at, claim in claims.items()}
-        self.gatherer = Gatherer(self._limits, positions, logged, keep_raw=manner.careful)
+        gatherer = Gatherer(_batch_limits(settings, manner, budget), positions, logged, keep_raw=manner.careful)
+        self.engine = Engine(gatherer, self._new_tails(settings), around.partitioner.widths, joins=not manner.careful)
         self._around = around
         self._reader = reader
         self.policy, self.era = entered.policy, entered.era
@@ -236,27 +236,26 @@ class Session:
         self._watch_topics, self._topic_ids = watch, topic_ids
         self._manner = manner
         self._budget = budget
-        self._history = History(around.partitioner, settings.window_rows, budget)
         self._watch = RejectWatch(_reject_limits(settings))
         self._bounds = EventBounds(
             round(settings.event_max_ahead_seconds * _MICROSECONDS),
             round(settings.event_max_age_seconds * _MICROSECONDS),
         )
-        self._tails = self._new_tails()
         topics = {side: topic for topic, side in side_of(settings).items()}
         epochs = {at: claim.epoch for at, claim in claims.items()}
-        self._loader = Loader(
-            topics,
-            epochs,
-            settings.database_command_timeout_seconds,
-        )
+        loader = Loader(topics, epochs, settings.database_command_timeout_seconds)
+        history = History(around.partitioner, settings.window_rows, budget)
         self._writes = store
         self._reads = Store(around)
+        made = around.metrics.partitions_created.inc
+        self._supplier = Supplier(self._reads.run, history, around.partitioner, made)
+        self._writer: Writer = FastWriter(loader, around.partitioner, around.refused, made)
+        if manner.careful:
+            self._writer = self._careful_writer(loader, history)
         self._reader_clock = CpuClock(
             around.metrics.stage_cpu_seconds.labels("consume"), lambda: self._reader.cpu_seconds
         )
         self._homes: dict[str, int] = {}  # of symbols that this replica may read, where it shares the topics
-        self._joined = 0
         self._committed = asyncio.Event()  # one more batch is
         self._loading = False
 
@@ -265,6 +264,10 @@ class Session:
     def now(self) -> float:
         """Monotonic seconds."""
         return time.monotonic()
+
+    def now_micros(self) -> int:
+        """Microseconds since 1970, by the wall clock."""
+        return int(time.time() * _MICROSECONDS)
 
     def stop(self) -> None:
         """End softly: nothing more is read, the batches that are joined are loaded."""
@@ -282,10 +285,10 @@ class Session:
 
     async def next_event(self) -> ReadEvent | None:
         """The next event, or None when the open batch comes of age first (or it is time to look at ``drained``)."""
-        if self.gatherer.empty:
+        if self.engine.empty:
             timeout = 0.1
         else:
-            timeout = max(self.gatherer.seconds_left(self.now()), _BUSY_WAIT_SECONDS if self._loading else 0)
+            timeout = max(self.engine.seconds_left(self.now()), _BUSY_WAIT_SECONDS if self._loading else 0)
         event = await self._reader.next_event(timeout)
         if isinstance(event, Chunk) and self._left is not None:
             event = event.part(0, self._left)  # the rest is read again by whoever comes next
@@ -293,13 +296,9 @@ class Session:
         return event
 
     def batch_due(self, handed_over: bool) -> bool:
-        """Whether to close the batch: full, or of age while nothing is being loaded (else it may as well grow)."""
-        gatherer = self.gatherer
-        if gatherer.empty:
-            return False
-        self._around.health.in_flight = True
-        idle = handed_over and not self._loading
-        return gatherer.full() or (idle and gatherer.seconds_left(self.now()) <= 0)
+        """Whether to close the batch. ``handed_over``: the one before it is no longer waiting for the loader."""
+        self._around.health.in_flight |= not self.engine.empty
+        return self.engine.due(self.now(), busy=self._loading or not handed_over)
 
     async def decode(self, chunk: Chunk) -> Decoded:
         """The chunk decoded, off the loop; its rows have partitions, or are rejects because theirs was detached.
@@ -311,41 +310,54 @@ class Session:
                 f"topic {chunk.topic} holds messages without a key, so several replicas cannot share it; "
                 f"run one replica, or key the messages by symbol"
             )
-        decoded = await self._offload("decode", lambda: decode(chunk, self._bounds))
+        decoded = await self.compute("decode", lambda: decode(chunk, self._bounds))
         self._watch.see(decoded)
         return await self._with_partitions(decoded)
 
-    def parts(self, decoded: Decoded) -> list[Decoded]:
-        """What was decoded, in parts that a batch can hold: mostly as it is."""
-        return parts_of(decoded, self._limits)
-
-    async def join(self, batch: Batch) -> Work:
-        """The batch joined and encoded, off the loop; symbols that are not cached are loaded first.
-
-        The joined rows' partitions are made at once, while the batch before it is still being loaded. Raises ``TooWide``,
-        ``AwayFromHome``, ``StateSpoilt``, ``Mistake``; ``SourceUnavailable`` where the messages may be those of other topics.
-        """
+    async def check_source(self, batch: Batch) -> None:
+        """Raise ``SourceUnavailable`` where the messages may be those of other topics; ``AwayFromHome``."""
         if await self.topics_changed():
             raise SourceUnavailable("a topic was made anew; looking at it again")
-        self._joined += 1
-        number = self._joined
-        if self._manner.careful:
-            return Work(batch, None)
-        symbols, missing = await self._offload("symbols", lambda: self._who_is_missing(batch))
         if self.policy is Policy.SHARED:
-            await self._check_homes(batch, symbols)
-        await self._load_missing(await self._make_room(symbols, missing))
-        joined = await self._offload("join", lambda: self._join(batch, symbols, number))
-        deep, repairs = isinstance(joined, Begun), None
-        if isinstance(joined, Begun):
-            joined, repairs = await self._join_deep(joined, number)
-        met = joined.met["ts"].to_numpy()
-        expired = await self._reads.run(partial(self._expired, table=ANALYTICS.name, micros=met))
-        encoded = await self._offload("encode", lambda: self._prepare(without_expired(joined, expired)))
-        if self._around.partitioner.count(encoded.touched) > self._budget and batch.messages > 1:
-            raise TooWide(batch.messages)
-        # Three batches may be in memory at once: what is encoded is not kept as rows too.
-        return Work(replace(batch, rows={}), encoded, deep, repairs)
+            await self._check_homes(batch, await self.compute("join", lambda: self.engine.symbols(batch)))
+
+    async def fetch(self, need: Need) -> Any:
+        """What the engine needs, whatever the outages. Raises ``StateSpoilt``, ``Mistake``."""
+        started = self.now()
+        match need:
+            case Commit(through):
+                while self.engine.batches_committed < through:
+                    self._committed.clear()
+                    await self._committed.wait()
+                return None
+            case NewestRows(symbols):
+                answer = await self._supplier.fetch(need)
+                self._around.metrics.symbols_loaded.inc(len(symbols))
+                self._around.metrics.stage_seconds.labels("tails").observe(self.now() - started)
+                return answer
+            case RowsAround():
+                answer = await self._supplier.fetch(need)
+                self._around.metrics.stage_seconds.labels("around").observe(self.now() - started)
+                return answer
+            case Expiry():
+                return await self._supplier.fetch(need)
+            case _:
+                assert_never(need)
+
+    def checked(self, work: Work) -> Work:
+        """``work``, unless it touches too many partitions. Raises ``TooWide``."""
+        touched = {} if work.encoded is None else work.encoded.touched
+        if self._around.partitioner.count(touched) > self._budget and work.batch.messages > 1:
+            raise TooWide(work.batch.messages)
+        return work
+
+    async def compute(self, stage_name: str, work: Callable[[], T]) -> T:
+        """``work`` done off the loop, and timed."""
+        started = self.now()
+        result, cpu_seconds = await asyncio.get_running_loop().run_in_executor(self._around.executor, _timed, work)
+        self._around.metrics.stage_seconds.labels(stage_name).observe(self.now() - started)
+        self._around.metrics.stage_cpu_seconds.labels(stage_name).inc(cpu_seconds)
+        return result
 
     async def load(self, work: Work) -> None:
         """The batch committed, whatever the outages.
@@ -357,18 +369,15 @@ class Session:
         try:
             batch, loaded = await self._writes.run(lambda connection: self._load_once(connection, work))
         except DataRefused as error:
-            if self._manner.careful:
-                raise SchemaMismatch(f"{error}; see what was added to the tables of schema tickloom") from error
-            _log.warning("Postgres refuses a row; its message is looked for", error=str(error))
-            raise RowsRefused(str(error)) from error
+            _log.warning("Postgres refuses a row", error=str(error))
+            raise self._writer.refusal(error) from error
         finally:
             self._loading = False
-        self._tails.committed += 1
+        self.engine.committed()
         self._committed.set()
         self._count(batch, loaded, self.now() - started)
-        if self._manner.careful and (self._manner.patience_seconds or not loaded.rejects[Reason.REFUSED]):
-            raise StateSpoilt("what Postgres refused is dead")
-        if self._manner.max_messages is not None and self._tails.committed == _NARROW_BATCHES:
+        self._writer.check_useful(loaded)
+        if self._manner.max_messages is not None and self.engine.batches_committed == _NARROW_BATCHES:
             raise StateSpoilt("perhaps batches need no longer be small")
 
     async def topics_changed(self) -> bool:
@@ -399,14 +408,8 @@ class Session:
 
     async def _load_once(self, connection: Connection, work: Work) -> tuple[Batch, Loaded]:
         around = self._around
-        now = datetime.now(UTC)
         try:
-            if work.encoded is None:
-                return await self._sieve(work.batch).load(connection, now)
-            await self._make_partitions(connection, work.encoded)  # again: they may have been dropped meanwhile
-            loaded = await self._loader.load(connection, work, now)
-            around.refused.note(work.encoded.rows, {})
-            return work.batch, loaded
+            return await self._writer.write(connection, work, datetime.now(UTC))
         except StoreUnavailable as error:
             around.partitioner.forget()  # dropped by a person, or lost in a failover: look again
             if isinstance(error, Garbled):
@@ -414,23 +417,13 @@ class Session:
                     await check_tables(another, around.settings)
             raise
 
-    async def _make_partitions(self, connection: Connection, encoded: Encoded) -> None:
-        made = await self._around.partitioner.ensure_for(connection, encoded.needed)
-        self._around.metrics.partitions_created.inc(made)
-
-    async def _expired(self, connection: Connection, table: str, micros: Ints, far: Far | None = None) -> Bools:
-        """Which rows at these times have lost their partition; the others have one from now on, if they are not too far."""
-        partitioner = self._around.partitioner
-        self._around.metrics.partitions_created.inc(await partitioner.ensure_kept(connection, table, micros, far))
-        return partitioner.expired(table, micros)
-
     async def _with_partitions(self, decoded: Decoded) -> Decoded:
         """What was decoded; among the rejects also rows whose partition was detached, or is too many that far ahead."""
         table, micros = FEEDS[decoded.chunk.side].table.name, decoded.rows["ts"].to_numpy()
         settings, partitioner = self._around.settings, self._around.partitioner
         latest = round((time.time() + settings.event_max_ahead_seconds) * _MICROSECONDS)
         far = Far(min(latest, LATEST), settings.partitions_far_ahead)
-        expired = await self._reads.run(partial(self._expired, table=table, micros=micros, far=far))
+        expired = await self._supplier.expired(table, micros, far)
         too_far = partitioner.too_far(table, micros, far)
         if expired.any():
             names = [part.name for part in partitioner.detached]
@@ -443,81 +436,26 @@ class Session:
             decoded = without(decoded, too_far[~expired], Reason.OUT_OF_BOUNDS, detail)
         return decoded
 
-    def _who_is_missing(self, batch: Batch) -> tuple[pl.Series, list[str]]:
-        """The batch's symbols, and those of them that are not cached."""
-        symbols = symbols_of(batch)
-        return symbols, self._tails.missing(symbols.to_list())
-
-    def _new_tails(self) -> Tails:
-        settings = self._around.settings
+    @staticmethod
+    def _new_tails(settings: Settings) -> Tails:
         return Tails(settings.window_rows, settings.tail_rows, settings.cache_max_symbols, settings.cache_max_bytes)
 
-    def _sieve(self, batch: Batch) -> Sieve:
-        settings = self._around.settings
-        means = Means(
-            loader=self._loader,
-            history=self._history,
+    def _careful_writer(self, loader: Loader, history: History) -> CarefulWriter:
+        settings, widths = self._around.settings, self._around.partitioner.widths
+        limits = _batch_limits(settings, self._manner, self._budget)
+        return CarefulWriter(
+            loader=loader,
+            new_engine=lambda: Engine(Gatherer(limits, {}), self._new_tails(settings), widths),
+            history=history,
             partitioner=self._around.partitioner,
-            new_tails=self._new_tails,
             watch=self._around.refused,
-            offload=partial(self._offload, "sift"),
+            offload=partial(self.compute, "sift"),
             window_rows=settings.window_rows,
             budget=self._budget,
             copy_seconds=settings.database_command_timeout_seconds,
+            patience_seconds=self._manner.patience_seconds,
             patient=self._manner.patience_seconds < MOST_PATIENCE_SECONDS,
         )
-        return Sieve(batch, means)
-
-    def _join(self, batch: Batch, symbols: pl.Series, number: int) -> Joined | Begun:
-        """Joined; or only begun, where the tables must be asked."""
-        begun = begin(batch, symbols, self._tails, number)
-        return begun if begun.needs_tables else finish(begun, self._tails)
-
-    async def _join_deep(self, begun: Begun, number: int) -> tuple[Joined, int | None]:
-        """With what the tables tell, which must be all that was before this batch; and after how many repairs."""
-        while self._tails.committed < number - 1:
-            self._committed.clear()
-            await self._committed.wait()
-        started = self.now()
-        names: list[str] = begun.symbols.to_list()
-        repairs = await self._reads.run(ledger.repairs)
-        around = await self._reads.run(
-            lambda connection: self._history.around(connection, names, begun.deep, begun.since)
-        )
-        self._around.metrics.stage_seconds.labels("around").observe(self.now() - started)
-        return await self._offload("join", lambda: finish(begun, self._tails, around)), repairs
-
-    def _prepare(self, joined: Joined) -> Encoded:
-        return prepare(joined, int(time.time() * _MICROSECONDS), self._around.partitioner.widths)
-
-    async def _make_room(self, symbols: pl.Series, missing: list[str]) -> list[str]:
-        """Those of ``symbols`` that are not cached, once there is room for them; ``missing`` is who they were before.
-
-        What batches in flight touch must stay; where that fills the cache they are waited for, or three batches'
-        symbols would come on top of the bound. Not after the commit, for only this task may change who is cached.
-        """
-        tails = self._tails
-        while True:
-            self._committed.clear()
-            if tails.evict(len(missing)):
-                missing = tails.missing(symbols.to_list())  # the eviction may have hit some that we need
-            fits = len(tails) + len(missing) <= tails.max_symbols
-            if not missing or fits or tails.committed == self._joined - 1:
-                return missing
-            await self._committed.wait()
-
-    async def _load_missing(self, missing: list[str]) -> None:
-        """Cache these symbols."""
-        if not missing:
-            return
-        started = self.now()
-        rows = self._tails.reserve(len(missing))
-        step = max(1, _ROWS_LOADED_AT_ONCE // rows)
-        for some in (missing[at : at + step] for at in range(0, len(missing), step)):
-            tails = await self._reads.run(partial(self._history.newest, symbols=some, most=rows))
-            self._tails.insert(some, tails)
-        self._around.metrics.symbols_loaded.inc(len(missing))
-        self._around.metrics.stage_seconds.labels("tails").observe(self.now() - started)
 
     async def _check_homes(self, batch: Batch, symbols: pl.Series) -> None:
         """Raise ``AwayFromHome`` unless each symbol comes in the partition number that it belongs to."""
@@ -536,15 +474,8 @@ class Session:
         self._homes |= new
 
     def _has_read_to(self, ends: Mapping[TopicPartition, int]) -> bool:
-        positions = self.gatherer.positions
+        positions = self.engine.positions
         return all(positions[at] >= end for at, end in ends.items())
-
-    async def _offload(self, stage_name: str, work: Callable[[], T]) -> T:
-        started = self.now()
-        result, cpu_seconds = await asyncio.get_running_loop().run_in_executor(self._around.executor, _timed, work)
-        self._around.metrics.stage_seconds.labels(stage_name).observe(self.now() - started)
-        self._around.metrics.stage_cpu_seconds.labels(stage_name).inc(cpu_seconds)
-        return result
 
     def _count(self, batch: Batch, loaded: Loaded, seconds: float) -> None:
         metrics, health, now = self._around.metrics, self._around.health, time.time()
@@ -564,11 +495,11 @@ class Session:
             metrics.freshness_seconds.observe(max(0.0, now - batch.oldest_ms / 1_000))
         self._reader_clock.note()
         self._around.loop_clock.note()
-        metrics.symbols_cached.set(len(self._tails))
+        metrics.symbols_cached.set(self.engine.symbols_cached)
         metrics.last_progress.set(now)
         health.beat(self.now())
         health.fruitless = 0
-        health.in_flight = not self.gatherer.empty
+        health.in_flight = not self.engine.empty
         positions = {at: step.next_offset for at, step in batch.progress.items()}
         self._around.watch.committed(positions, batch.newest_ms)
 
@@ -631,10 +562,10 @@ async def open_session(
         highs = {at: high for at, (_, high) in marks.items()}
         session = Session(around, reader, store, entered, ends, highs, watch, ids, manner, budget, most)
         for gap in gaps:
-            session.gatherer.add(gap, session.now())
+            session.engine.add(gap, session.now())
         around.watch.own(claims)
         around.watch.committed({at: claim.next_offset for at, claim in claims.items()})
-        reader.start(session.gatherer.positions)
+        reader.start(session.engine.positions)
         _log.info(
             "took over",
             policy=entered.policy.value,

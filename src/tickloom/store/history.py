@@ -9,16 +9,16 @@ nobody but the partitions' owner writes rows of its symbols.
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 import polars as pl
 
-from tickloom.core.copy_binary import POSTGRES_EPOCH_MICROSECONDS
+from tickloom.core.copy_binary import decode
 from tickloom.core.model import FEEDS, Side
+from tickloom.core.partitioning import Range
 from tickloom.core.tails import FOREVER, NO_FLOOR, Ints, Loaded, Points
 from tickloom.core.timestamps import EARLIEST, LATEST, micros_of, moment
-from tickloom.store.partitions import Partitioner, Range
+from tickloom.store.partitions import Partitioner
 from tickloom.store.postgres import LOOKUPS_ONLY, Connection, sql
 
 _FIRST_GROUP = 4
@@ -29,30 +29,16 @@ _PAGE = 256
 """Of so many partitions it is asked first whether they are empty, and then of all others."""
 _GENEROUS_PARTITIONS = 64
 """Further back only as many rows are looked for as a window needs."""
-_NUMBERS = {
-    "code": ">i4",
-    "ts": ">i8",
-    "value": ">f8",
-    "partition": ">i4",
-    "offset": ">i8",
-    "logged": ">i8",
-    "average": ">f8",
+_COLUMNS: Mapping[str, type[pl.DataType]] = {
+    "code": pl.UInt32,
+    "ts": pl.Int64,
+    "value": pl.Float64,
+    "partition": pl.Int32,
+    "offset": pl.Int64,
+    "logged": pl.Int64,
+    "average": pl.Float64,
 }
-_ROW = np.dtype(
-    [
-        ("columns", ">i2"),
-        *(part for name, wire in _NUMBERS.items() for part in ((f"{name} length", ">i4"), (name, wire))),
-    ]
-)
-_TYPES: Mapping[str, Any] = {
-    "code": np.uint32,
-    "ts": np.int64,
-    "value": np.float64,
-    "partition": np.int32,
-    "offset": np.int64,
-    "logged": np.int64,
-    "average": np.float64,
-}
+_NO_ROWS = pl.DataFrame(schema=dict(_COLUMNS))
 _KNOWN = (
     "SELECT (s.number - 1)::int AS code, since FROM unnest($1::text[]) WITH ORDINALITY AS s (symbol, number) "
     "JOIN tickloom.symbols USING (symbol) WHERE since IS DISTINCT FROM 'infinity' ORDER BY s.number"
@@ -105,7 +91,7 @@ class History:
         for side in Side:
             runs[side] = await self._sweep(connection, side, "rows_from", symbols, heads, need, since)
             reach[side] = _reach(runs[side], heads, need, len(symbols))
-        found: dict[Side, list[pl.DataFrame]] = {side: [_frame(b""), runs[side]] for side in Side}
+        found: dict[Side, list[pl.DataFrame]] = {side: [_NO_ROWS, runs[side]] for side in Side}
         for side in Side:
             mine = points[side]
             own = np.isin(heads.code, mine.code)
@@ -137,7 +123,7 @@ class History:
     async def _newest(self, connection: Connection, side: Side, symbols: list[str], since: Ints, most: int) -> Loaded:
         got = np.zeros(len(symbols), dtype=np.int64)
         floor, cut = np.full(len(symbols), NO_FLOOR), np.zeros(len(symbols), dtype=np.bool_)
-        frames = [_frame(b"")]
+        frames = [_NO_ROWS]
         looked, reached = 0, FOREVER
         until = int(since.min(initial=FOREVER))
         async for group in self._groups(connection, side, FOREVER, until):
@@ -171,9 +157,9 @@ class History:
     ) -> pl.DataFrame:
         """Up to so many rows for each point as it needs, as the statement has it."""
         if not len(points.code):
-            return _frame(b"")
+            return _NO_ROWS
         got = np.zeros(len(points.code), dtype=np.int64)
-        frames = [_frame(b"")]
+        frames = [_NO_ROWS]
         back = name == "rows_before"
         first, last = int(points.ts.min()), int(points.ts.max())
         edge, until = {
@@ -250,7 +236,7 @@ class History:
         async with connection.transaction(readonly=True, snapshot=self._snapshot):
             await connection.execute(LOOKUPS_ONLY)
             times_of = (_moments(times), wanted.tolist(), moment(span.start), moment(span.stop))
-            return _frame(await connection.copy_out(statement, names, codes.tolist(), *times_of))
+            return decode(await connection.copy_out(statement, names, codes.tolist(), *times_of), _COLUMNS)
 
 
 def _moments(micros: Ints) -> list[datetime]:
@@ -309,11 +295,3 @@ def _runs(filled: Sequence[int], size: int, most: int) -> Iterator[tuple[int, in
         first, last = sorted((filled[start], filled[end - 1]))
         yield first, last, end == len(filled)
         size, start = min(size * 4, most), end
-
-
-def _frame(stream: bytes) -> pl.DataFrame:
-    found = np.frombuffer(stream[19:-2], dtype=_ROW)
-    columns = {name: found[name].astype(kind) for name, kind in _TYPES.items()}
-    for name in ("ts", "logged"):
-        columns[name] += POSTGRES_EPOCH_MICROSECONDS
-    return pl.DataFrame(columns)

@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from tickloom.core.encode import Counts
 from tickloom.core.model import TABLES, Progress, TopicPartition
 from tickloom.core.timestamps import micros_of, moment
 from tickloom.errors import Fenced, LedgerLost, LockHeld, StateSpoilt
@@ -50,14 +51,6 @@ class Claim:
     next_offset: int
     epoch: int
     logged: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How a batch's valid messages of one partition ended."""
-
-    stored: int = 0
-    superseded: int = 0
 
 
 @asynccontextmanager

@@ -21,19 +21,20 @@ from typing import Any, TypeAlias
 import polars as pl
 
 from tickloom.core.decode import reject
+from tickloom.core.encode import Encoded, Work, frames_of
+from tickloom.core.engine import Engine
 from tickloom.core.gather import RefusalWatch, Verdict
-from tickloom.core.join import Joined, begin, finish, symbols_of
+from tickloom.core.join import Joined
 from tickloom.core.model import ANALYTICS, FEEDS, Batch, Reason, Reject, Side, Table
-from tickloom.core.tails import Tails
+from tickloom.core.streams import STREAMS
 from tickloom.core.timestamps import micros_of
-from tickloom.errors import DataRefused, TooManyRejects, TooWide, Undecided
-from tickloom.store import ledger
+from tickloom.errors import DataRefused, SchemaMismatch, StateSpoilt, TickloomError, TooManyRejects, TooWide, Undecided
 from tickloom.store.history import History
 from tickloom.store.inspection import quoted
-from tickloom.store.loader import Encoded, Loaded, Loader, Work, frames_of, prepare, without_expired
+from tickloom.store.loader import Loaded, Loader
 from tickloom.store.partitions import Partitioner
 from tickloom.store.postgres import Connection
-from tickloom.store.targets import TARGETS
+from tickloom.store.supplier import Supplier
 from tickloom.store.trial import Refusal, refusals
 
 Offload: TypeAlias = Callable[[Callable[[], Any]], Awaitable[Any]]
@@ -42,93 +43,99 @@ Source: TypeAlias = tuple[Side, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
-    """What a sieve works with. ``budget``: partitions that a transaction may touch; ``offload`` runs CPU work off the loop.
+class CarefulWriter:
+    """A ``writers.Writer`` for batches that were not joined and have kept their messages.
 
-    ``patient``: whether more messages may be waited for, where too few were refused to tell whose fault it is.
+    ``offload`` runs CPU work off the loop. ``budget``: partitions that a transaction may touch. ``patience_seconds``: how long
+    the session waits for more messages, because too few were refused to tell whose fault it is; ``patient``: it may wait longer.
     """
 
     loader: Loader
+    new_engine: Callable[[], Engine]
     history: History
     partitioner: Partitioner
-    new_tails: Callable[[], Tails]
     watch: RefusalWatch
     offload: Offload
     window_rows: int
     budget: int
     copy_seconds: float
+    patience_seconds: float
     patient: bool
 
+    async def write(self, connection: Connection, work: Work, now: datetime) -> tuple[Batch, Loaded]:
+        """The batch committed, with the messages of refused rows among its dead letters.
 
-class Sieve:
-    """For one batch, which must have kept its raw messages."""
+        Raises as ``Loader.load``; ``DataRefused`` where no row is the reason; ``TooManyRejects`` where the table is;
+        ``Undecided`` where that cannot be told yet; ``TooWide``.
+        """
+        return await _Sifting(work.batch, self).load(connection, now)
 
-    def __init__(self, batch: Batch, means: Means) -> None:
+    def refusal(self, error: DataRefused) -> TickloomError:
+        return SchemaMismatch(f"{error}; see what was added to the tables of schema tickloom")
+
+    def check_useful(self, loaded: Loaded) -> None:
+        if self.patience_seconds or not loaded.rejects[Reason.REFUSED]:
+            raise StateSpoilt("the messages that Postgres refused are dead letters")
+
+
+class _Sifting:
+    """Loads one batch."""
+
+    def __init__(self, batch: Batch, writer: CarefulWriter) -> None:
         self._batch = batch
-        self._means = means
+        self._writer = writer
         self._rows: Mapping[Side, pl.DataFrame] = batch.rows
         self._refused: list[Reject] = []
         self._seen: tuple[Mapping[str, int], Mapping[str, int]] | None = None  # rows tried and refused, at first
 
     async def load(self, connection: Connection, now: datetime) -> tuple[Batch, Loaded]:
-        """The batch committed, with what Postgres refuses among its rejects.
-
-        Raises as ``Loader.load``, ``DataRefused`` where no row is to blame; ``TooManyRejects`` where the table is;
-        ``Undecided`` where that cannot be told yet; ``TooWide``.
-        """
-        means = self._means
+        """As ``CarefulWriter.write``."""
+        writer = self._writer
         while True:
-            repairs = await ledger.repairs(connection)
-            joined, encoded = await self._join(connection, micros_of(now))
-            if means.partitioner.count(encoded.touched) > means.budget and self._batch.messages > 1:
+            joined, work, encoded = await self._join(connection, micros_of(now))
+            if writer.partitioner.count(encoded.touched) > writer.budget and self._batch.messages > 1:
                 raise TooWide(self._batch.messages)
             batch = self._without_refused()
             try:
-                loaded = await means.loader.load(connection, Work(batch, encoded, True, repairs), now)
+                loaded = await writer.loader.load(connection, replace(work, batch=batch), now)
             except DataRefused:
-                found = await refusals(connection, encoded, means.copy_seconds)
+                found = await refusals(connection, encoded, writer.copy_seconds)
                 if not found:
                     raise
                 self._judge(encoded, found)
                 self._blame(joined, found)
             else:
-                means.watch.note(*(self._seen or (encoded.rows, {})))
+                writer.watch.note(*(self._seen or (encoded.rows, {})))
                 return batch, loaded
 
-    async def _join(self, connection: Connection, now_micros: int) -> tuple[Joined, Encoded]:
+    async def _join(self, connection: Connection, now_micros: int) -> tuple[Joined, Work, Encoded]:
         """What is left of the batch, joined by itself, with its partitions made."""
-        means = self._means
+        writer, engine = self._writer, self._writer.new_engine()
         some = replace(self._batch, rows=dict(self._rows))
-        symbols = symbols_of(some)
-        names = symbols.to_list()
-        tails = means.new_tails()
-        tails.insert(names, await means.history.newest(connection, names, tails.reserve(len(names))))
-        begun = begin(some, symbols, tails, 1)
-        around = await means.history.around(connection, names, begun.deep, begun.since) if begun.needs_tables else None
-
-        joined: Joined = await means.offload(lambda: finish(begun, tails, around))
-        met = joined.met["ts"].to_numpy()
-        await means.partitioner.ensure_kept(connection, ANALYTICS.name, met)
-        joined = without_expired(joined, means.partitioner.expired(ANALYTICS.name, met))
-        encoded: Encoded = await means.offload(lambda: prepare(joined, now_micros, means.partitioner.widths))
-        await means.partitioner.ensure_for(connection, encoded.needed)
-        return joined, encoded
+        supplier = Supplier(lambda work: work(connection), writer.history, writer.partitioner)
+        while (need := await writer.offload(lambda: engine.needs(some))) is not None:
+            engine.supply(need, await supplier.fetch(need))
+        joined = engine.joined(some)
+        work: Work = await writer.offload(lambda: engine.work(some, now_micros))
+        assert work.encoded is not None
+        await writer.partitioner.ensure_for(connection, work.encoded.needed)
+        return joined, work, work.encoded
 
     def _judge(self, encoded: Encoded, found: Sequence[Refusal]) -> None:
         """Raise where it is the table's fault, or may be; nothing of the batch is there yet."""
         if self._seen is not None:
             return
         refused, tried = Counter(one.target for one in found), encoded.rows
-        verdicts = {target: self._means.watch.judge(target, tried[target], refused[target]) for target in refused}
+        verdicts = {target: self._writer.watch.judge(target, tried[target], refused[target]) for target in refused}
         for target, verdict in verdicts.items():
             if verdict is Verdict.TABLE:
-                table, last = TARGETS[target].table.name, [one for one in found if one.target == target][-1]
+                table, last = STREAMS[target].table.name, [one for one in found if one.target == target][-1]
                 raise TooManyRejects(
                     f"Postgres refused {refused[target]} of {tried[target]} rows of {table}, the last: {last.words}. What "
-                    f"refuses so many is the table, not the data, and nothing of it was stored: {_mend(table, last)}; or let "
+                    f"refuses so many is the table, not the data, and nothing of it was stored: {_fix(table, last)}; or let "
                     f"TICKLOOM_REJECT_LIMIT_RATIO=1 make dead letters of any share"
                 )
-        if self._means.patient and Verdict.UNCLEAR in verdicts.values():
+        if self._writer.patient and Verdict.UNCLEAR in verdicts.values():
             raise Undecided(f"too few rows to tell whose fault it is: {found[-1].words}")
         self._seen = tried, refused
 
@@ -140,13 +147,13 @@ class Sieve:
         doubted: dict[Source, Refusal] = {}
         for one in found:  # the raw tables' first
             code, ts = frames[one.target].row(one.index)[:2]
-            table = TARGETS[one.target].table
+            table = STREAMS[one.target].table
             if table == ANALYTICS and any(half in blamed or half in doubted for half in written.halves(code, ts)):
                 continue  # without that there may be no joined row
             source = written.source_of(table, code, ts)
             (blamed if one.own else doubted).setdefault(source, one)
         if not blamed:
-            blamed = {source: doubted[source] for source in written.roots(doubted, self._means.window_rows)}
+            blamed = {source: doubted[source] for source in written.roots(doubted, self._writer.window_rows)}
         self._refused += _letters(self._batch, {source: one.words for source, one in blamed.items()})
         schema = {"partition": pl.Int32, "offset": pl.Int64}
         gone = {side: [source[1:] for source in blamed if source[0] is side] for side in Side}
@@ -220,7 +227,7 @@ def _letters(batch: Batch, words: Mapping[Source, str]) -> Iterator[Reject]:
                 yield reject(chunk, index, Reason.REFUSED, told_of)
 
 
-def _mend(table: str, refusal: Refusal) -> str:
+def _fix(table: str, refusal: Refusal) -> str:
     alter, constraint = f"ALTER TABLE {table}", quoted(refusal.constraint)
     match refusal.state:
         case "23514" | "23503" if refusal.constraint:

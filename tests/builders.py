@@ -1,0 +1,43 @@
+"""What many tests build: an engine, and a batch joined as the first one of all."""
+
+from collections.abc import Mapping
+
+from tickloom.core.encode import Work
+from tickloom.core.engine import Engine, Expiry, NewestRows
+from tickloom.core.gather import BatchLimits, Gatherer
+from tickloom.core.model import TABLES, Batch, TopicPartition
+from tickloom.core.tails import Tails
+from tickloom.settings import Partitioning
+
+HOURLY = dict.fromkeys((table.name for table in TABLES), Partitioning.HOURLY)
+UNBOUNDED = BatchLimits(10**9, 10**9, 1)
+
+
+def new_engine(
+    positions: Mapping[TopicPartition, int],
+    logged: Mapping[TopicPartition, int] | None = None,
+    tails: Tails | None = None,
+    widths: Mapping[str, Partitioning] = HOURLY,
+) -> Engine:
+    """An engine whose batches close when the test says so."""
+    if tails is None:
+        tails = Tails(5, 16, 1_000, 1 << 20)
+    return Engine(Gatherer(UNBOUNDED, positions, logged), tails, widths)
+
+
+def work_alone(engine: Engine, batch: Batch, now_micros: int = 0) -> Work:
+    """A batch joined where the tables are empty and all partitions exist."""
+    supply_nothing(engine, batch)
+    return engine.work(batch, now_micros)
+
+
+def supply_nothing(engine: Engine, batch: Batch) -> None:
+    """Answer all that the engine needs as empty tables would."""
+    while (need := engine.needs(batch)) is not None:
+        match need:
+            case NewestRows():
+                engine.supply(need, need.nothing())
+            case Expiry():
+                engine.supply(need, need.none())
+            case _:
+                raise AssertionError(f"empty tables cannot answer {need}")
