@@ -3,8 +3,8 @@ FROM python:3.12-slim AS build
 ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
 RUN pip install --no-cache-dir uv==0.13.9
 WORKDIR /build
-# What seldom changes first. The lock holds the developers' tools as well: as a constraint it pins and
-# verifies (uv checks the hashes) exactly what the daemon itself needs, and nothing else comes in.
+# What changes least comes first. The lock holds the developers' tools as well: as a constraint it pins and
+# verifies (uv checks the hashes) exactly what the daemon needs, and nothing else is installed.
 COPY pyproject.toml requirements.lock ./
 RUN uv venv /opt/tickloom \
     && uv pip install --no-cache --python /opt/tickloom --constraint requirements.lock -r pyproject.toml
@@ -16,8 +16,12 @@ RUN uv build --no-cache --wheel --out-dir dist \
 FROM python:3.12-slim
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin tickloom
 COPY --from=build /opt/tickloom /opt/tickloom
-# Published ports reach a container only on all its interfaces.
+# A published port reaches only a program that listens on all interfaces.
 ENV PATH=/opt/tickloom/bin:$PATH PYTHONUNBUFFERED=1 TICKLOOM_HTTP_HOST=0.0.0.0
+# tickloom_build_info tells it: docker build --build-arg REVISION=$(git rev-parse HEAD)
+ARG REVISION=""
+ENV TICKLOOM_BUILD_REVISION=$REVISION
+LABEL org.opencontainers.image.revision=$REVISION
 USER 10001
 EXPOSE 9464
 STOPSIGNAL SIGTERM

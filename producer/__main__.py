@@ -1,8 +1,8 @@
 """``python -m producer``: a few days of history as fast as the broker takes it, then ticks in real time.
 
-Every option is also an environment variable, ``PRODUCER_`` + its name in capitals; the broker and the topics
-fall back to tickloom's own variables. Exit codes: 0 done or stopped by a signal with everything delivered;
-1 messages were not delivered; 2 a mistake in the options.
+Every option is also an environment variable, ``PRODUCER_`` + its name in capitals. The broker and the topics fall back to
+tickloom's own variables. Exit codes: 0 done, or stopped by a signal, and everything was delivered; 1 messages were not
+delivered; 2 a mistake in the options.
 """
 
 import signal
@@ -29,7 +29,7 @@ from tickloom.synthetic import Tick, TickSettings, TopicSide, history, live
 FLUSH_SECONDS = 30.0
 ADMIN_SECONDS = 30.0
 RETENTION_MS = 31 * 86_400_000
-"""Topics made here keep what tickloom accepts; the broker's usual week would eat ten days of history."""
+"""Topics created here keep what tickloom accepts; with the broker's usual week, most of ten days of history would be lost."""
 EXAMPLE = (
     "Example: python -m producer --bootstrap-servers localhost:9092 --create-topics --disorder 0.1\n\n"
     "Only a history, for a benchmark: python -m producer --records 500000 --count 1000000"
@@ -39,7 +39,7 @@ console = Console(stderr=True)
 
 
 class Sender:
-    """Sends ticks with an idempotent producer, keyed by symbol, and counts what becomes of them.
+    """Sends ticks with an idempotent producer, keyed by symbol, and counts what is delivered.
 
     Owned by the main thread: librdkafka calls back inside ``send``, ``poll`` and ``flush`` only.
     """
@@ -57,7 +57,7 @@ class Sender:
                 "enable.idempotence": True,
                 "compression.type": "lz4",
                 "linger.ms": 20,
-                # the same as Java's, so that other producers of these topics put a symbol where we do
+                # the same as Java's, so that other producers of these topics put a symbol into the same partition
                 "partitioner": "murmur2_random",
                 "error_cb": self._on_error,
             }
@@ -82,7 +82,7 @@ class Sender:
         self._producer.poll(seconds)
 
     def close(self) -> None:
-        """Wait up to ``FLUSH_SECONDS`` for what is under way; what is left then counts as failed."""
+        """Wait up to ``FLUSH_SECONDS`` for delivery; what is not delivered by then counts as failed."""
         left = self._producer.flush(FLUSH_SECONDS)
         if left:
             self.failed += left
@@ -97,7 +97,7 @@ class Sender:
 
     def _on_error(self, error: KafkaError) -> None:
         self._note(error)
-        if error.fatal():  # the idempotent producer cannot go on without a possible duplicate or hole
+        if error.fatal():  # the idempotent producer could only go on with a duplicate or a gap
             self.broken.set()
 
     def _note(self, error: KafkaError) -> None:
@@ -107,11 +107,11 @@ class Sender:
 
 
 def create_missing_topics(bootstrap_servers: str, topics: Iterable[str], partitions: int) -> None:
-    """Create the topics that do not exist; one that does is left as it is. Raises KafkaException."""
+    """Create the topics that do not exist, and leave the others as they are. Raises KafkaException."""
     admin = AdminClient({"bootstrap.servers": bootstrap_servers})
     config = {"retention.ms": str(RETENTION_MS)}
     wanted = [NewTopic(topic, num_partitions=partitions, config=config) for topic in topics]
-    creating = cast(  # its futures are not typed
+    creating = cast(  # the futures are not typed
         dict[str, Future[None]],
         admin.create_topics(wanted, operation_timeout=ADMIN_SECONDS),  # pyright: ignore[reportUnknownMemberType]
     )
@@ -125,7 +125,7 @@ def create_missing_topics(bootstrap_servers: str, topics: Iterable[str], partiti
 
 
 def send_history(sender: Sender, ticks: Iterable[Tick], total: int, stop: threading.Event) -> int:
-    """Send all of them as fast as they go, with a progress bar; returns how many were sent."""
+    """Send all of them as fast as possible, with a progress bar; returns how many were sent."""
     columns = (TextColumn("history"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     sent = 0
     with Progress(*columns, console=console) as progress:
@@ -140,7 +140,7 @@ def send_history(sender: Sender, ticks: Iterable[Tick], total: int, stop: thread
 
 
 def send_live(sender: Sender, ticks: Iterable[Tick], stop: threading.Event) -> int:
-    """Send each at its own time, late ones at once; returns how many were sent."""
+    """Send each at its own time, and late ones at once; returns how many were sent."""
     sent = 0
     for tick in _until(stop, sender.broken, ticks):
         while (ahead := tick.timestamp_ms / 1_000 - time.time()) > 0 and not stop.is_set():
@@ -172,11 +172,11 @@ def _stop_on_signals() -> threading.Event:
 
 
 def _report(sender: Sender) -> int:
-    """The closing line, and the exit code."""
+    """Print the last line; returns the exit code."""
     console.print(f"delivered {sender.delivered}, failed {sender.failed}", highlight=False, soft_wrap=True)
     if sender.failed or sender.broken.is_set():
         console.print(
-            f"not everything was delivered: {sender.last_error}; look at the broker, then run again",
+            f"not everything was delivered: {sender.last_error}; check the broker, then run again",
             style="red",
         )
         return 1
@@ -186,7 +186,7 @@ def _report(sender: Sender) -> int:
 def _option(
     name: str, text: str, *fallbacks: str, min: float | None = None, max: float | None = None
 ) -> typer.models.OptionInfo:
-    """An option with its environment variables, the ``PRODUCER_`` one first."""
+    """An option with its environment variables, of which the ``PRODUCER_`` one comes first."""
     own = "PRODUCER_" + name.removeprefix("--").replace("-", "_").upper()
     return typer.Option(name, envvar=[own, *fallbacks], help=text, min=min, max=max)
 
@@ -202,18 +202,24 @@ def main(
         str, _option("--volumes-topic", "Topic of volumes.", "TICKLOOM_VOLUMES_TOPIC")
     ] = "stock_volumes",
     symbols: Annotated[int, _option("--symbols", "Number of symbols.", min=1)] = 5_000,
-    days: Annotated[float, _option("--days", "Days that the history reaches back.", min=0)] = 10,
+    days: Annotated[float, _option("--days", "How many days back the history begins.", min=0)] = 10,
     records: Annotated[int, _option("--records", "Pairs of history; 0 for none.", min=0)] = 10_000,
-    rate: Annotated[float, _option("--rate", "Pairs a second when live.", min=0.001)] = 100,
-    count: Annotated[int, _option("--count", "Messages to send in all, history included; 0: for ever.", min=0)] = 0,
+    rate: Annotated[float, _option("--rate", "Pairs per second when live.", min=0.001)] = 100,
+    count: Annotated[
+        int, _option("--count", "Messages to send in total, history included; 0 means without end.", min=0)
+    ] = 0,
     disorder: Annotated[float, _option("--disorder", "Share of messages sent late.", min=0, max=1)] = 0,
     disorder_seconds: Annotated[float, _option("--disorder-seconds", "How late at most.", min=0)] = 60,
     late_days: Annotated[float, _option("--late-days", "Share of pairs 1 to 3 days late.", min=0, max=1)] = 0,
-    repeats: Annotated[float, _option("--repeats", "Share sent again, half of it corrected.", min=0, max=1)] = 0,
-    one_sided: Annotated[float, _option("--one-sided", "Share of pairs that lack a side.", min=0, max=1)] = 0,
+    repeats: Annotated[
+        float, _option("--repeats", "Share of messages sent again, half of them corrected.", min=0, max=1)
+    ] = 0,
+    one_sided: Annotated[
+        float, _option("--one-sided", "Share of pairs of which one side is missing.", min=0, max=1)
+    ] = 0,
     bad: Annotated[float, _option("--bad", "Share of messages that must be rejected.", min=0, max=1)] = 0,
     shape: Annotated[str, _option("--shape", "How the messages are written, `realistic` for example.")] = PLAIN.name,
-    seed: Annotated[int, _option("--seed", "Same seed, same prices, volumes and troubles.")] = 1,
+    seed: Annotated[int, _option("--seed", "The same seed gives the same prices, volumes and faults.")] = 1,
     create_topics: Annotated[bool, _option("--create-topics", "Create the topics that are missing.")] = False,
     partitions: Annotated[int, _option("--partitions", "Partitions of a created topic.", min=1)] = 4,
 ) -> None:
@@ -241,7 +247,7 @@ def main(
     sender = Sender(bootstrap_servers, topics)
     total = min(2 * records, count or 2 * records)
     sent = send_history(sender, islice(past, count or None), total, stop) if records else 0
-    # the clock is read again: history took its time, and live must not begin with a burst
+    # the clock is read again: the history took time, and the live part must not begin with a burst
     now_on = reshaped(live(settings, datetime.now(UTC)), form, seed)
     if not count or sent < count:
         send_live(sender, islice(now_on, count - sent if count else None), stop)

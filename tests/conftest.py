@@ -6,9 +6,17 @@ from collections.abc import AsyncGenerator, Iterator
 import pytest
 
 from tests import services
+from tickloom.libpq import VARIABLES
 from tickloom.settings import Settings
 from tickloom.store.migrate import migrate
 from tickloom.store.postgres import Connection, connect
+
+
+@pytest.fixture(autouse=True)
+def no_other_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables of the developer's own database tools are not the tests'."""
+    for name in ("DATABASE_URL", *VARIABLES):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")

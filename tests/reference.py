@@ -206,13 +206,17 @@ _SIDE = """
 
 async def expected(connection: Any, log: list[Record], window: int = 5) -> Expected:
     """What the tables must hold, computed by one SQL query each in temporary tables."""
-    judged = judge(log)
+    return await _expected(connection, judge(log), window)
+
+
+async def _expected(connection: Any, judged: Judged, window: int) -> Expected:
     tables: dict[str, list[tuple[Any, ...]]] = {}
     queries: dict[str, str] = {}
     for side, rows in judged.rows.items():
         await connection.execute(
-            f'CREATE TEMP TABLE valid_{side} (symbol text COLLATE "C", ts timestamptz, value float8, open_price float8, '
-            f'high_price float8, low_price float8, partition int, "offset" bigint, latest timestamptz)'
+            f'CREATE TEMP TABLE IF NOT EXISTS valid_{side} (symbol text COLLATE "C", ts timestamptz, value float8, '
+            f'open_price float8, high_price float8, low_price float8, partition int, "offset" bigint, latest timestamptz); '
+            f"TRUNCATE pg_temp.valid_{side}"
         )
         await connection.copy_records_to_table(f"valid_{side}", records=rows)
         optional = "open_price, high_price, low_price," if side == "prices" else ""
@@ -245,39 +249,46 @@ ACTUAL = {
 
 async def differences(connection: Any, log: list[Record], window: int = 5) -> list[str]:
     """Everything that is not as it must be, in words; empty when all is exact, to the last bit."""
-    wanted = await expected(connection, log, window)
-    told: list[str] = []
-    for table, columns in ACTUAL.items():
-        rows = [
-            tuple(row) for row in await connection.fetch(f'SELECT {columns} FROM {table} ORDER BY symbol, "timestamp"')
-        ]
-        told += _apart(table, wanted.tables[table], rows)
-    letters = await connection.fetch('SELECT topic, partition, "offset", reason, key, value FROM tickloom.dead_letters')
-    dead = {tuple(row)[:3]: tuple(row)[3:] for row in letters}
-    told += _apart("dead letters", sorted(wanted.dead.items()), sorted(dead.items()))
-    return told + await _ledger(connection, log, wanted)
-
-
-async def _ledger(connection: Any, log: list[Record], wanted: Expected) -> list[str]:
-    told: list[str] = []
     ends: dict[tuple[str, int], int] = {}
     for record in log:
         at = (record.topic, record.partition)
         ends[at] = max(ends.get(at, 0), record.offset + 1)
+    return await differences_from(connection, judge(log), ends, window)
+
+
+async def differences_from(
+    connection: Any, judged: Judged, ends: dict[tuple[str, int], int], window: int = 5
+) -> list[str]:
+    """The same for a log that is already sorted into rows and rejects; ``ends``: where each partition of it ends."""
+    wanted = await _expected(connection, judged, window)
+    apart: list[str] = []
+    for table, columns in ACTUAL.items():
+        rows = [
+            tuple(row) for row in await connection.fetch(f'SELECT {columns} FROM {table} ORDER BY symbol, "timestamp"')
+        ]
+        apart += _compared(table, wanted.tables[table], rows)
+    letters = await connection.fetch('SELECT topic, partition, "offset", reason, key, value FROM tickloom.dead_letters')
+    dead = {tuple(row)[:3]: tuple(row)[3:] for row in letters}
+    apart += _compared("dead letters", sorted(wanted.dead.items()), sorted(dead.items()))
+    return apart + await _ledger(connection, ends, wanted)
+
+
+async def _ledger(connection: Any, ends: dict[tuple[str, int], int], wanted: Expected) -> list[str]:
+    apart: list[str] = []
     stored, superseded, dead = Counter[str](), Counter[str](), Counter[str]()
     for row in await connection.fetch("SELECT * FROM tickloom.offsets"):
         counted = row["stored"] + row["superseded"] + row["dead"] + row["skipped"] + row["missing"]
         if row["next_offset"] - row["first_offset"] != counted:
-            told.append(f"the ledger does not add up: {dict(row)}")
+            apart.append(f"the ledger does not add up: {dict(row)}")
         if row["next_offset"] < ends.get((row["topic"], row["partition"]), 0):
-            told.append(f"the ledger ends early: {dict(row)}")
+            apart.append(f"the ledger ends early: {dict(row)}")
         stored[row["topic"]] += row["stored"]
         superseded[row["topic"]] += row["superseded"]
         dead[row["topic"]] += row["dead"]
-    told += _apart("stored", sorted(wanted.stored.items()), sorted(stored.items()))
-    told += _apart("superseded", sorted(wanted.superseded.items()), sorted(superseded.items()))
-    told += _apart("dead", sorted(Counter(at[0] for at in wanted.dead).items()), sorted((+dead).items()))
-    return told
+    apart += _compared("stored", sorted(wanted.stored.items()), sorted(stored.items()))
+    apart += _compared("superseded", sorted(wanted.superseded.items()), sorted(superseded.items()))
+    apart += _compared("dead", sorted(Counter(at[0] for at in wanted.dead).items()), sorted((+dead).items()))
+    return apart
 
 
 def _ratio(price: float, volume: float) -> float | None:
@@ -286,7 +297,7 @@ def _ratio(price: float, volume: float) -> float | None:
     return None if math.isinf(quotient) else quotient
 
 
-def _apart(what: str, wanted: list[Any], found: list[Any]) -> list[str]:
+def _compared(what: str, wanted: list[Any], found: list[Any]) -> list[str]:
     if wanted == found:
         return []
     pairs = [(w, f) for w, f in zip(wanted, found, strict=False) if w != f][:3]

@@ -1,7 +1,7 @@
 """``make dagster``: the producer and Dagster's page beside a broker and a Postgres that are already there.
 
-Reads where they are from the environment, as tickloom does. Ctrl-C, SIGTERM, or the end of one of them, ends all. What
-Dagster remembers lies in a temporary folder, as long as the tables live.
+Their addresses come from the environment, as tickloom's do. Ctrl-C, SIGTERM, or the end of one of them, ends all. Dagster's
+own records lie in a temporary folder for as long as this runs.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ PATIENCE_SECONDS = 20
 
 
 def main(port: str = "3000") -> int:
-    """Until told to stop; 1 where a child ended by itself."""
+    """Run until a signal; returns 1 if a child ended by itself."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -64,7 +64,7 @@ def main(port: str = "3000") -> int:
 
 @contextlib.contextmanager
 def child(environment: Mapping[str, str], *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A Python process while inside, in a session of its own: Ctrl-C is for us, and we end it with all that it started."""
+    """A Python process while inside, in a session of its own, so that Ctrl-C reaches only us; it is ended with its children."""
     process = subprocess.Popen([sys.executable, *arguments], env=environment, start_new_session=True)
     try:
         yield process

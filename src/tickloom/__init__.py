@@ -1,6 +1,6 @@
 """Two Kafka topics of market data into exact, hourly-partitioned Postgres tables.
 
-``drain(settings) -> Outcome`` does what ``tickloom run --once`` does, as a call; ``load_settings()`` reads the environment.
+``drain(settings) -> Outcome`` does the work of ``tickloom run --once`` as a call; ``load_settings()`` reads the environment.
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 try:
     __version__ = version("tickloom")
-except PackageNotFoundError:  # run from a source tree that was never installed
+except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0.0.0"
 
 __all__ = ["Ended", "Outcome", "Settings", "__version__", "drain", "load_settings"]
@@ -29,7 +29,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imported when asked for: the commands set the allocator before the large imports."""
+    """Imports a name when it is first used: the commands set the allocator before the large imports."""
     from importlib import import_module
 
     if name not in _HOMES:

@@ -1,4 +1,4 @@
-"""Every error of the project, named by who acts next. Each message ends with the mend.
+"""Every error of the project, named by who acts next. Each message ends with the fix.
 
 ====================  =====================================  =================
 error                 who acts                               exit code
@@ -16,13 +16,13 @@ from typing import Self
 
 
 class TickloomError(Exception):
-    """Base of all errors raised on purpose; anything else is a bug (exit code 1)."""
+    """Base of all errors that are raised on purpose. Anything else is a bug and ends with exit code 1, too."""
 
     exit_code = 1
 
 
 class Mistake(TickloomError):
-    """A person must cure it; a restart changes nothing."""
+    """A person must fix it; a restart changes nothing."""
 
     exit_code = 2
 
@@ -36,7 +36,7 @@ class SchemaMismatch(Mistake):
 
 
 class NotAllowed(SchemaMismatch):
-    """The role has no right to do what was tried."""
+    """The role has no right to do what it tried."""
 
 
 class WrongSource(Mistake):
@@ -56,15 +56,15 @@ class NotCopartitioned(Mistake):
 
 
 class LogLost(Mistake):
-    """Offsets that the ledger expects are gone from the topic (retention, or the topic was recreated)."""
+    """Offsets that the ledger expects are gone from the topic: retention deleted them, or the topic was recreated."""
 
 
 class LedgerLost(Mistake):
-    """The ledger does not know offsets whose rows or dead letters are there: somebody wrote into it."""
+    """The ledger does not know offsets whose rows or dead letters exist: somebody has changed it."""
 
 
 class TooManyRejects(Mistake):
-    """Most of the recent messages are bad, or refused: the stream is not what the settings say it is, or a table is not."""
+    """Most of the recent messages are bad, or are refused: the stream, or a table, is not what the settings say it is."""
 
 
 class TopicMissing(Mistake):
@@ -72,62 +72,65 @@ class TopicMissing(Mistake):
 
 
 class SourceUnavailable(TickloomError):
-    """Kafka cannot be reached or refuses for now; the caller waits and tries again."""
+    """Kafka cannot be reached, or refuses for the moment; the caller waits and tries again."""
 
 
 class SourceRefuses(SourceUnavailable):
-    """Kafka does not let us in or may not show us something: password, certificate, rights. A mistake at the start; of a
-    daemon that was let in before, somebody else has changed that, and it waits until it is mended."""
+    """Kafka does not let us in, or does not show us something: password, certificate, rights.
+
+    At the start it is a mistake. Later, somebody else has changed a daemon's access, and the daemon waits until it is fixed.
+    """
 
 
 class StoreUnavailable(TickloomError):
-    """Postgres cannot be reached or refuses for now; the caller waits and tries the same again."""
+    """Postgres cannot be reached, or refuses for the moment; the caller waits and tries the same again."""
 
 
 class Garbled(StoreUnavailable):
-    """Postgres, or a pooler before it, could not read what it was sent, or has failed inside: that is an outage, or a column
-    that has another type than we send.
+    """Postgres, or a pooler in front of it, could not read what it was sent, or failed internally.
+
+    The reason is an outage, or a column whose type is not the one that we send.
     """
 
 
 class LockHeld(StoreUnavailable):
-    """Somebody else holds a lock for longer than we wait."""
+    """Another session holds a lock for longer than we wait."""
 
 
 class LocksExhausted(StoreUnavailable):
-    """The server's table of locks is full. Waiting helps only where somebody else's locks fill it."""
+    """The server's table of locks is full. Waiting helps only if other sessions fill it."""
 
 
 class PartitionMissing(StoreUnavailable):
-    """A row has no partition, and this role may make none: somebody else must."""
+    """A row has no partition, and this role may not create one: somebody else must."""
 
 
 class DataRefused(TickloomError):
-    """Postgres refuses a value (SQLSTATE class 22 or 23); nothing of the transaction is left."""
+    """Postgres refuses a value (SQLSTATE class 22 or 23); the whole transaction is rolled back."""
 
 
 class Fenced(TickloomError):
-    """Another owner took a partition over: nothing was written, all state must be dropped."""
+    """Another owner has taken a partition over: nothing was written, and all state must be dropped."""
 
 
 class StateSpoilt(TickloomError):
-    """What is held in memory no longer mirrors the tables; the session starts over from the ledger."""
+    """Memory no longer mirrors the tables; the session starts over from the ledger."""
 
 
 class RowsVanished(StateSpoilt):
-    """Rows that were read are no longer there to be changed: somebody has dropped, detached or deleted them."""
+    """Rows that were read no longer exist: somebody has dropped, detached or deleted them."""
 
 
 class RowsRefused(StateSpoilt):
-    """Postgres refuses a value of a batch; who it is must be found out."""
+    """Postgres refuses a value of a batch; which row it is in must be found out."""
 
 
 class Undecided(StateSpoilt):
-    """Postgres refuses nearly all of too few rows: with more it will be known whether they, or the table, are to blame."""
+    """Postgres refuses nearly all rows of a small batch: more rows will show whether they or the table are to blame."""
 
 
 class AwayFromHome(StateSpoilt):
-    """A symbol comes in another partition number than the one that it belongs to; it is decided anew who reads what."""
+    """A symbol arrives in another partition number than its own; who reads what is decided again."""
 
 
 class StandBy(TickloomError):
@@ -139,7 +142,7 @@ class StandBy(TickloomError):
 
 
 class TooWide(StateSpoilt):
-    """A batch of ``messages`` touches more partitions than a transaction may lock: half as many may do."""
+    """A batch of ``messages`` touches more partitions than a transaction may lock; half as many messages may fit."""
 
     def __init__(self, messages: int) -> None:
         super().__init__(f"a batch of {messages} messages touches too many partitions")

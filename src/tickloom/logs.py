@@ -1,6 +1,7 @@
 """Structured logs: a console on a terminal, one JSON object a line elsewhere. No secret enters them.
 
-In a process that has not set up structlog (somebody else's, see ``embedded``) the same lines go to Python's ``logging``.
+In a process that has not set up structlog, for example an orchestrator that calls ``tickloom.drain``, the same lines go to
+Python's ``logging``.
 """
 
 import logging
@@ -32,25 +33,25 @@ def configure(log_format: Literal["auto", "console", "json"], level: str) -> Non
 
 
 class Logger:
-    """Says a line with its values by the process's structlog; where that is not set up, by ``logging``."""
+    """Writes lines with their values through the process's structlog, or through ``logging`` if structlog is not set up."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._structured: Any = structlog.get_logger(name)
 
     def debug(self, event: str, **values: Any) -> None:
-        self._say(logging.DEBUG, event, values)
+        self._log(logging.DEBUG, event, values)
 
     def info(self, event: str, **values: Any) -> None:
-        self._say(logging.INFO, event, values)
+        self._log(logging.INFO, event, values)
 
     def warning(self, event: str, **values: Any) -> None:
-        self._say(logging.WARNING, event, values)
+        self._log(logging.WARNING, event, values)
 
     def error(self, event: str, **values: Any) -> None:
-        self._say(logging.ERROR, event, values)
+        self._log(logging.ERROR, event, values)
 
-    def _say(self, level: int, event: str, values: dict[str, Any]) -> None:
+    def _log(self, level: int, event: str, values: dict[str, Any]) -> None:
         if structlog.is_configured():
             self._structured.log(level, event, **values)
             return

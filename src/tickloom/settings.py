@@ -2,36 +2,40 @@
 
 Each may also come from a file: ``TICKLOOM_DATABASE_PASSWORD_FILE=/run/secrets/db`` (any setting has such a ``_FILE``
 twin, which wins over the variable), or from a directory of files named like the settings, ``TICKLOOM_SECRETS_DIR`` (over
-which the variable wins). What is meant for us and would be ignored is refused by name.
+which the variable wins). Each property of librdkafka has a variable, too: ``TICKLOOM_KAFKA_SASL_USERNAME`` is
+``sasl.username``. A name that is meant for us and would be ignored is refused.
 """
 
-import difflib
 import json
 import os
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from tickloom import options
+from tickloom import environment, libpq, options
+from tickloom.environment import PREFIX, Text
 from tickloom.errors import SettingsError
 
-PREFIX = "TICKLOOM_"
 DAY_SECONDS = 86_400
-_OF_OTHERS = (
-    f"{PREFIX}TEST_",
-    f"{PREFIX}DAGSTER_",
-)  # read by the project's own tests and tools; by its Dagster integration
-_SECRETS_DIR = f"{PREFIX}SECRETS_DIR"
 _AN_OBJECT = 'write it like {"security.protocol": "SASL_SSL", "sasl.username": "…"}'
+_NO_LONGER = {f"{PREFIX}RETRY_INITIAL_SECONDS"}
+_DATABASE_URL = f"{PREFIX}DATABASE_URL"
+
+
+class Group(StrEnum):
+    """How much an operator has to do with a setting."""
+
+    MUST = "must set"
+    MAY = "may set"
+    TUNING = "tuning"
 
 
 class Partitioning(StrEnum):
-    """How wide one partition of a table is."""
+    """The width of one partition of a table."""
 
     HOURLY = "hourly"
     DAILY = "daily"
@@ -51,110 +55,142 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
-    kafka_bootstrap_servers: str = Field(
-        "localhost:9092", min_length=1, description="Brokers to start from, `host:port,…`."
-    )
-    kafka_group_id: str = Field("tickloom", min_length=1, description="Consumer group of all replicas.")
-    kafka_options: Annotated[dict[str, Any], NoDecode] = Field(
-        default_factory=dict,
-        description="JSON object of librdkafka properties (SASL, TLS, …); wins over ours. Those that exactness rests on are refused.",
-    )
-    prices_topic: str = Field("stock_prices", min_length=1, description="Topic of prices.")
-    volumes_topic: str = Field("stock_volumes", min_length=1, description="Topic of volumes.")
+    _database_source: str = PrivateAttr("")
 
-    database_url: SecretStr = Field(
-        SecretStr("postgresql://myuser:mypassword@localhost:5432/mydatabase"),
-        min_length=1,
-        description="Postgres address; Unix sockets as `postgresql://user@/db?host=/dir`.",
+    kafka_bootstrap_servers: Annotated[str, Group.MUST] = Field(
+        "localhost:9092", min_length=1, description="Brokers to connect to first, `host:port,…`."
     )
-    database_password: SecretStr | None = Field(None, description="Password, where it is not in the URL.")
-    database_connect_timeout_seconds: float = Field(10, gt=0, description="Limit of one connection attempt.")
-    database_command_timeout_seconds: float = Field(
+    kafka_group_id: Annotated[str, Group.MAY] = Field(
+        "tickloom", min_length=1, description="Consumer group of all replicas."
+    )
+    kafka_options: Annotated[dict[str, Any], NoDecode, Group.MAY] = Field(
+        default_factory=dict,
+        description="JSON object of librdkafka properties (SASL, TLS, …), which win over tickloom's own. Each property is also a variable: `TICKLOOM_KAFKA_SASL_USERNAME` sets `sasl.username`. Properties that exactness depends on are refused.",
+    )
+    prices_topic: Annotated[str, Group.MAY] = Field("stock_prices", min_length=1, description="Topic of prices.")
+    volumes_topic: Annotated[str, Group.MAY] = Field("stock_volumes", min_length=1, description="Topic of volumes.")
+
+    database_url: Annotated[SecretStr, Group.MUST] = Field(
+        SecretStr(libpq.DEFAULT_URL),
+        min_length=1,
+        description="Postgres address; a Unix socket is `postgresql://user@/db?host=/dir`. Without it: `DATABASE_URL`, else libpq's `PG…` variables and service files, else the default.",
+    )
+    database_password: Annotated[SecretStr | None, Group.MAY] = Field(
+        None, description="Password, if the address has none."
+    )
+    database_connect_timeout_seconds: Annotated[float, Group.TUNING] = Field(
+        10, gt=0, description="Time limit of one attempt to connect."
+    )
+    database_command_timeout_seconds: Annotated[float, Group.TUNING] = Field(
         300,
         ge=0.001,
         le=2**31 // 1000,
-        description="Limit of one statement; past it the connection is dropped and the batch tried again.",
+        description="Time limit of one statement. After it the connection is dropped and the batch is tried again.",
     )
 
-    prices_partitioning: Partitioning = Field(Partitioning.HOURLY, description="Partition width of stock_prices.")
-    volumes_partitioning: Partitioning = Field(Partitioning.HOURLY, description="Partition width of stock_volumes.")
-    analytics_partitioning: Partitioning = Field(
+    prices_partitioning: Annotated[Partitioning, Group.MAY] = Field(
+        Partitioning.HOURLY, description="Partition width of stock_prices."
+    )
+    volumes_partitioning: Annotated[Partitioning, Group.MAY] = Field(
+        Partitioning.HOURLY, description="Partition width of stock_volumes."
+    )
+    analytics_partitioning: Annotated[Partitioning, Group.MAY] = Field(
         Partitioning.HOURLY, description="Partition width of stock_analytics_data."
     )
-    partitions_ahead: int = Field(3, ge=0, le=1000, description="Partitions kept ready after the current one.")
-
-    partitions_far_ahead: int = Field(
-        24,
-        ge=0,
-        description="Partitions of a table that events may make further ahead of now than `EVENT_MAX_AHEAD`; past that they are "
-        "`out_of_bounds`.",
+    partitions_ahead: Annotated[int, Group.MAY] = Field(
+        3, ge=0, le=1000, description="Partitions created in advance, after the current one."
     )
 
-    window_rows: int = Field(5, ge=1, le=1000, description="Rows in a moving average, the row itself included.")
-    event_max_ahead_seconds: float = Field(
+    partitions_far_ahead: Annotated[int, Group.TUNING] = Field(
+        24,
+        ge=0,
+        description="How many partitions of a table may begin further ahead of now than `EVENT_MAX_AHEAD`. Events beyond them are "
+        "rejected as `out_of_bounds`.",
+    )
+
+    window_rows: Annotated[int, Group.MAY] = Field(
+        5, ge=1, le=1000, description="Rows in a moving average, the row itself included."
+    )
+    event_max_ahead_seconds: Annotated[float, Group.MAY] = Field(
         DAY_SECONDS,
         ge=0,
         allow_inf_nan=False,
         description="How far an event may lie after its Kafka record's timestamp.",
     )
-    event_max_age_seconds: float = Field(
+    event_max_age_seconds: Annotated[float, Group.MAY] = Field(
         31 * DAY_SECONDS,
         ge=0,
         allow_inf_nan=False,
         description="How far an event may lie before its Kafka record's timestamp.",
     )
 
-    batch_max_messages: int = Field(70_000, ge=1, description="A batch closes at this many messages.")
-    batch_max_bytes: int = Field(64 * 2**20, ge=1, description="A batch closes at this many bytes of values.")
-    batch_max_age_seconds: float = Field(0.05, gt=0, description="A batch closes this long after its first message.")
-    fetch_max_bytes: int = Field(4 * 2**20, ge=2**16, description="Messages held ready by each topic's reader.")
-    cache_max_symbols: int = Field(100_000, ge=1, description="Symbols whose newest rows are kept in memory.")
-    cache_max_bytes: int = Field(
-        96 * 2**20, ge=2**20, description="Memory of these rows; with many symbols fewer rows are kept of each."
+    batch_max_messages: Annotated[int, Group.TUNING] = Field(
+        70_000, ge=1, description="A batch closes at this many messages."
     )
-    cache_tail_rows: int = Field(
+    batch_max_bytes: Annotated[int, Group.TUNING] = Field(
+        64 * 2**20, ge=1, description="A batch closes at this many bytes of values."
+    )
+    batch_max_age_seconds: Annotated[float, Group.TUNING] = Field(
+        0.05, gt=0, description="A batch closes this long after its first message."
+    )
+    fetch_max_bytes: Annotated[int, Group.TUNING] = Field(
+        4 * 2**20, ge=2**16, description="Bytes of messages that each topic's reader fetches in advance."
+    )
+    cache_max_symbols: Annotated[int, Group.TUNING] = Field(
+        100_000, ge=1, description="Symbols whose newest rows are kept in memory."
+    )
+    cache_max_bytes: Annotated[int, Group.TUNING] = Field(
+        96 * 2**20, ge=2**20, description="Memory for these rows. With many symbols, fewer rows of each are kept."
+    )
+    cache_tail_rows: Annotated[int, Group.TUNING] = Field(
         4096,
         ge=4,
-        description="Newest rows kept for each cached symbol and side, at most; with many symbols it is fewer.",
+        description="Most rows kept of one cached symbol and side. With many symbols it is fewer.",
     )
 
-    reject_limit_ratio: float = Field(
-        0.5, gt=0, le=1, description="Stop (exit 2) when more than this share of the recent messages is bad."
+    reject_limit_ratio: Annotated[float, Group.MAY] = Field(
+        0.5, gt=0, le=1, description="Stop with exit code 2 when more than this share of the recent messages is bad."
     )
-    reject_limit_min_messages: int = Field(
-        1_000, ge=1, description="Recent messages that must have been seen before the ratio counts."
+    reject_limit_min_messages: Annotated[int, Group.TUNING] = Field(
+        1_000, ge=1, description="Fewer recent messages than this are too few to judge by `REJECT_LIMIT_RATIO`."
     )
-    gap_policy: GapPolicy = Field(
-        GapPolicy.HALT, description="Offsets lost to retention: `halt`, or `continue` and record them in tickloom.gaps."
+    gap_policy: Annotated[GapPolicy, Group.MAY] = Field(
+        GapPolicy.HALT,
+        description="When retention has deleted offsets that were not read: `halt`, or `continue` and record them in tickloom.gaps.",
     )
 
-    retry_initial_seconds: float = Field(0.2, gt=0, description="First wait after an outage; doubles, with jitter.")
-    retry_max_seconds: float = Field(15, gt=0, description="Longest wait between two tries of an outage.")
-    revoke_timeout_seconds: float = Field(
-        20, gt=0, description="How long a revocation waits for the batch in flight before it is abandoned."
+    retry_max_seconds: Annotated[float, Group.TUNING] = Field(
+        15, gt=0, description="Longest wait between two attempts during an outage."
     )
-    share_after_seconds: float = Field(
+    revoke_timeout_seconds: Annotated[float, Group.TUNING] = Field(
+        20, gt=0, description="How long a revocation waits for the batch in flight before the batch is abandoned."
+    )
+    share_after_seconds: Annotated[float, Group.TUNING] = Field(
         60,
         ge=0,
         allow_inf_nan=False,
-        description="After partitions were added one replica reads everything for this long, then replicas share again; and once "
-        "more where a producer has not yet heard of them (its `metadata.max.age.ms`).",
+        description="After partitions were added, one replica reads everything for this long; then replicas share again. It starts again "
+        "while a producer does not yet know the new partitions (its `metadata.max.age.ms`).",
     )
-    stuck_after_seconds: float = Field(
-        300, gt=0, description="`/livez` fails when there is work and nothing moved for this long."
+    stuck_after_seconds: Annotated[float, Group.TUNING] = Field(
+        300, gt=0, description="`/livez` fails when there is work and nothing has moved for this long."
     )
 
-    http_host: str = Field("127.0.0.1", description="Address of /metrics, /livez and /readyz.")
-    http_port: int = Field(9464, ge=0, le=65535, description="Port of them; 0 takes a free one and logs it.")
-    log_format: Literal["auto", "console", "json"] = Field(
-        "auto", description="`auto` is console on a terminal, JSON else."
+    http_host: Annotated[str, Group.MAY] = Field("127.0.0.1", description="Address of /metrics, /livez and /readyz.")
+    http_port: Annotated[int, Group.MAY] = Field(
+        9464, ge=0, le=65535, description="Their port; 0 takes a free one and logs it."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity logged.")
+    log_format: Annotated[Literal["auto", "console", "json"], Group.MAY] = Field(
+        "auto", description="`auto` is console on a terminal, JSON elsewhere."
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Group.MAY] = Field(
+        "info", description="Lowest severity that is logged."
+    )
 
     @field_validator("kafka_options", mode="before")
     @classmethod
     def _from_json(cls, given: object) -> object:
-        """Variables and files hold text. No part of it may be in the error: there are passwords in it."""
+        """Variables and files hold text. No part of it may be in the error: it may hold passwords."""
         if isinstance(given, str):
             try:
                 given = json.loads(given)
@@ -173,6 +209,13 @@ class Settings(BaseSettings):
             raise ValueError(". ".join(faults))
         return given
 
+    @field_validator("database_url")
+    @classmethod
+    def _of_postgres(cls, given: SecretStr) -> SecretStr:
+        if not given.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("not the URL of a Postgres database; write it like postgresql://user@host:5432/database")
+        return given
+
     @model_validator(mode="after")
     def _topics_differ(self) -> Self:
         if self.prices_topic == self.volumes_topic:
@@ -186,18 +229,27 @@ class Settings(BaseSettings):
         """Rows of a tail, C: somewhat more than two windows, so that late rows find their whole window in it."""
         return max(self.cache_tail_rows, 2 * self.window_rows + 6)
 
+    @property
+    def retry_initial_seconds(self) -> float:
+        """The first wait in an outage. Waits double, with jitter, up to ``retry_max_seconds``."""
+        return min(0.2, self.retry_max_seconds)
+
+    @property
+    def database_source(self) -> str:
+        """Where the address of the database was found, for people. No secret is in it."""
+        return self._database_source or (
+            _DATABASE_URL if "database_url" in self.model_fields_set else libpq.DEFAULT_SOURCE
+        )
+
     def database_dsn(self) -> str:
-        """The database URL with the password from its own setting, where that is given. Holds a secret."""
+        """The database URL with the password from its own setting, if that is given. Holds a secret."""
         url = self.database_url.get_secret_value()
         if self.database_password is None:
             return url
-        parts = urlsplit(url)
-        user, _, host = parts.netloc.rpartition("@")
-        password = quote(self.database_password.get_secret_value(), safe="")
-        return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:{password}@{host}"))
+        return libpq.with_password(url, quote(self.database_password.get_secret_value(), safe=""))
 
     def shown(self) -> dict[str, Any]:
-        """The settings as they may be logged: no URL, password or Kafka option in them."""
+        """The settings as they may be logged: without URL and password, and only with the names of Kafka options."""
         hidden = {"database_url", "database_password", "kafka_options"}
         return self.model_dump(mode="json", exclude=hidden) | {"kafka_options": sorted(self.kafka_options)}
 
@@ -205,131 +257,77 @@ class Settings(BaseSettings):
 def load(*, tolerant: bool = False, **overrides: Any) -> Settings:
     """Settings from the environment, from ``_FILE`` twins and a secrets directory.
 
-    Raises ``SettingsError``: one line a mistake, or all that is meant for us and would be ignored (see ``ignored``), but where
-    ``tolerant`` of that. Reads files; blocks on nothing else.
+    Raises ``SettingsError``, with one line for each mistake. What ``ignored`` finds is a mistake unless ``tolerant``.
+    Reads files; blocks on nothing else.
     """
     if not tolerant:
         refuse_ignored()
-    texts = _from_files(os.environ)
-    values: dict[str, Any] = {name: text for name, (text, _) in texts.items()}
+    texts = environment.texts(os.environ, _variables())
+    found = {name: texts[variable] for name in Settings.model_fields if (variable := _variable(name)) in texts}
+    if "database_url" not in found and "database_url" not in overrides:
+        found["database_url"] = Text(*libpq.database_address(os.environ))
+    values: dict[str, Any] = {name: text.value for name, text in found.items()}
     try:
-        return Settings(**values | overrides)
+        settings = Settings(**values | overrides)
     except ValidationError as error:
-        raise SettingsError(_explain(error, {name: source for name, (_, source) in texts.items()})) from None
+        raise SettingsError(_explain(error, found)) from None
+    update: dict[str, Any] = {"kafka_options": _with_properties(settings.kafka_options, texts)}
+    if "database_url" in found:
+        url = libpq.resolved(settings.database_url.get_secret_value(), os.environ)
+        update["database_url"] = SecretStr(url)
+    settings = settings.model_copy(update=update)
+    settings._database_source = found["database_url"].source if "database_url" in found else ""  # pyright: ignore[reportPrivateUsage]
+    return settings
 
 
 def refuse_ignored() -> None:
-    """Raise ``SettingsError`` where the environment holds what is meant for us and would be ignored."""
+    """Raise ``SettingsError`` if the environment holds what is meant for us and would be ignored."""
     if lines := ignored(os.environ):
         raise SettingsError(". ".join(lines))
 
 
-def ignored(environment: Mapping[str, str]) -> list[str]:
-    """What of ``environment`` is meant for us and would be ignored in silence: a line each, with the mend.
+def ignored(given: Mapping[str, str]) -> list[str]:
+    """What the environment ``given`` holds that is meant for us and would be ignored: one line each, with the fix.
 
-    Looks whether the folder of secrets exists and what is in it; blocks on nothing else.
+    Looks into the folder of secrets; blocks on nothing else.
     """
-    lines = [refusal(name, nearest) for name, nearest in unknown_variables(environment).items()]
-    folder = environment.get(_SECRETS_DIR)
-    if folder and not Path(folder).is_dir():
-        lines.append(f"{_SECRETS_DIR}: there is no folder {folder}; make it, or remove the variable")
-    elif folder:
-        twins = {os.path.realpath(environment.get(f"{name}_FILE", "")) for name in _variables()}
-        known = {name.lower() for name in _variables()}
-        files = [path.name for path in _secrets(folder).values() if os.path.realpath(path) not in twins]
-        lines += [
-            f"{_SECRETS_DIR}: file {refusal(name, nearest)}"
-            for name, nearest in misspelt(files, known, set(), PREFIX).items()
-        ]
-    return lines
-
-
-def refusal(name: str, nearest: str | None) -> str:
-    """Why ``name`` is refused, and the mend. Pure."""
-    guess = f"; did you mean {nearest}? Rename it, or remove it" if nearest else "; remove it"
-    return f"{name} is no setting{guess}"
+    gone = sorted(name for name in given if name.upper().removesuffix("_FILE") in _NO_LONGER)
+    lines = [f"{name} is no longer a setting: tickloom chooses it; remove it" for name in gone]
+    return lines + environment.unread({name: given[name] for name in given if name not in gone}, _variables())
 
 
 def unknown_variables(names: Iterable[str]) -> dict[str, str | None]:
-    """The names with our prefix that no setting has, each with the known one that is most like it, if any is. Pure."""
-    fields = _variables()
-    return misspelt(names, fields, {f"{name}_FILE" for name in fields} | {_SECRETS_DIR}, PREFIX)
+    """The names with our prefix that no setting has, each with the most similar known name, if any. Pure."""
+    return environment.unknown_variables(names, _variables())
 
 
-def misspelt(names: Iterable[str], fields: set[str], exact: set[str], prefix: str) -> dict[str, str | None]:
-    """Of ``names`` those that begin with ``prefix`` and are none of ``fields``, in whatever case, and none of ``exact``; each
-    with the known one that is most like it, if any is. Others' names and those that Kubernetes sets are not meant for us. Pure.
-    """
-    names = list(names)
-    known = {  # without the prefix, which all share: it would make all alike
-        name[len(prefix) :].upper(): name for name in fields | exact
-    }
-    upper_fields = {name.upper() for name in fields}
-    others = tuple(other for other in _OF_OTHERS if not prefix.startswith(other))
-    nearest: dict[str, str | None] = {}
-    for name in sorted(names):
-        upper = name.upper()
-        ours = upper.startswith(prefix) and not upper.startswith(others)
-        if ours and upper not in upper_fields and name not in exact and not _of_a_service(name, names):
-            alike = difflib.get_close_matches(upper.removeprefix(prefix), known, n=1)
-            nearest[name] = known[alike[0]] if alike else None
-    return nearest
+def group_of(name: str) -> Group:
+    """The group that a setting belongs to. Pure."""
+    return next(mark for mark in Settings.model_fields[name].metadata if isinstance(mark, Group))
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name.upper()
 
 
 def _variables() -> set[str]:
-    return {PREFIX + name.upper() for name in Settings.model_fields}
+    """Those of all settings, and those of librdkafka's properties."""
+    return {_variable(name) for name in Settings.model_fields} | options.VARIABLES.keys()
 
 
-def _of_a_service(name: str, names: Iterable[str]) -> bool:
-    """Whether Kubernetes has set it, for a service called tickloom or tickloom-…: these come as a family."""
-    services = {one.removesuffix("_SERVICE_HOST") for one in names if one.endswith("_SERVICE_HOST")}
-    return any(
-        name == f"{service}_PORT" or name.startswith((f"{service}_SERVICE_", f"{service}_PORT_"))
-        for service in services
-    )
+def _with_properties(given: dict[str, Any], texts: Mapping[str, Text]) -> dict[str, Any]:
+    """``TICKLOOM_KAFKA_OPTIONS`` together with the variables of single properties. Raises ``SettingsError``."""
+    single = {variable: texts[variable] for variable in options.VARIABLES if variable in texts}
+    merged, faults = options.merged(given, single)
+    if faults:
+        raise SettingsError(". ".join(faults))
+    return merged
 
 
-def _from_files(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """By name of the setting: the text that a file has for it, and where that comes from."""
-    found: dict[str, tuple[str, str]] = {}
-    folder = environment.get(_SECRETS_DIR)
-    secrets = _secrets(folder) if folder and Path(folder).is_dir() else {}
-    given = {name.upper() for name in environment}
-    for name in Settings.model_fields:
-        variable = PREFIX + name.upper()
-        if path := environment.get(f"{variable}_FILE"):
-            found[name] = _read(f"{variable}_FILE", Path(path))
-        elif variable in given:
-            continue
-        elif variable in secrets:
-            found[name] = _read(_SECRETS_DIR, secrets[variable])
-    return found
-
-
-def _secrets(folder: str) -> dict[str, Path]:
-    """The files of the folder, by their names in capitals."""
-    try:
-        return {path.name.upper(): path for path in Path(folder).iterdir()}
-    except OSError as error:
-        raise SettingsError(f"{_SECRETS_DIR}: {error.strerror}: {folder}; give a readable folder") from None
-
-
-def _read(variable: str, path: Path) -> tuple[str, str]:
-    """The text, without the byte order mark and the line's end that editors leave; and its source, for an error."""
-    try:
-        text = path.read_text("utf-8-sig").strip()
-    except OSError as error:
-        raise SettingsError(f"{variable}: {error.strerror}: {path}; give a readable file") from None
-    except UnicodeDecodeError:
-        raise SettingsError(f"{variable}: {path} is not UTF-8 text; write it anew as UTF-8") from None
-    if not text:
-        raise SettingsError(f"{variable}: {path} is empty; write the value into it")
-    return text, f"{variable} ({path})"
-
-
-def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
+def _explain(error: ValidationError, found: Mapping[str, Text]) -> str:
     lines: list[str] = []
     for fault in error.errors(include_input=False, include_url=False):
-        name, told = "_".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
-        lines.append(f"{sources.get(name, PREFIX + name.upper())}: {told}" if name else told)
-    return "; ".join(lines) + "; mend the variable or its file and start again"
+        name, message = "_".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
+        source = found[name].source if name in found else _variable(name)
+        lines.append(f"{source}: {message}" if name else message)
+    return "; ".join(lines) + "; fix the variable or its file and start again"

@@ -248,7 +248,7 @@ def as_role(world: World, name: str) -> World:
 def found_bad(world: World) -> dict[str, str]:
     """What `check` finds: what it is, and what it says of it."""
     done = world.tickloom("check", "--json")
-    bad = {each["what"]: each["told"] for each in json.loads(done.stdout) if not each["good"]}
+    bad = {each["what"]: each["detail"] for each in json.loads(done.stdout) if not each["good"]}
     assert done.returncode == (3 if bad else 0), done.stdout
     return bad
 

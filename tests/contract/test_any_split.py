@@ -1,22 +1,25 @@
 """Any split of any log into batches leaves the tables that one SQL query over the whole log gives.
 
 Decoded rows go through gather, join and load into a real Postgres, without a broker: thousands of logs a minute.
-The judge here is plain SQL over all valid rows and shares nothing with the project.
+The judge is the reference of all tests, which shares nothing with the project.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
 
+import asyncpg
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.builders import HOURLY, new_engine
+from tests.reference import Judged, differences_from
 from tickloom.core.engine import Commit, Engine
 from tickloom.core.model import Chunk, Decoded, Side, TopicPartition, rows_schema
 from tickloom.core.tails import ROW_BYTES, Tails
@@ -29,6 +32,7 @@ from tickloom.store.partitions import Partitioner
 from tickloom.store.postgres import connect
 from tickloom.store.supplier import Supplier
 
+Database: TypeAlias = tuple[asyncio.Runner, Any, Any, Partitioning]
 TOPICS = {Side.PRICES: "p", Side.VOLUMES: "v"}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 START = 1_790_000_000_000_000
@@ -158,84 +162,24 @@ async def run_log(
         engine.committed()
 
 
-REFERENCE = {
-    "stock_prices": """
-        SELECT symbol, ts, value, avg(value) OVER w, partition, "offset" FROM (
-            SELECT DISTINCT ON (symbol, ts) * FROM valid WHERE side = 'prices'
-            ORDER BY symbol, ts, latest DESC, "offset" DESC, partition DESC) x
-        WINDOW w AS (PARTITION BY symbol ORDER BY ts ROWS {before} PRECEDING) ORDER BY 1, 2""",
-    "stock_volumes": """
-        SELECT symbol, ts, value, avg(value) OVER w, partition, "offset" FROM (
-            SELECT DISTINCT ON (symbol, ts) * FROM valid WHERE side = 'volumes'
-            ORDER BY symbol, ts, latest DESC, "offset" DESC, partition DESC) x
-        WINDOW w AS (PARTITION BY symbol ORDER BY ts ROWS {before} PRECEDING) ORDER BY 1, 2""",
-}
-ACTUAL = {
-    "stock_prices": 'SELECT symbol, "timestamp", price, price_moving_avg, source_partition, source_offset FROM stock_prices ORDER BY 1, 2',
-    "stock_volumes": 'SELECT symbol, "timestamp", volume, trading_volume_moving_avg, source_partition, source_offset FROM stock_volumes ORDER BY 1, 2',
-}
-ANALYTICS = (
-    'SELECT symbol, "timestamp", price, volume, price_moving_avg, trading_volume_moving_avg, price_volume_ratio '
-    "FROM stock_analytics_data ORDER BY 1, 2"
-)
-
-
-def ratio(price: float, volume: float) -> float | None:
-    if volume == 0:
-        return None
-    quotient = (
-        price / volume
-        if abs(volume) > 1e-290 or abs(price) < 1
-        else float("inf")
-        if _overflows(price, volume)
-        else price / volume
-    )
-    return None if quotient in (float("inf"), float("-inf")) else quotient
-
-
-def _overflows(price: float, volume: float) -> bool:
-    from fractions import Fraction
-
-    return abs(Fraction(price) / Fraction(volume)) >= Fraction(2) ** 1024 - Fraction(2) ** 970
-
-
-async def judge(connection: postgres.Connection, ticks: list[Tick], window: int) -> None:
-    await connection.execute(
-        'CREATE TEMP TABLE IF NOT EXISTS valid (side text, symbol text COLLATE "C", ts timestamptz, value float8, partition int, "offset" bigint, latest int); TRUNCATE valid'
-    )
-    offsets: dict[tuple[Side, int], int] = {}
-    latest: dict[tuple[Side, int], int] = {}  # record time that a partition has seen
-    records: list[tuple[Any, ...]] = []
+async def differences(judge: Any, ticks: list[Tick], window: int) -> list[str]:
+    """What the reference finds wrong; ``judge`` is a connection of its own."""
+    judged = Judged(topics={side.value: topic for side, topic in TOPICS.items()})
+    ends: Counter[tuple[str, int]] = Counter()
+    latest: dict[tuple[str, int], int] = {}  # record timestamp that a partition has seen
     for tick in ticks:
-        offset = offsets.setdefault((tick.side, tick.partition), 0)
-        offsets[tick.side, tick.partition] += 1
-        moment = EPOCH + timedelta(microseconds=tick.ts)
-        latest[tick.side, tick.partition] = max(latest.get((tick.side, tick.partition), 0), tick.record_ms)
-        row = (tick.side.value, tick.symbol, moment, tick.value, tick.partition, offset)
-        records.append((*row, latest[tick.side, tick.partition]))
-    await connection.copy_records_in((None, "valid"), None, records, 60)
-    found: dict[str, dict[tuple[Any, Any], Any]] = {}
-    for table, query in REFERENCE.items():
-        expected = [tuple(row) for row in await connection.fetch(query.format(before=window - 1))]
-        actual = [tuple(row) for row in await connection.fetch(ACTUAL[table])]
-        assert actual == expected, table
-        found[table] = {row[:2]: row for row in expected}
-    prices, volumes = found["stock_prices"], found["stock_volumes"]
-    both = sorted(prices.keys() & volumes.keys(), key=lambda key: (key[0].encode(), key[1]))
-    expected = [
-        (*key, prices[key][2], volumes[key][2], prices[key][3], volumes[key][3], ratio(prices[key][2], volumes[key][2]))
-        for key in both
-    ]
-    assert [tuple(row) for row in await connection.fetch(ANALYTICS)] == expected
-    for row in await connection.fetch("SELECT * FROM tickloom.offsets"):
-        assert row["next_offset"] - row["first_offset"] == row["stored"] + row["superseded"], dict(row)
-    stored = dict(await connection.fetch("SELECT topic, sum(stored)::int FROM tickloom.offsets GROUP BY topic"))
-    assert stored == {"p": len(prices), "v": len(volumes)}
+        at = (TOPICS[tick.side], tick.partition)
+        latest[at] = max(latest.get(at, 0), tick.record_ms)
+        optional = (None, 2.5, None) if tick.side is Side.PRICES else (None, None, None)
+        moment, seen = EPOCH + timedelta(microseconds=tick.ts), EPOCH + timedelta(milliseconds=latest[at])
+        judged.rows[tick.side].append((tick.symbol, moment, tick.value, *optional, tick.partition, ends[at], seen))
+        ends[at] += 1
+    return await differences_from(judge, judged, dict(ends), window)
 
 
 @pytest.fixture(scope="module", params=[Partitioning.NONE, Partitioning.HOURLY], ids=str)
-def database(postgres: Any, request: pytest.FixtureRequest) -> Iterator[tuple[asyncio.Runner, Any, Partitioning]]:
-    """A loop and a connection with tables of that partitioning, for all examples of the module."""
+def database(postgres: Any, request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A loop, a connection to tables of that partitioning, and one for the judge, for all examples of the module."""
     from tests.services import new_database
 
     with asyncio.Runner() as runner:
@@ -248,9 +192,10 @@ def database(postgres: Any, request: pytest.FixtureRequest) -> Iterator[tuple[as
             await stage(connection)
             return connection
 
-        connection = runner.run(open_())
-        yield runner, connection, request.param
+        connection, judge = runner.run(open_()), runner.run(asyncpg.connect(configured.database_dsn()))
+        yield runner, connection, judge, request.param
         runner.run(connection.close())
+        runner.run(judge.close())
 
 
 @pytest.mark.parametrize("restarts", [False, True], ids=["one session", "restarts"])
@@ -264,7 +209,7 @@ def database(postgres: Any, request: pytest.FixtureRequest) -> Iterator[tuple[as
 )
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_split_gives_the_reference(
-    database: tuple[asyncio.Runner, Any, Partitioning],
+    database: Database,
     monkeypatch: pytest.MonkeyPatch,
     restarts: bool,
     log: tuple[list[Tick], list[int]],
@@ -275,7 +220,7 @@ def test_any_split_gives_the_reference(
     budget: int,
 ) -> None:
     """Otherwise a user's averages would depend on how fast the messages happened to come."""
-    runner, connection, width = database
+    runner, connection, judge, width = database
     ticks, cuts = log
     monkeypatch.setattr("tickloom.core.tails._FIRST_SLOTS", 1)  # so that four symbols make the cache grow
     monkeypatch.setattr("tickloom.core.tails._LOADED_ROWS", 1)  # and that less is loaded than there is room for
@@ -286,4 +231,4 @@ def test_any_split_gives_the_reference(
     runner.run(
         run_log(connection, ticks, cuts, window, restarts, lambda: Tails(window, tail, cache, room), width, budget)
     )
-    runner.run(judge(connection, ticks, window))
+    assert runner.run(differences(judge, ticks, window)) == []

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from tickloom import settings as settings_module
 from tickloom.core.copy_binary import POSTGRES_EPOCH_MICROSECONDS, SIGNATURE, TRAILER, SymbolBytes, encode
-from tickloom.core.gather import BatchLimits, Gatherer, RefusalWatch, RejectLimits, RejectWatch, Verdict
+from tickloom.core.gather import BatchLimits, Gatherer
 from tickloom.core.model import Chunk, Decoded, EndOfPartition, Gap, Reason, Reject, Side, TopicPartition, rows_schema
+from tickloom.core.quality import RefusalWatch, RejectLimits, RejectWatch, Verdict
 from tickloom.errors import LogLost, SettingsError, TooManyRejects
 from tickloom.observe.health import Health
 from tickloom.retry import RetryPolicy

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.builders import new_engine, supply_nothing
-from tickloom.core.join import Joined, _keys
+from tickloom.core.join import Joined
+from tickloom.core.merge import keys_of
 from tickloom.core.model import Batch, Side, rows_schema
 from tickloom.core.tails import Events
 
@@ -43,7 +44,7 @@ def test_numbers_stand_for_keys(parts: list[list[tuple[int, int]]]) -> None:
         )
         for part in parts
     ]
-    numbers = [number for keys in _keys(events) for number in keys.tolist()]
+    numbers = [number for keys in keys_of(events) for number in keys.tolist()]
     pairs = [pair for part in parts for pair in part]
     assert len(numbers) == len(pairs)
     rank = {pair: place for place, pair in enumerate(sorted(set(pairs)))}

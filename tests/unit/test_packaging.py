@@ -16,8 +16,10 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from producer.__main__ import main as producer_main
+from tickloom import options
+from tickloom.environment import PREFIX
 from tickloom.observe.metrics import Metrics
-from tickloom.settings import PREFIX, Settings, load
+from tickloom.settings import Settings, load
 
 ALL_TOOLS = os.environ.get("TICKLOOM_TEST_TOOLS") == "all"  # `make test` has seen to them: nothing is skipped
 ROOT = Path(__file__).parents[2]
@@ -39,8 +41,8 @@ def services() -> dict[str, dict[str, Any]]:
 
 
 def setting_variables() -> set[str]:
-    """Every variable that ``Settings`` reads, with the ``_FILE`` twin that each has."""
-    names = {PREFIX + name.upper() for name in Settings.model_fields}
+    """Every variable that the daemon reads, with the ``_FILE`` twin that each has."""
+    names = {PREFIX + name.upper() for name in Settings.model_fields} | options.VARIABLES.keys()
     return names | {f"{name}_FILE" for name in names} | {f"{PREFIX}SECRETS_DIR"}
 
 

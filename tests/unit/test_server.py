@@ -80,7 +80,7 @@ def test_the_answers(run: asyncio.Runner) -> None:
                 answer = await get(port, path)
                 assert answer.startswith(b"HTTP/1.1 " + status)
                 assert b"connection: close" in answer
-            assert b"tickloom_info" in await get(port, "metrics")
+            assert b"tickloom_build_info" in await get(port, "metrics")
 
     with run:
         run.run(look())

@@ -7,7 +7,8 @@ import pytest
 from pydantic import SecretStr
 
 from tickloom.errors import SettingsError
-from tickloom.settings import Settings, ignored, load, unknown_variables
+from tickloom.libpq import DEFAULT_SOURCE, DEFAULT_URL
+from tickloom.settings import Group, Settings, group_of, ignored, load, unknown_variables
 
 KUBERNETES = (
     *("TICKLOOM_SERVICE_HOST", "TICKLOOM_SERVICE_PORT", "TICKLOOM_SERVICE_PORT_HTTP", "TICKLOOM_PORT"),
@@ -30,12 +31,15 @@ KUBERNETES = (
             "TICKLOOM_DATABASE_PASSWORD_FILE",
         ),  # files are looked for in capitals alone
         ("TICKLOOM_PORT", "TICKLOOM_HTTP_PORT"),
+        ("TICKLOOM_KAFKA_SASL_USER_NAME", "TICKLOOM_KAFKA_SASL_USERNAME"),
+        ("TICKLOOM_KAFKA_SASL_PASWORD_FILE", "TICKLOOM_KAFKA_SASL_PASSWORD_FILE"),
+        ("TICKLOOM_KAFKA_OPTION", "TICKLOOM_KAFKA_OPTIONS"),
         ("TICKLOOM_", None),
         ("TICKLOOM_XYZZY", None),
     ],
 )
 def test_a_misspelt_variable_is_named(name: str, nearest: str | None) -> None:
-    """Who sets TICKLOOM_WINDOW_ROW=20 would get averages over five rows, and no word of it."""
+    """TICKLOOM_WINDOW_ROW=20 would give averages over five rows, and not a word about it."""
     assert unknown_variables({name: "1", "TICKLOOM_GAP_POLICY": "halt"}) == {name: nearest}
     (line,) = ignored({name: "1"})
     assert line.startswith(name)
@@ -44,14 +48,14 @@ def test_a_misspelt_variable_is_named(name: str, nearest: str | None) -> None:
 
 
 def test_what_is_read_is_known() -> None:
-    """A warning about what is right teaches people to read no warning."""
+    """Warnings about what is right teach people to ignore warnings."""
     names = [f"TICKLOOM_{name.upper()}" for name in Settings.model_fields]
     others = ["TICKLOOM_SECRETS_DIR", "TICKLOOM_TEST_KAFKA", "tickloom_window_rows", "PATH", "DATABASE_URL"]
     assert unknown_variables([*names, *(f"{name}_FILE" for name in names), *others]) == {}
 
 
 def test_what_kubernetes_sets_is_not_meant_for_us() -> None:
-    """With a service called tickloom in the namespace, `check` would find fault with every pod."""
+    """With a service called tickloom in the namespace, `check` would complain about every pod."""
     assert unknown_variables(KUBERNETES) == {}
 
 
@@ -74,6 +78,7 @@ def test_a_folder_of_secrets_that_is_not_there(tmp_path: Path) -> None:
 
 ANY_VALUE: dict[str, str] = {
     "kafka_options": '{"client.rack": "a"}',
+    "database_url": "postgresql://another@host/database",
     "database_password": "p@ss word",
     "gap_policy": "continue",
     "log_format": "json",
@@ -111,7 +116,7 @@ def same(name: str, found: str) -> bool:
 def test_every_setting_from_every_source(
     name: str, around: str, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """README says it of every setting; for the Kafka options, where the passwords are, it was not so."""
+    """The documentation says so of every setting; for the Kafka options, which hold passwords, it was not true."""
     file = tmp_path / f"tickloom_{name}"
     file.write_bytes(around.format(another(name)).encode())
     match way:
@@ -124,7 +129,7 @@ def test_every_setting_from_every_source(
     assert same(name, as_text(load(), name))
 
 
-def test_who_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_of_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable that is baked into an image would hide the file that an operator mounts for it."""
     (tmp_path / "TICKLOOM_WINDOW_ROWS").write_text("7")
     (tmp_path / "rows").write_text("9")
@@ -137,7 +142,7 @@ def test_who_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reason"),
     [
         (b'{"sasl.password": "secret-word",}', "not JSON"),
         (b'{"sasl.password": "secret-word"', "not JSON"),
@@ -149,7 +154,7 @@ def test_who_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.parametrize("way", ["variable", "twin", "directory"])
 def test_wrong_options_say_where_they_come_from(
-    text: bytes, told: str, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: bytes, reason: str, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error without the file's name sends people to the variable, and one with its text tells a password."""
     file = tmp_path / "tickloom_kafka_options"
@@ -164,7 +169,7 @@ def test_wrong_options_say_where_they_come_from(
         case _:
             source = "TICKLOOM_SECRETS_DIR"
             monkeypatch.setenv(source, str(tmp_path))
-    with pytest.raises(SettingsError, match=told) as raised:
+    with pytest.raises(SettingsError, match=reason) as raised:
         load()
     assert str(raised.value).startswith(source)
     assert path in str(raised.value)
@@ -172,19 +177,19 @@ def test_wrong_options_say_where_they_come_from(
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [(b"\xff\xfe{\x00}\x00", "is not UTF-8 text"), (b"\xef\xbb\xbf\r\n", "is empty")]
+    ("text", "reason"), [(b"\xff\xfe{\x00}\x00", "is not UTF-8 text"), (b"\xef\xbb\xbf\r\n", "is empty")]
 )
-def test_a_file_without_text(text: bytes, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What some editors write is no text to us; an empty secret is one that was never filled."""
+def test_a_file_without_text(text: bytes, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some editors write other encodings; an empty secret is one that nobody has filled."""
     (tmp_path / "file").write_bytes(text)
     monkeypatch.setenv("TICKLOOM_DATABASE_PASSWORD_FILE", str(tmp_path / "file"))
-    with pytest.raises(SettingsError, match=f"TICKLOOM_DATABASE_PASSWORD_FILE: .*{told}"):
+    with pytest.raises(SettingsError, match=f"TICKLOOM_DATABASE_PASSWORD_FILE: .*{reason}"):
         load()
 
 
 @pytest.mark.parametrize("name", ["TICKLOOM_KAFKA_BOOTSTRAP_SERVERS", "TICKLOOM_DATABASE_URL"])
 def test_an_empty_address(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`${DB_URL}` of a template that nobody has filled would mean whatever database the client library finds."""
+    """The `${DB_URL}` of a template that nobody has filled would mean whatever database the client library finds."""
     monkeypatch.setenv(name, "")
     with pytest.raises(SettingsError, match=name):
         load()
@@ -196,7 +201,7 @@ def test_a_misspelt_file_among_the_secrets(tmp_path: Path, monkeypatch: pytest.M
         (tmp_path / name).write_text("x")
     monkeypatch.setenv("TICKLOOM_DATABASE_URL_FILE", str(tmp_path / "tickloom_db"))
     monkeypatch.setenv("TICKLOOM_SECRETS_DIR", str(tmp_path))
-    with pytest.raises(SettingsError, match="tickloom_database_pasword is no setting") as raised:
+    with pytest.raises(SettingsError, match="tickloom_database_pasword is not a setting") as raised:
         load()
     assert "tickloom_database_password?" in str(raised.value)
     assert "tickloom_db " not in str(raised.value)
@@ -225,7 +230,124 @@ def test_both_topics_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_settings_that_are_made_by_hand_ask_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`drain(settings)` in somebody else's process would fail of a variable that is not its affair."""
+    """`drain(settings)` in somebody else's process would fail because of a variable that it does not use."""
     monkeypatch.setenv("TICKLOOM_WINDOW_ROW", "20")
     monkeypatch.setenv("TICKLOOM_SECRETS_DIR", str(tmp_path / "missing"))
     assert Settings(kafka_group_id="mine").window_rows == 5  # type: ignore[call-arg]
+
+
+def test_a_setting_that_is_gone_is_named() -> None:
+    """Somebody who has set it would look for a misspelling."""
+    (line,) = ignored({"TICKLOOM_RETRY_INITIAL_SECONDS": "1"})
+    assert line == "TICKLOOM_RETRY_INITIAL_SECONDS is no longer a setting: tickloom chooses it; remove it"
+
+
+def test_every_setting_has_a_group() -> None:
+    """Forty settings in one heap hide the two that must be set."""
+    groups = {name: group_of(name) for name in Settings.model_fields}
+    assert {name for name, group in groups.items() if group is Group.MUST} == {
+        "kafka_bootstrap_servers",
+        "database_url",
+    }
+    assert set(groups.values()) == set(Group)
+
+
+# --- properties of librdkafka -----------------------------------------------------------------------------------
+
+
+def test_kafka_properties_from_every_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A password would have to be written into JSON to be read from a file."""
+    (tmp_path / "password").write_text("secret-word\n")
+    (tmp_path / "tickloom_kafka_ssl_key_password").write_text("another-word\n")
+    monkeypatch.setenv("TICKLOOM_SECRETS_DIR", str(tmp_path))
+    monkeypatch.setenv("TICKLOOM_KAFKA_OPTIONS", '{"client.rack": "a"}')
+    monkeypatch.setenv("TICKLOOM_KAFKA_SASL_USERNAME", "me")
+    monkeypatch.setenv("tickloom_kafka_security_protocol", "sasl_ssl")
+    monkeypatch.setenv("TICKLOOM_KAFKA_SASL_PASSWORD_FILE", str(tmp_path / "password"))
+    found = load()
+    assert found.kafka_options == {
+        "client.rack": "a",
+        "sasl.username": "me",
+        "security.protocol": "sasl_ssl",
+        "sasl.password": "secret-word",
+        "ssl.key.password": "another-word",
+    }
+    assert "secret-word" not in str(found.shown())
+
+
+def test_wrong_properties_name_their_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that names the JSON sends people to a variable that they have not set."""
+    monkeypatch.setenv("TICKLOOM_KAFKA_AUTO_OFFSET_RESET", "earliest")
+    with pytest.raises(SettingsError, match=r"^TICKLOOM_KAFKA_AUTO_OFFSET_RESET: .*TICKLOOM_GAP_POLICY"):
+        load()
+    monkeypatch.delenv("TICKLOOM_KAFKA_AUTO_OFFSET_RESET")
+    (tmp_path / "password").write_text("secret-word")
+    monkeypatch.setenv("TICKLOOM_KAFKA_OPTIONS", '{"sasl.password": "another-word"}')
+    monkeypatch.setenv("TICKLOOM_KAFKA_SASL_PASSWORD_FILE", str(tmp_path / "password"))
+    with pytest.raises(SettingsError, match="different values") as raised:
+        load()
+    assert "TICKLOOM_KAFKA_SASL_PASSWORD_FILE" in str(raised.value)
+    assert "sasl.password in TICKLOOM_KAFKA_OPTIONS" in str(raised.value)
+    assert "word" not in str(raised.value).replace("password", "").replace("PASSWORD", "")
+
+
+# --- the database -----------------------------------------------------------------------------------------------
+
+
+def test_where_the_database_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows would go into another database than the one that the operator's other tools use."""
+    steps: list[tuple[str, str, str, str]] = [
+        ("PGHOST", "db", "postgresql://?host=db", "PGHOST"),
+        ("PGUSER", "me", "postgresql://?host=db&user=me", "PGHOST, PGUSER"),
+        ("DATABASE_URL", "postgres://a@b/c", "postgres://a@b/c", "DATABASE_URL"),
+        ("TICKLOOM_DATABASE_URL", "postgresql://d@e/f", "postgresql://d@e/f", "TICKLOOM_DATABASE_URL"),
+    ]
+    assert (load().database_dsn(), load().database_source) == (DEFAULT_URL, DEFAULT_SOURCE)
+    for variable, value, dsn, source in steps:
+        monkeypatch.setenv(variable, value)
+        assert (load().database_dsn(), load().database_source) == (dsn, source)
+    (tmp_path / "url").write_text("postgresql://g@h/i\n")
+    monkeypatch.setenv("TICKLOOM_DATABASE_URL_FILE", str(tmp_path / "url"))
+    assert load().database_dsn() == "postgresql://g@h/i"
+    assert load().database_source == f"TICKLOOM_DATABASE_URL_FILE ({tmp_path / 'url'})"
+
+
+def test_the_address_from_the_folder_of_secrets_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A DATABASE_URL that some platform sets would hide the secret that was mounted for tickloom."""
+    (tmp_path / "tickloom_database_url").write_text("postgresql://a@b/c")
+    monkeypatch.setenv("TICKLOOM_SECRETS_DIR", str(tmp_path))
+    monkeypatch.setenv("DATABASE_URL", "postgresql://d@e/f")
+    assert load().database_dsn() == "postgresql://a@b/c"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "dsn"),
+    [
+        ("TICKLOOM_DATABASE_URL", "postgresql://me@db/x", "postgresql://me:p%40ss@db/x"),
+        ("DATABASE_URL", "postgresql://me:old@db/x", "postgresql://me:p%40ss@db/x"),
+        ("PGHOST", "db", "postgresql://:p%40ss@?host=db"),
+        ("PGSERVICE", "market", "postgresql://:p%40ss@?host=inner&password=old"),
+    ],
+)
+def test_the_password_goes_with_every_address(
+    variable: str, value: str, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The password that was mounted as a secret would be used with one kind of address only."""
+    (tmp_path / "service").write_text("[market]\nhost=inner\npassword=old\n")
+    (tmp_path / "password").write_text("p@ss\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "service"))
+    monkeypatch.setenv("TICKLOOM_DATABASE_PASSWORD_FILE", str(tmp_path / "password"))
+    monkeypatch.setenv(variable, value)
+    assert load().database_dsn() == dsn
+    assert "old" not in load().database_source
+
+
+@pytest.mark.parametrize("url", ["", "mysql://me:secret-word@db/x", "postgresql+psycopg://me:secret-word@db/x", "db"])
+def test_a_database_of_another_kind(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Platforms set DATABASE_URL for all programs, and some of these use another database."""
+    monkeypatch.setenv("DATABASE_URL", url)
+    with pytest.raises(SettingsError, match=r"^DATABASE_URL") as raised:
+        load()
+    assert "secret-word" not in str(raised.value)
+    monkeypatch.setenv("TICKLOOM_DATABASE_URL", "postgresql://me@db/x")
+    assert load().database_dsn() == "postgresql://me@db/x"

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tickloom.environment import PREFIX
 from tickloom.errors import TickloomError
-from tickloom.settings import PREFIX, Settings
+from tickloom.settings import Settings
 
 _LOOK_SECONDS = 0.05
 _THREADS_EVERY = 4  # looks: there are some forty threads, and each is two files

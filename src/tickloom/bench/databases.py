@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 import numpy as np
 from pydantic import SecretStr
 
-from tickloom.admin import migrate
 from tickloom.core.model import TABLES
 from tickloom.errors import Mistake, TickloomError
 from tickloom.settings import Settings
 from tickloom.store import schema
 from tickloom.store.partitions import Partitioner
 from tickloom.store.postgres import Connection, connected, sql
+from tickloom.store.provision import provision
 
 _BLOCK_BYTES = 1 << 20
 _HISTORY_HOURS = 24
@@ -61,7 +61,7 @@ class Databases:
             await self._create(name, copied)
             settings = at_database(self._settings, name)
             if template is None:
-                await migrate(settings)
+                await provision(settings)
             yield settings
         finally:
             async with connected(self._settings) as connection:

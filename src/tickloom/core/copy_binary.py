@@ -1,8 +1,8 @@
 """Frames to the bytes of ``COPY … WITH (FORMAT binary)`` and back, vectorised. Pure.
 
 Format: PostgreSQL documentation, COPY, "Binary Format". Rows differ in size by their symbol and by their NULLs, which
-have a length but no bytes. What lies between these is the same in all rows: it is laid out as numpy records, and
-each record is put where its row has it. So every byte is written once, whatever the rows look like.
+have a length but no bytes. The columns between these are the same in all rows: they are laid out as numpy records, and each
+record is copied to its place in its row. So every byte is written once, whatever the rows look like.
 """
 
 import struct
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 SIGNATURE = b"PGCOPY\n\xff\r\n\x00" + struct.pack("!ii", 0, 0)
 TRAILER = struct.pack("!h", -1)
 POSTGRES_EPOCH_MICROSECONDS = 946_684_800_000_000
-"""2000-01-01 UTC, from which Postgres counts, in microseconds since 1970."""
+"""2000-01-01 UTC, where Postgres's timestamps begin, in microseconds since 1970."""
 
 _TIMES = {"ts", "logged", "processed_at"}
 _WIRE: dict[type[pl.DataType], str] = {pl.Float64: ">f8", pl.Int64: ">i8", pl.Int32: ">i4", pl.UInt32: ">i4"}
@@ -46,8 +46,8 @@ class SymbolBytes:
 
 
 def encode(frame: pl.DataFrame, symbols: SymbolBytes) -> bytearray:
-    """The COPY stream of ``frame``: code, which leads, becomes text, ts, logged and processed_at timestamptz, and the rest
-    goes by its dtype.
+    """The COPY stream of ``frame``. The first column, code, becomes text; ts, logged and processed_at become timestamptz; the
+    dtype decides for the others.
     """
     rows = _Rows(len(frame))
     codes, columns = frame["code"].to_numpy(), frame.get_columns()[1:]
@@ -98,14 +98,16 @@ def _values(column: pl.Series) -> NDArray[Any]:
 
 
 class _Rows:
-    """Rows in the making: pieces are added from left to right, and put together at the end."""
+    """Rows under construction: pieces are added from left to right and put together at the end."""
 
     def __init__(self, count: int) -> None:
         self._sizes = np.zeros(count, dtype=np.int64)
-        self._pieces: list[tuple[NDArray[np.void], Any, NDArray[np.int64]]] = []  # records, of which rows, at where
+        self._pieces: list[
+            tuple[NDArray[np.void], Any, NDArray[np.int64]]
+        ] = []  # records, their rows, their place in the row
 
     def add(self, fields: Mapping[str, tuple[str, Any]], which: Any = slice(None)) -> None:
-        """To the rows ``which`` the fields (name to type and values); the other rows do not have them."""
+        """Add fields (name to type and values) to the rows ``which``; the other rows do not get them."""
         before = self._sizes[which]
         if not fields or not len(before):
             return

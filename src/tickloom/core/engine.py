@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from tickloom.core.encode import Work, encode_batch, without_expired
 from tickloom.core.gather import Gatherer, parts_of
-from tickloom.core.join import Around, Begun, Joined, begin, finish, symbols_of
+from tickloom.core.join import Begun, Joined, begin, finish, symbols_of
+from tickloom.core.merge import Around
 from tickloom.core.model import ANALYTICS, Batch, Decoded, EndOfPartition, Gap, Ints, Side, TopicPartition
 from tickloom.core.tails import Loaded, Points, Tails
 from tickloom.settings import Partitioning
@@ -48,7 +49,7 @@ class NewestRows:
 
 @dataclass(frozen=True, slots=True)
 class RowsAround:
-    """The stored rows around late ones: ``join.Around`` says which. Supply a ``Stored``.
+    """The stored rows around late ones: ``merge.Around`` has their columns. Supply a ``Stored``.
 
     ``points``: per side the late rows' (code, ts); a code is an index into ``symbols``. ``since``: per code an event time (µs)
     that no stored row precedes.

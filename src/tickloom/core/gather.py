@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum, auto
 from itertools import pairwise
 from typing import assert_never
 
@@ -23,18 +22,16 @@ from tickloom.core.model import (
     TopicPartition,
     rows_schema,
 )
-from tickloom.errors import TooManyRejects
 
 HOUR_MICROS = 3_600_000_000
 _HOURS_COUNTED = 1 << 16
-_NEARLY_ALL, _ENOUGH_ROWS = 0.9, 10
 
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """When a batch closes. ``max_spans``: so many spans of event time, each of ``span_micros``, may its rows lie in.
+    """When a batch closes. ``max_spans``: the most spans of event time, each ``span_micros`` long, that its rows may lie in.
 
-    A span is whole hours.
+    A span is a whole number of hours.
     """
 
     max_messages: int
@@ -45,9 +42,9 @@ class BatchLimits:
 
 
 def parts_of(decoded: Decoded, limits: BatchLimits) -> list[Decoded]:
-    """What was decoded, cut where one batch may not hold it: in messages, or in the spans of event time that its rows lie in.
+    """``decoded`` in parts that one batch may hold: by the number of messages, and by the spans of event time of its rows.
 
-    Mostly whole.
+    It is mostly one part.
     """
     spans = decoded.rows["ts"].to_numpy() // limits.span_micros
     narrow = not len(spans) or int(spans.max()) - int(spans.min()) < limits.max_spans
@@ -66,14 +63,14 @@ def parts_of(decoded: Decoded, limits: BatchLimits) -> list[Decoded]:
 
 
 def _places(decoded: Decoded) -> list[int]:
-    """The index in the chunk of each row's message."""
+    """For each row, the index of its message in the chunk."""
     dead = {(reject.source.partition, reject.offset) for reject in decoded.rejects}
     sources = zip(decoded.chunk.partitions.tolist(), decoded.chunk.offsets.tolist(), strict=True)
     return [index for index, source in enumerate(sources) if source not in dead]
 
 
 def _cut(decoded: Decoded, places: list[int], cuts: list[int]) -> list[Decoded]:
-    """Parts that begin at these messages, and at the first one; ``places`` are those of the rows."""
+    """Parts that begin at the first message and at ``cuts``; ``places``: see ``_places``."""
     chunk = decoded.chunk
     alive = np.zeros(len(chunk.values) + 1, dtype=np.int64)
     alive[np.array(places, dtype=np.int64) + 1] = 1
@@ -87,7 +84,7 @@ def _cut(decoded: Decoded, places: list[int], cuts: list[int]) -> list[Decoded]:
 
 
 class Gatherer:
-    """Collects what was decoded; the one place that knows where each partition's next batch begins."""
+    """Collects decoded messages. Only it knows where the next batch of each partition begins."""
 
     def __init__(
         self,
@@ -97,7 +94,7 @@ class Gatherer:
         keep_raw: bool = False,
     ) -> None:
         """``positions``: per partition the offset that the ledger expects next; ``logged``: the latest record timestamp
-        before it, in µs. ``keep_raw`` keeps raw messages.
+        before that offset, in µs. ``keep_raw`` keeps the raw messages with the batch.
         """
         self._limits = limits
         self._positions = dict(positions)
@@ -119,7 +116,7 @@ class Gatherer:
         return not self._progress
 
     def add(self, event: Decoded | EndOfPartition | Gap, now: float) -> None:
-        """Take in what comes next; offsets must not go back."""
+        """Take in the next event; the offsets of a partition must not go back."""
         if self.empty:
             self._opened_at = now
         match event:
@@ -146,7 +143,7 @@ class Gatherer:
         )
 
     def seconds_left(self, now: float) -> float:
-        """Seconds until the open batch is of age: 0 or less when it is."""
+        """Seconds until the open batch is of age; 0 or less when it is."""
         return self._opened_at + self._limits.max_age_seconds - now
 
     def close(self) -> Batch:
@@ -210,7 +207,7 @@ class Gatherer:
             self._raw.append(chunk)
 
     def _with_time_of_log(self, chunk: Chunk, rows: pl.DataFrame) -> pl.DataFrame:
-        """The rows, none with an earlier ``logged`` than what its partition has seen before the chunk."""
+        """The rows, with ``logged`` at least what their partition had seen before the chunk."""
         partition, logged = rows["partition"].to_numpy(), rows["logged"].to_numpy()
         before = np.zeros(int(partition.max(initial=0)) + 1, dtype=np.int64)
         for source, micros in self._logged.items():
@@ -247,7 +244,7 @@ class Gatherer:
 
 
 def _by_hour(micros: Ints, first: int, last: int) -> tuple[Ints, Ints]:
-    """The hours that occur between ``first`` and ``last``, and how often each: counted where that needs no sort."""
+    """The hours that occur between ``first`` and ``last`` and the count of each, without a sort where the range is small."""
     hours = micros // HOUR_MICROS
     if last - first >= _HOURS_COUNTED:
         return np.unique(hours, return_counts=True)
@@ -257,85 +254,5 @@ def _by_hour(micros: Ints, first: int, last: int) -> tuple[Ints, Ints]:
 
 
 def _beside_the_value(letter: Reject) -> int:
-    """Bytes of a dead letter's key and headers, which a good message does not keep."""
+    """The bytes of a dead letter's key and headers; a valid message does not keep these."""
     return len(letter.key or b"") + sum(len(name) + len(value or b"") for name, value in letter.headers)
-
-
-@dataclass(frozen=True, slots=True)
-class RejectLimits:
-    """When a stream is so bad that it cannot be ours: a share of the recent messages, over a least count."""
-
-    ratio: float
-    min_messages: int
-
-
-class RejectWatch:
-    """Counts the recent messages of each side: a window that forgets by halves, once it is ten times the least count."""
-
-    def __init__(self, limits: RejectLimits) -> None:
-        self._limits = limits
-        self._messages: Counter[Side] = Counter()
-        self._rejects: Counter[Side] = Counter()
-        self._reasons: dict[Side, Counter[str]] = {side: Counter() for side in Side}
-
-    def see(self, decoded: Decoded) -> None:
-        """Count a chunk in. Raises ``TooManyRejects`` when most of the recent messages of its side are bad."""
-        side, topic = decoded.chunk.side, decoded.chunk.topic
-        self._messages[side] += len(decoded.chunk.values)
-        self._rejects[side] += len(decoded.rejects)
-        self._reasons[side].update(reject.reason.value for reject in decoded.rejects)
-        limits, messages, rejects = self._limits, self._messages[side], self._rejects[side]
-        if messages >= limits.min_messages and rejects > limits.ratio * messages:
-            common = ", ".join(f"{reason} {count}" for reason, count in self._reasons[side].most_common(3))
-            raise TooManyRejects(
-                f"{rejects} of the last {messages} messages of {topic} were rejected ({common}); nothing of their "
-                f"batch was stored. Check TICKLOOM_PRICES_TOPIC and TICKLOOM_VOLUMES_TOPIC and the producer; "
-                f"TICKLOOM_REJECT_LIMIT_RATIO=1 accepts any share"
-            )
-        if messages > 10 * limits.min_messages:
-            self._messages[side] //= 2
-            self._rejects[side] //= 2
-
-
-class Verdict(Enum):
-    """Whose fault it is that Postgres refuses rows. ``UNCLEAR``: nearly all were refused, but they are too few to tell."""
-
-    DATA = auto()
-    UNCLEAR = auto()
-    TABLE = auto()
-
-
-class RefusalWatch:
-    """Per target (new rows of a table, corrected ones, and so on) how many rows Postgres has refused, of how many, since it
-    last took more than a few of a batch.
-
-    Nearly all of ten rows or more are refused by the table, whatever they hold; so is a share of very many that would
-    be too much of bad messages.
-    """
-
-    def __init__(self, limits: RejectLimits) -> None:
-        self._limits = limits
-        self._tried: Counter[str] = Counter()
-        self._refused: Counter[str] = Counter()
-
-    def judge(self, target: str, tried: int, refused: int) -> Verdict:
-        """The verdict on a batch of which ``refused`` of ``tried`` rows for a target were refused."""
-        limits = self._limits
-        if refused > max(limits.ratio * tried, limits.min_messages):
-            return Verdict.TABLE
-        tried, refused = self._tried[target] + tried, self._refused[target] + refused
-        if not self._nearly_all(tried, refused):
-            return Verdict.DATA
-        return Verdict.TABLE if tried >= _ENOUGH_ROWS else Verdict.UNCLEAR
-
-    def note(self, tried: Mapping[str, int], refused: Mapping[str, int]) -> None:
-        """Remember a batch that is committed."""
-        for target, count in tried.items():
-            if self._nearly_all(count, refused.get(target, 0)):
-                self._tried[target] += count
-                self._refused[target] += refused.get(target, 0)
-            elif self._tried:
-                del self._tried[target], self._refused[target]
-
-    def _nearly_all(self, tried: int, refused: int) -> bool:
-        return refused > max(self._limits.ratio, _NEARLY_ALL) * tried

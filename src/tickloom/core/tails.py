@@ -1,13 +1,13 @@
 """The newest rows of each cached symbol: an exact image of the tables, as they will be after the batches in flight.
 
-Per side and symbol a ring of the newest C rows by event time. A row's *logical index* counts the symbol's rows
-since its ring began; it stands at ``index % C``. A ring answers for the event times from its *floor* on: its oldest
-row, once it has held C rows; before that, how far back the tables were read when it was loaded, which may be the whole
-history.
-As symbols grow in number C gets smaller, for good, so that all rings together stay within a number of bytes: of few
-symbols a batch holds many rows each, and one side may be as many rows ahead of the other.
+There is a ring per side and symbol, with its newest C rows by event time. A row's *logical index* counts the symbol's rows since
+the ring began; the row is stored at ``index % C``. A ring answers for event times from its *floor* on. The floor is its oldest
+row once it has held C rows; until then it is how far back the tables were read, which may be the whole history.
 
-Only the task that joins touches an instance, and ``committed`` (set by the one that loads) is a lone number.
+C shrinks, for good, as the number of symbols grows, so that all rings together stay within a number of bytes. With few symbols a
+batch holds many rows of each, and one side may be that many rows ahead of the other.
+
+Only the task that joins touches an instance, except for ``committed``, a single number that the loading task sets.
 Pure: no I/O, no clock.
 """
 
@@ -25,21 +25,21 @@ Ints = NDArray[np.int64]
 NO_FLOOR, FOREVER = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 _FIRST_SLOTS = 16
 _LOADED_ROWS = 64
-"""More are seldom asked for, and each may have to come from a table partition of its own; tails get longer by themselves."""
+"""More are seldom needed, and each may come from a table partition of its own. Tails grow by themselves."""
 _ROW = np.dtype(
     [("ts", np.int64), ("value", np.float64), ("logged", np.int64), ("offset", np.int64), ("partition", np.int32)]
 )
 KEPT = ("ts", "value", "partition", "offset", "logged")
-"""The columns of a row that are kept."""
+"""The columns of a row that a tail keeps."""
 _FRAME_TYPES = {"value": pl.Float64, "partition": pl.Int32}
 _WHOLE = np.dtype((np.void, _ROW.itemsize))
 ROW_BYTES = _ROW.itemsize
-"""Of one row of one side."""
+"""The size of one row of one side."""
 
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """Rows as columns of one length: code (index into the symbols at hand), ts, value, partition, offset, logged."""
+    """Rows as columns of equal length: code (index into a list of symbols), ts, value, partition, offset, logged."""
 
     code: Ints
     ts: Ints
@@ -51,41 +51,41 @@ class Events:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Rows of the tails around a batch: for each code its rows from ``since`` on, and W-1 rows before them.
+    """Rows of the tails around a batch: for each code its rows from ``since`` on, and the W-1 rows before them.
 
     ``rows``: ordered by code, then ts.
-    ``base``: per code the logical index of its first row in ``rows`` (or of the next row, where it has none).
-    ``floor``: per code the oldest ts that the tail answers for; ``NO_FLOOR`` where it holds the whole history, and where
-    all of the batch is newer than the tail.
-    ``murky``: per code the last ts at which a window may reach below the floor; ``NO_FLOOR`` where none of the batch can.
+    ``base``: per code the logical index of its first row in ``rows``, or of its next row where it has none.
+    ``floor``: per code the oldest ts that the tail answers for; ``NO_FLOOR`` where it holds the whole history, or where the whole
+    batch is newer than the tail.
+    ``deep_until``: per code the last ts whose window may reach below the floor; ``NO_FLOOR`` where no window of the batch does.
     """
 
     rows: Events
     base: Ints
     floor: Ints
-    murky: Ints
+    deep_until: Ints
 
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """Event times of symbols, once each: code (index into the symbols at hand), ts; ordered by both."""
+    """Distinct event times of symbols: code (index into a list of symbols) and ts, ordered by both."""
 
     code: Ints
     ts: Ints
 
     @classmethod
     def of(cls, code: Ints, ts: Ints) -> "Points":
-        """These, in order, and each once."""
+        """The distinct points among these, in order."""
         first = distinct(code, ts)
         return cls(code[first], ts[first])
 
     def which(self, mask: NDArray[np.bool_]) -> "Points":
-        """Some of them."""
+        """Those that ``mask`` selects."""
         return Points(self.code[mask], self.ts[mask])
 
 
 def distinct(code: Ints, ts: Ints) -> Ints:
-    """The indexes of the first of each (code, ts), in their order."""
+    """The index of the first of each (code, ts), ordered by these."""
     order = np.lexsort((ts, code))  # stable: the first stays first
     code, ts = code[order], ts[order]
     new = np.ones(len(order), dtype=np.bool_)
@@ -98,9 +98,9 @@ class Loaded:
     """One side's newest rows of some symbols, as read from the tables.
 
     ``rows``: code (index into the symbols), ts, value, partition, offset, logged, ordered by code and ts.
-    ``floor``: per symbol the ts from which on ``rows`` holds all rows; ``NO_FLOOR`` where it has no older ones.
-    ``since``: per symbol a ts that no row of either side is older than: ``FOREVER`` where it has no row, ``NO_FLOOR`` where
-    that is not known.
+    ``floor``: per symbol the ts from which on ``rows`` is complete; ``NO_FLOOR`` where no older rows exist.
+    ``since``: per symbol a ts that no row of either side precedes; ``FOREVER`` where it has no row, ``NO_FLOOR`` where that is
+    not known.
     """
 
     rows: pl.DataFrame
@@ -109,26 +109,24 @@ class Loaded:
 
     @classmethod
     def nothing(cls, symbols: int) -> "Loaded":
-        """Of so many symbols that have no row."""
+        """For a number of symbols without any row."""
         rows = pl.DataFrame(schema={"code": pl.UInt32, **{name: _FRAME_TYPES.get(name, pl.Int64) for name in KEPT}})
         return cls(rows, np.full(symbols, NO_FLOOR), np.full(symbols, FOREVER))
 
 
 class _Ring:
-    """One side's rings, for all slots. A row is one record: with many symbols each comes from far memory, which is what it
-    costs, so it had better come at once.
+    """One side's rings, for all slots. A row is one record, since with many symbols the cost of a row is one access to memory
+    that no cache holds.
     """
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
         self.total = np.zeros(0, dtype=np.int64)  # rows ever appended, so the next logical index
-        self.loaded_from = np.zeros(
-            0, dtype=np.int64
-        )  # the floor as long as the ring has not held its full number of rows
-        self._held = np.zeros(0, dtype=_WHOLE)  # slot by slot, each with room for ``rows``
+        self.loaded_from = np.zeros(0, dtype=np.int64)  # the floor until the ring has held its full number of rows
+        self._held = np.zeros(0, dtype=_WHOLE)  # slot after slot, each of ``rows`` rows
 
     def resize(self, slots: int, rows: int) -> None:
-        """Room for more slots, with as many rows each or fewer: each ring then keeps its newest."""
+        """Make room for more slots of as many rows or fewer; each ring keeps its newest rows."""
         old, self._held = self._held, np.zeros(slots * rows, dtype=_WHOLE)
         if rows == self.rows:
             self._held[: len(old)] = old
@@ -151,20 +149,22 @@ class _Ring:
         codes = np.repeat(np.arange(len(slots)), counts)
         held = self._at(slots[codes], _numbers(base, counts))
         rows = Events(codes, *(np.ascontiguousarray(held[name]) for name in KEPT))
-        floor, murky = np.full(len(slots), NO_FLOOR), np.full(len(slots), NO_FLOOR)
-        # Of the others all that comes is newer than what they hold, and they hold enough: to look would cost far memory.
+        floor, deep_until = np.full(len(slots), NO_FLOOR), np.full(len(slots), NO_FLOOR)
+        # For all others the batch is newer than the tail, and the tail holds enough rows: a look would cost an access to memory.
         near = np.flatnonzero((newer > 0) | (total - first < max(before, 1)))
         slots, total, first = slots[near], total[near], first[near]
         floor[near] = lowest = np.where(total >= self.rows, self._at(slots, first)["ts"], self.loaded_from[slots])
-        # What has ``before`` rows of the ring before it comes after the last of these.
+        # A ts has ``before`` rows of the ring before it if it comes after the last of the first ``before`` rows.
         last_before = self._at(slots, first + before - 1)["ts"] if before else lowest - 1
-        murky[near] = np.where(lowest == NO_FLOOR, NO_FLOOR, np.where(total - first < before, FOREVER, last_before))
-        return Context(rows, base, floor, murky)
+        deep_until[near] = np.where(
+            lowest == NO_FLOOR, NO_FLOOR, np.where(total - first < before, FOREVER, last_before)
+        )
+        return Context(rows, base, floor, deep_until)
 
     def absorb(self, slots: Ints, base: Ints, rows: Events, moved: NDArray[np.bool_]) -> None:
         """``rows`` (ordered by code, ts) replace each code's rows from its logical index ``base`` on.
 
-        ``moved`` is false for those that stand where they stood, unchanged.
+        ``moved`` is false for rows that stay unchanged at their place.
         """
         counts = np.bincount(rows.code, minlength=len(slots))
         ends = base + counts
@@ -177,16 +177,16 @@ class _Ring:
         self.total[slots] = ends
 
     def _at(self, slots: Ints, index: Ints) -> NDArray[Any]:
-        """The rows of these slots at these logical indexes."""
+        """The rows of ``slots`` at these logical indexes."""
         return np.take(self._held, slots * self.rows + index % self.rows).view(_ROW)
 
     def _newer(self, slots: Ints, total: Ints, since: Ints) -> Ints:
-        """Per slot how many of its rows lie at ``since`` or after: none, for most, as its newest row tells."""
+        """Per slot the number of rows at ``since`` or after it. For most slots that is 0, which the newest row alone shows."""
         newer = np.zeros(len(slots), dtype=np.int64)
         late = np.flatnonzero((total > 0) & (self._at(slots, total - 1)["ts"] >= since))
         slots, since, high = slots[late], since[late], total[late]
         low = np.maximum(high - self.rows, 0)
-        for _ in range(self.rows.bit_length()):  # in all rings at once, by halves: where the first such row is
+        for _ in range(self.rows.bit_length()):  # binary search for the first such row, in all rings at once
             middle = (low + high) // 2
             older = (low < high) & (self._at(slots, middle)["ts"] < since)
             low, high = np.where(older, middle + 1, low), np.where(older, high, middle)
@@ -195,7 +195,7 @@ class _Ring:
 
 
 def events(frame: pl.DataFrame) -> Events:
-    """The columns that the tails keep, of a frame that has them."""
+    """The columns of ``frame`` that the tails keep."""
     return Events(
         frame["code"].to_numpy().astype(np.int64),
         *(frame[name].to_numpy() for name in KEPT),
@@ -203,23 +203,23 @@ def events(frame: pl.DataFrame) -> Events:
 
 
 def _numbers(starts: Ints, counts: Ints) -> Ints:
-    """For each start as many numbers from it on as its count says, all in one row."""
+    """For each start, ``count`` consecutive numbers from it on, all in one array."""
     ends = np.cumsum(counts)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - counts), counts)
 
 
 class Tails:
-    """The cache of both sides' tails, bounded by ``max_symbols`` apart from those that batches in flight touch.
+    """The cache of both sides' tails. ``max_symbols`` bounds it, apart from the symbols of batches in flight.
 
-    ``tail_rows`` (C) is what each tail holds now: it is halved as symbols grow in number, to keep the rings within
-    ``max_bytes``, down to two windows; where that is still too much, fewer symbols are cached.
+    ``tail_rows`` (C) is the number of rows that each tail holds now. It is halved as the number of symbols grows, down to two
+    windows, to keep the rings within ``max_bytes``; where that is not enough, fewer symbols are cached.
     """
 
     def __init__(self, window_rows: int, tail_rows: int, max_symbols: int, max_bytes: int) -> None:
         self.window_rows = window_rows
         self.tail_rows = tail_rows
         self._least_rows = min(tail_rows, 2 * window_rows + 6)
-        self._max_rows = max_bytes // (len(Side) * ROW_BYTES)  # of all tails
+        self._max_rows = max_bytes // (len(Side) * ROW_BYTES)  # over all tails
         self.max_symbols = max(1, min(max_symbols, self._max_rows // self._least_rows))
         self.committed = 0
         self._slots: dict[str, int] = {}
@@ -233,17 +233,17 @@ class Tails:
         return len(self._slots)
 
     def missing(self, symbols: Sequence[str]) -> list[str]:
-        """Those of ``symbols`` that are not cached, in the same order: ``insert`` them before ``context``."""
+        """The ``symbols`` that are not cached, in the same order: ``insert`` them before ``context``."""
         return [symbol for symbol in symbols if symbol not in self._slots]
 
     def reserve(self, coming: int) -> int:
-        """Room for ``coming`` more symbols, which may make C smaller; gives how many rows of each to load."""
+        """Make room for ``coming`` more symbols, which may shrink C; gives the number of rows to load of each."""
         if coming > len(self._free):
             self._grow(len(self._slots) + coming)
         return min(self.tail_rows, max(self._least_rows, _LOADED_ROWS))
 
     def insert(self, symbols: Sequence[str], loaded: Mapping[Side, "Loaded"]) -> None:
-        """Cache new symbols with their newest rows: of each no more than ``reserve`` said."""
+        """Cache new symbols with their newest rows, no more of each than ``reserve`` said."""
         slots = np.array([self._take(symbol) for symbol in symbols], dtype=np.int64)
         nothing = np.zeros(len(slots), dtype=np.int64)
         for side, ring in self._rings.items():
@@ -253,34 +253,34 @@ class Tails:
             self._since[slots] = loaded[side].since
 
     def slots(self, symbols: Sequence[str], batch: int) -> Ints:
-        """The slots of cached ``symbols``, which batch number ``batch`` (counted from 1) now touches."""
+        """The slots of cached ``symbols``; batch number ``batch`` (from 1) touches them."""
         slots = np.fromiter(map(self._slots.__getitem__, symbols), dtype=np.int64, count=len(symbols))
         self._touched[slots] = batch
         return slots
 
     def since(self, slots: Ints) -> Ints:
-        """Per slot a ts that no row of the symbol is older than, as in ``Loaded``."""
+        """Per slot a ts that no row of the symbol precedes, as in ``Loaded``."""
         return self._since[slots]
 
     def reach_back(self, slots: Ints, oldest: Ints) -> None:
-        """A batch brings rows as old as that."""
+        """Note that a batch brings rows as old as ``oldest``."""
         self._since[slots] = np.minimum(self._since[slots], oldest)
 
     def context(self, side: Side, slots: Ints, since: Ints) -> Context:
-        """The rows that a batch needs whose earliest event times by slot, over both sides, are ``since``."""
+        """The rows that a batch needs; ``since``: its earliest event time per slot, over both sides."""
         return self._rings[side].context(slots, since, self.window_rows - 1)
 
     def absorb(self, side: Side, slots: Ints, base: Ints, rows: Events, moved: NDArray[np.bool_]) -> None:
-        """Take the rows of a joined batch in: context and batch merged, ordered by code and ts.
+        """Take in the rows of a joined batch: context and batch merged, ordered by code and ts.
 
-        ``moved`` is false for rows of the context that stand where they stood, unchanged.
+        ``moved`` is false for rows of the context that stay unchanged at their place.
         """
         self._rings[side].absorb(slots, base, rows, moved)
 
     def evict(self, coming: int = 0) -> int:
-        """Make room for ``coming`` symbols: drop the least recently touched over the bound; how many.
+        """Make room for ``coming`` symbols: drop the least recently touched ones over the bound; gives their number.
 
-        Never one that an uncommitted batch touches, so the bound may be exceeded by these.
+        A symbol of an uncommitted batch is never dropped, so such symbols may exceed the bound.
         """
         over = len(self._slots) + coming - self.max_symbols
         if over <= 0:

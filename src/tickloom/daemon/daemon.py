@@ -23,8 +23,7 @@ from typing import Any, TypeVar, assert_never
 
 from prometheus_client import disable_created_metrics
 
-from tickloom import __version__
-from tickloom.admin import judge_locks
+from tickloom.build import build_info
 from tickloom.core.model import TopicPartition
 from tickloom.core.timestamps import micros_of
 from tickloom.daemon.chores import Chores, end_all
@@ -61,6 +60,7 @@ from tickloom.source.membership import Assigned, Member, MemberEvent, MemberFail
 from tickloom.source.reader import Reader
 from tickloom.store import ledger, schema, sharing
 from tickloom.store.check import check_schema, check_tables, check_widths
+from tickloom.store.locks import judge_locks
 from tickloom.store.partitions import Partitioner, lock_table, partition_at, statement
 from tickloom.store.pooler import refuse_poolers
 from tickloom.store.postgres import Connection, connected
@@ -150,7 +150,7 @@ class Daemon:
         cpu = self.metrics.stage_cpu_seconds
         cpu.labels("start").inc(time.thread_time())
         loop_clock = CpuClock(cpu.labels("loop"), time.thread_time)
-        self.metrics.info.labels(__version__).set(1)
+        self.metrics.build_info.labels(**build_info()).set(1)
         loop = asyncio.get_running_loop()
         check_options(settings)  # a reader is made only after the group was joined
         member = Member(settings, lambda event: _post(loop, self._events, event))

@@ -20,7 +20,7 @@ import polars as pl
 from tickloom.core.decode import EventBounds, decode, without
 from tickloom.core.encode import Work
 from tickloom.core.engine import Commit, Engine, Expiry, Need, NewestRows, RowsAround
-from tickloom.core.gather import BatchLimits, Gatherer, RefusalWatch, RejectLimits, RejectWatch
+from tickloom.core.gather import BatchLimits, Gatherer
 from tickloom.core.join import partition_of_symbols
 from tickloom.core.model import (
     FEEDS,
@@ -34,6 +34,7 @@ from tickloom.core.model import (
     TopicPartition,
     side_of,
 )
+from tickloom.core.quality import RefusalWatch, RejectLimits, RejectWatch
 from tickloom.core.tails import Tails
 from tickloom.core.timestamps import LATEST
 from tickloom.daemon.watch import Watch

@@ -93,7 +93,7 @@ class Metrics:
         self.symbols_loaded = counter("symbols_loaded_total", "Symbols whose newest rows were read from Postgres.")
         self.assigned_partitions = gauge("assigned_partitions", "Kafka partitions owned.")
         self.last_progress = gauge("last_progress_timestamp_seconds", "Unix time of the last commit.")
-        self.info = gauge("info", "Always 1; the version is the label.", "version")
+        self.build_info = gauge("build_info", "Always 1; the labels say what runs.", "version", "python", "revision")
 
     def cpu_by_stage(self) -> dict[str, float]:
         """What ``stage_cpu_seconds`` says so far, in seconds."""

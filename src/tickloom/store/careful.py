@@ -1,14 +1,14 @@
-"""Loads a batch of which Postgres refuses rows: who is refused becomes a dead letter, and all others are stored.
+"""Loads a batch of which Postgres refuses rows: the messages of these rows become dead letters, and all others are stored.
 
-``trial`` names the rows that are refused. Each comes of a message: its own row; or, where another row's average or the
-joined row is refused, the message that brought that about. Without the messages that are to blame the rest is joined
-anew, on tails that are read anew, and loaded; until Postgres takes it.
+``trial`` finds the refused rows. Each row has a message that caused it: the row's own, or, where another row's average or a joined
+row is refused, the message that changed that one. The batch is joined again without the causes, on tails read again from the
+tables, and loaded, until Postgres takes it.
 
-*Whom to blame at once.* A row that is refused whatever its averages are will be so in any company. Where only its average
-is the reason, that may be another one's fault: of these only those go that have no refused row among the W-1 before them,
-and the next turn tells of the others.
+*Which messages are rejected at once.* A row that is refused whatever its averages are will always be refused. Where only an
+average is refused, another message of the batch may be its cause. Of these, only messages without a refused row among the W-1
+rows before them are rejected; the next attempt decides about the others.
 
-*Whether it is the table's fault.* What refuses nearly all rows is no judge of data: see ``gather.RefusalWatch``.
+*Whether the table is at fault.* Where nearly all rows are refused, the data is not the reason: see ``quality.RefusalWatch``.
 """
 
 from bisect import bisect_right
@@ -23,9 +23,9 @@ import polars as pl
 from tickloom.core.decode import reject
 from tickloom.core.encode import Encoded, Work, frames_of
 from tickloom.core.engine import Engine
-from tickloom.core.gather import RefusalWatch, Verdict
 from tickloom.core.join import Joined
 from tickloom.core.model import ANALYTICS, FEEDS, Batch, Reason, Reject, Side, Table
+from tickloom.core.quality import RefusalWatch, Verdict
 from tickloom.core.streams import STREAMS
 from tickloom.core.timestamps import micros_of
 from tickloom.errors import DataRefused, SchemaMismatch, StateSpoilt, TickloomError, TooManyRejects, TooWide, Undecided
@@ -109,7 +109,7 @@ class _Sifting:
                 return batch, loaded
 
     async def _join(self, connection: Connection, now_micros: int) -> tuple[Joined, Work, Encoded]:
-        """What is left of the batch, joined by itself, with its partitions made."""
+        """The rest of the batch, joined by itself, with its partitions made."""
         writer, engine = self._writer, self._writer.new_engine()
         some = replace(self._batch, rows=dict(self._rows))
         supplier = Supplier(lambda work: work(connection), writer.history, writer.partitioner)
@@ -122,7 +122,7 @@ class _Sifting:
         return joined, work, work.encoded
 
     def _judge(self, encoded: Encoded, found: Sequence[Refusal]) -> None:
-        """Raise where it is the table's fault, or may be; nothing of the batch is there yet."""
+        """Raise where the table is at fault, or may be; nothing of the batch is stored yet."""
         if self._seen is not None:
             return
         refused, tried = Counter(one.target for one in found), encoded.rows
@@ -131,25 +131,27 @@ class _Sifting:
             if verdict is Verdict.TABLE:
                 table, last = STREAMS[target].table.name, [one for one in found if one.target == target][-1]
                 raise TooManyRejects(
-                    f"Postgres refused {refused[target]} of {tried[target]} rows of {table}, the last: {last.words}. What "
-                    f"refuses so many is the table, not the data, and nothing of it was stored: {_fix(table, last)}; or let "
-                    f"TICKLOOM_REJECT_LIMIT_RATIO=1 make dead letters of any share"
+                    f"Postgres refused {refused[target]} of {tried[target]} rows of {table}, the last: {last.words}. The table "
+                    f"refuses so many that the data cannot be the reason; nothing of the batch was stored. {_fix(table, last)}; "
+                    f"or set TICKLOOM_REJECT_LIMIT_RATIO=1 to make dead letters of any share"
                 )
         if self._writer.patient and Verdict.UNCLEAR in verdicts.values():
-            raise Undecided(f"too few rows to tell whose fault it is: {found[-1].words}")
+            raise Undecided(
+                f"Postgres refused nearly all of too few rows to tell whether they or the table are at fault: {found[-1].words}"
+            )
         self._seen = tried, refused
 
     def _blame(self, joined: Joined, found: Sequence[Refusal]) -> None:
-        """Make dead letters of the messages that are surely the reason; at least one."""
+        """Make dead letters of the messages that certainly caused a refusal; at least of one."""
         written = _Written(joined)
         frames = frames_of(joined, 0)
         blamed: dict[Source, Refusal] = {}
         doubted: dict[Source, Refusal] = {}
-        for one in found:  # the raw tables' first
+        for one in found:  # those of the raw tables first
             code, ts = frames[one.target].row(one.index)[:2]
             table = STREAMS[one.target].table
             if table == ANALYTICS and any(half in blamed or half in doubted for half in written.halves(code, ts)):
-                continue  # without that there may be no joined row
+                continue  # without that message there may be no joined row
             source = written.source_of(table, code, ts)
             (blamed if one.own else doubted).setdefault(source, one)
         if not blamed:
@@ -163,7 +165,7 @@ class _Sifting:
         }
 
     def _without_refused(self) -> Batch:
-        """The batch as it is loaded, with its dead letters."""
+        """The batch to load, with its dead letters."""
         progress = {at: replace(step) for at, step in self._batch.progress.items()}
         for letter in self._refused:
             progress[letter.source].dead += 1
@@ -171,7 +173,7 @@ class _Sifting:
 
 
 class _Written:
-    """Which message each row of a batch comes of."""
+    """The message that each row of a batch comes from."""
 
     def __init__(self, joined: Joined) -> None:
         self._times: dict[tuple[Side, int], list[int]] = {}  # by side and code, in order
@@ -192,8 +194,9 @@ class _Written:
         return [source for source in found if source is not None]
 
     def source_of(self, table: Table, code: int, ts: int) -> Source:
-        """The message that a row of a table comes of: that of its key, the volume before the price; or, where the batch has
-        none of it, the newest one before, by which its average has changed."""
+        """The message that caused a row of a table: the batch's message with its key, the volume before the price; without one,
+        the newest message before it, which changed its average.
+        """
         sides = [side for side in Side if FEEDS[side].table == table] or [Side.VOLUMES, Side.PRICES]
         for side in sides:
             if (source := self._sources.get((side, code, ts))) is not None:
@@ -202,7 +205,7 @@ class _Written:
         return self._sources[side, code, time]
 
     def roots(self, doubted: Mapping[Source, Refusal], window: int) -> Iterator[Source]:
-        """Those whose average no other one of them can have changed: none is among the ``window``-1 rows before."""
+        """The messages whose average no other one of them can have changed: none is among the ``window``-1 rows before."""
         last: dict[tuple[Side, int], int] = {}
         for source in sorted(doubted, key=lambda source: self._keys[source]):
             code, ts = self._keys[source]
@@ -218,13 +221,13 @@ class _Written:
 
 
 def _letters(batch: Batch, words: Mapping[Source, str]) -> Iterator[Reject]:
-    """The dead letters of these messages, with Postgres's words."""
+    """The dead letters of these messages, with the words of Postgres."""
     for chunk in batch.raw:
         for index, (partition, offset) in enumerate(
             zip(chunk.partitions.tolist(), chunk.offsets.tolist(), strict=True)
         ):
-            if (told_of := words.get((chunk.side, partition, offset))) is not None:
-                yield reject(chunk, index, Reason.REFUSED, told_of)
+            if (message := words.get((chunk.side, partition, offset))) is not None:
+                yield reject(chunk, index, Reason.REFUSED, message)
 
 
 def _fix(table: str, refusal: Refusal) -> str:
@@ -238,4 +241,4 @@ def _fix(table: str, refusal: Refusal) -> str:
             column = quoted(refusal.column)
             return f"{alter} ALTER COLUMN {column} DROP NOT NULL, or {alter} ALTER COLUMN {column} SET DEFAULT …"
         case _:
-            return f"look at its triggers and generated columns; {alter} DISABLE TRIGGER … lets one rest"
+            return f"check its triggers and generated columns; {alter} DISABLE TRIGGER … turns one off"

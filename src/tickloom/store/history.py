@@ -1,9 +1,9 @@
-"""Reads rows back from the tables: the newest of a symbol for its tails, and those around an event time for late rows.
+"""Reads rows back from the tables: the newest rows of a symbol for its tail, and the rows around a late one.
 
-The tables may have thousands of partitions, and a statement locks all that it may look into. So each statement here has
-a range of a few partitions, in a transaction of its own: the sweep goes on, to older or newer ones, only for symbols
-that need more, and passes over partitions that are empty. What it sees over several transactions is one state, since
-nobody but the partitions' owner writes rows of its symbols.
+The tables may have thousands of partitions, and a statement locks every partition that it may look into. So each statement here
+covers a range of a few partitions, in a transaction of its own. The sweep goes on to older or newer partitions only for symbols
+that need more rows, and skips empty partitions. Its transactions see one state together, since only the owner of the Kafka
+partitions writes rows of their symbols.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -22,13 +22,13 @@ from tickloom.store.partitions import Partitioner
 from tickloom.store.postgres import LOOKUPS_ONLY, Connection, sql
 
 _FIRST_GROUP = 4
-"""Most symbols have what is wanted in the newest partitions, and each partition takes time to plan."""
+"""Most symbols have enough rows in the newest partitions, and planning takes time for each partition."""
 _MOST_EMPTY = 16
-"""A statement more costs as much as to plan for so many partitions."""
+"""One more statement costs as much as planning for this number of partitions."""
 _PAGE = 256
-"""Of so many partitions it is asked first whether they are empty, and then of all others."""
+"""The number of partitions whose emptiness is looked up at first; later pages are larger."""
 _GENEROUS_PARTITIONS = 64
-"""Further back only as many rows are looked for as a window needs."""
+"""Further back, the sweep looks only for as many rows as a window needs."""
 _COLUMNS: Mapping[str, type[pl.DataType]] = {
     "code": pl.UInt32,
     "ts": pl.Int64,
@@ -51,17 +51,17 @@ _STATEMENTS = {
 
 
 class History:
-    """Reads through one connection at a time. ``budget``: how many partitions one statement may lock."""
+    """Reads over one connection at a time. ``budget``: the number of partitions that one statement may lock."""
 
     def __init__(self, partitioner: Partitioner, window_rows: int, budget: int, snapshot: str | None = None) -> None:
-        """``snapshot``: one that another session has exported, and which is to be seen; else what is committed."""
+        """``snapshot``: an exported snapshot to read; without one, what is committed."""
         self._snapshot = snapshot
         self._partitioner = partitioner
         self._window = window_rows
         self._budget = budget
 
     async def newest(self, connection: Connection, symbols: list[str], most: int) -> dict[Side, Loaded]:
-        """The newest rows of each symbol, per side: ``most``, or fewer where they lie far apart.
+        """The newest rows of each symbol, per side: ``most`` of them, or fewer where they lie far apart.
 
         Sees committed rows only. Raises ``StoreUnavailable``, ``Mistake``.
         """
@@ -73,12 +73,12 @@ class History:
     async def around(
         self, connection: Connection, symbols: list[str], points: Mapping[Side, Points], since: Ints
     ) -> dict[Side, pl.DataFrame]:
-        """What decides about rows at ``points``, per side: code, ts, value, partition, offset, logged, average, in order.
-        ``since``: per code a ts that no row there is older than.
+        """The rows that decide about rows at ``points``, per side: code, ts, value, partition, offset, logged, average, in
+        order. ``since``: per code a ts that no stored row precedes.
 
-        Of a point's own side its row, where there is one, the W-1 before it and the W-1 after it; of the other side the
-        rows of the same keys as the point and those after it. Points of one symbol mostly lie close together, so first a
-        run of rows is read from its first point on, of both sides; what that leaves out is asked for point by point.
+        They are, on a point's own side, its row if it exists, the W-1 rows before it and the W-1 after it; on the other side
+        the rows with the same keys as these. Points of one symbol mostly lie close together, so a run of rows is read first,
+        of both sides, from the symbol's first point on; the rest is read point by point.
         Raises ``StoreUnavailable``, ``Mistake``.
         """
         code = np.concatenate([points[side].code for side in Side])
@@ -115,7 +115,7 @@ class History:
         return {side: pl.concat(found[side]).unique(["code", "ts"]).sort("code", "ts") for side in Side}
 
     async def before(self, connection: Connection, side: Side, symbols: list[str], micros: int) -> pl.DataFrame:
-        """The W-1 rows of each symbol before a time, as ``around`` has them. Raises ``StoreUnavailable``, ``Mistake``."""
+        """The W-1 rows of each symbol before a time, with the columns of ``around``. Raises ``StoreUnavailable``, ``Mistake``."""
         points, since = Points(np.arange(len(symbols)), np.full(len(symbols), micros)), np.full(len(symbols), NO_FLOOR)
         need = _each(points, self._window - 1)
         return await self._sweep(connection, side, "rows_before", symbols, points, need, since)
@@ -145,7 +145,7 @@ class History:
             frames.append(rows)
             got += np.bincount(rows["code"].to_numpy(), minlength=len(got))
             floor[active] = np.where(group.last | (since[active] >= reached), NO_FLOOR, reached)
-            cut[active] = got[active] == wanted  # there may be more in this very group
+            cut[active] = got[active] == wanted  # this very group may hold more
             looked += group.partitions
         rows = pl.concat(frames).drop("average").sort("code", "ts")
         starts = np.cumsum(got) - got
@@ -155,7 +155,7 @@ class History:
     async def _sweep(
         self, connection: Connection, side: Side, name: str, symbols: list[str], points: Points, need: Ints, since: Ints
     ) -> pl.DataFrame:
-        """Up to so many rows for each point as it needs, as the statement has it."""
+        """Up to ``need`` rows for each point, by the statement ``name``."""
         if not len(points.code):
             return _NO_ROWS
         got = np.zeros(len(points.code), dtype=np.int64)
@@ -185,7 +185,7 @@ class History:
                 if done.all():
                     break
                 continue
-            # The statement's codes are the points' numbers: two points of one symbol may have one row in common.
+            # The codes of the statement number the points: two points of one symbol may share a row.
             names = [symbols[code] for code in points.code[active].tolist()]
             rows = await self._read(
                 connection,
@@ -202,8 +202,8 @@ class History:
         return pl.concat(frames)
 
     async def _groups(self, connection: Connection, side: Side, edge: int, until: int) -> AsyncIterator["_Group"]:
-        """Groups of partitions from the one at ``edge`` to the one at ``until`` (µs), which may lie before it; small groups
-        first. Each begins and ends with a partition that is not empty, and has no more than a few empty ones between.
+        """Groups of partitions from the one at ``edge`` to the one at ``until`` (µs), in either direction; small groups first.
+        Each group begins and ends with a filled partition and has at most a few empty ones between.
         """
         layout = await self._partitioner.layout(connection, FEEDS[side].table.name)
         starts, stops = layout.starts, layout.stops
@@ -245,7 +245,7 @@ def _moments(micros: Ints) -> list[datetime]:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Neighbouring partitions that one statement looks into; ``last``: there are no further ones."""
+    """Neighbouring partitions that one statement looks into; ``last``: no more follow."""
 
     range: Range
     partitions: int
@@ -257,7 +257,7 @@ def _each(points: Points, need: int) -> Ints:
 
 
 def _reach(run: pl.DataFrame, heads: Points, need: Ints, codes: int) -> Ints:
-    """Per code up to which ts the run of rows from its head on has all rows; ``FOREVER`` where it came to the end."""
+    """Per code the ts up to which the run from its head is complete; ``FOREVER`` where it reached the end."""
     reach = np.full(codes, FOREVER)
     ordered = run.sort("code", "ts")
     code, ts = ordered["code"].to_numpy(), ordered["ts"].to_numpy()
@@ -268,7 +268,7 @@ def _reach(run: pl.DataFrame, heads: Points, need: Ints, codes: int) -> Ints:
 
 
 def _rows_from(run: pl.DataFrame, points: Points) -> Ints:
-    """How many rows of the run lie at each point or after it, of the same code."""
+    """For each point, the number of rows of the run of its code that lie at the point or after it."""
     code = np.concatenate([points.code, run["code"].to_numpy()]).astype(np.int64)
     ts = np.concatenate([points.ts, run["ts"].to_numpy()])
     is_row = np.arange(len(code)) >= len(points.code)
@@ -280,8 +280,8 @@ def _rows_from(run: pl.DataFrame, points: Points) -> Ints:
 
 
 def _runs(filled: Sequence[int], size: int, most: int) -> Iterator[tuple[int, int, bool]]:
-    """The partitions in ``filled``, whichever way it runs, in groups from first to last that grow from ``size`` to ``most``;
-    and whether a group is the last one.
+    """The partitions in ``filled``, which may run either way, in groups (first, last) that grow from ``size`` to ``most``, each
+    with whether it is the last.
     """
     start = 0
     while start < len(filled):

@@ -242,8 +242,12 @@ async def connect(settings: Settings, name: str = "tickloom") -> Connection:
                 timeout=settings.database_connect_timeout_seconds,  # pyright: ignore[reportArgumentType]
                 command_timeout=settings.database_command_timeout_seconds,
             )
-        except (ValueError, asyncpg.exceptions.ClientConfigurationError) as error:
-            raise SettingsError(f"TICKLOOM_DATABASE_URL cannot be used: {type(error).__name__}; fix the URL") from None
+        except asyncpg.PostgresError as error:
+            raise classify(error, settings.database_source) from error
+        except (ValueError, KeyError, asyncpg.exceptions.ClientConfigurationError) as error:
+            raise SettingsError(
+                f"the address from {settings.database_source} cannot be used: {type(error).__name__}; fix it there"
+            ) from None
         try:
             _notice_a_dead_network(session)
             await session.execute(_set_up(settings, name), timeout=settings.database_connect_timeout_seconds)
@@ -303,8 +307,8 @@ def first_line(words: str) -> str:
     return next(iter(words.splitlines()), "")
 
 
-def classify(error: Any) -> TickloomError:
-    """Whose turn it is, from an asyncpg error's SQLSTATE."""
+def classify(error: Any, source: str = "TICKLOOM_DATABASE_URL") -> TickloomError:
+    """Whose turn it is, from an asyncpg error's SQLSTATE. ``source``: where the database's address was found."""
     state = str(getattr(error, "sqlstate", None) or "XX000")
     message = f"{first_line(str(error))} (SQLSTATE {state})"
     if state == "23514" and not error.constraint_name and error.table_name:  # without a table: raised by a trigger
@@ -340,7 +344,7 @@ def classify(error: Any) -> TickloomError:
     if state == "42501":
         return NotAllowed(f"{message}; grant the role its rights: `tickloom check` prints what to type")
     if state.startswith("28"):
-        return SettingsError(f"{message}; fix user and password in TICKLOOM_DATABASE_URL")
+        return SettingsError(f"{message}; fix user and password in {source}")
     if state == "3D000":
-        return SettingsError(f"{message}; create the database or fix TICKLOOM_DATABASE_URL")
+        return SettingsError(f"{message}; create the database, or name another one in {source}")
     return SchemaMismatch(f"{message}; Postgres will not do this however often it is tried")

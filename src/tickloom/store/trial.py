@@ -1,8 +1,7 @@
-"""Finds the rows that Postgres refuses, when it has refused a batch: all are written in one transaction, which is undone.
+"""Finds the rows that Postgres refuses, after it has refused a batch: writes all of them in a transaction that is rolled back.
 
-The rows go to the server once, into a temporary table; a function there writes them on into the tables, in as many
-statements as it takes to find each refusal (see ``sql/try_rows.sql``). So the cost is that of a load, and some for each
-row that is refused.
+The rows go to the server once, into a temporary table. A function there writes them on into the tables, in as many statements as
+it takes to find each refusal (``sql/try_rows.sql``). So the cost is that of a load, plus a little for each refused row.
 """
 
 from collections.abc import Sequence
@@ -21,10 +20,10 @@ _FUNCTION = sql("try_rows").format(others="|".join(NO_REFUSALS), kept_out=KEPT_O
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One row that Postgres refuses: the ``index``-th of those for ``target`` (see ``STREAMS``), with its words.
+    """One row that Postgres refuses, with its words: the ``index``-th row of the stream ``target`` (see ``STREAMS``).
 
-    ``constraint`` and ``column``: empty where it names none. ``own``: whatever its averages are, so that no other row can
-    be the reason.
+    ``constraint``, ``column``: empty where Postgres names none. ``own``: it is refused whatever its averages are, so no other row
+    can be the cause.
     """
 
     target: str
@@ -37,9 +36,9 @@ class Refusal:
 
 
 async def refusals(connection: Connection, encoded: Encoded, copy_seconds: float) -> list[Refusal]:
-    """Which rows are refused, those that were written before being there; partitions must exist.
+    """The refused rows of a batch, each tried with all earlier rows in place; partitions must exist.
 
-    Raises ``StoreUnavailable``, ``Mistake``; ``DataRefused`` where it is no row of these.
+    Raises ``StoreUnavailable``, ``Mistake``; ``DataRefused`` where none of these rows is the reason.
     """
     found: list[Refusal] = []
     async with connection.transaction(rehearsal=True):
@@ -65,13 +64,13 @@ async def _try(connection: Connection, stream: Stream, encoded: Encoded) -> list
             *(statement, variants, not stream.staged, moment(run.start), moment(run.stop)),
         )
         for number, state, words, constraint, column, own in rows:
-            told_of = f"{first_line(words)} (SQLSTATE {state})"
-            found.append(Refusal(stream.name, number - 1, state, told_of, constraint, column, own))
+            message = f"{first_line(words)} (SQLSTATE {state})"
+            found.append(Refusal(stream.name, number - 1, state, message, constraint, column, own))
     return found
 
 
 def _statements(stream: Stream) -> Sequence[str]:
-    """How a range of the rows is written; and how with NULL, or its own value, for each average."""
+    """The statement that writes a range of the rows; then its variants with NULL, and the plain value, for each average."""
     averages: list[dict[str, str]] = [{}]
     if stream.averages:
         averages += [dict.fromkeys(stream.averages, "NULL::float8"), dict(stream.averages)]
@@ -79,7 +78,7 @@ def _statements(stream: Stream) -> Sequence[str]:
 
 
 def _rows(stream: Stream, instead: dict[str, str]) -> str:
-    """The query for a range of the rows, which says what row it is at before that is written. OFFSET keeps it in order."""
+    """The query for a range of the rows. It notes each row's number before that row is written; OFFSET keeps the order."""
     columns = ", ".join(f'{instead[name]} AS "{name}"' if name in instead else f'"{name}"' for name in stream.names)
     return f"""
         SELECT {columns} FROM (

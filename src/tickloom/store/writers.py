@@ -5,8 +5,8 @@ from datetime import datetime
 from typing import Protocol
 
 from tickloom.core.encode import Work
-from tickloom.core.gather import RefusalWatch
 from tickloom.core.model import Batch
+from tickloom.core.quality import RefusalWatch
 from tickloom.errors import DataRefused, RowsRefused, TickloomError
 from tickloom.store.loader import Loaded, Loader
 from tickloom.store.partitions import Partitioner

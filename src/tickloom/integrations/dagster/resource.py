@@ -12,9 +12,10 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tickloom import drain
+from tickloom.environment import PREFIX, unknown_names, why_unknown
 from tickloom.errors import SettingsError
 from tickloom.observe.outcome import Outcome
-from tickloom.settings import PREFIX, Settings, load, misspelt, refusal
+from tickloom.settings import Settings, load
 
 _PREFIX = f"{PREFIX}DAGSTER_"
 
@@ -51,8 +52,8 @@ class DagsterSettings(BaseSettings):
 def read_knobs() -> DagsterSettings:
     """From the environment. Raises ``SettingsError`` for a name that nobody reads, ``ValidationError`` for a wrong value."""
     known = {_PREFIX + name.upper() for name in DagsterSettings.model_fields}
-    if unknown := misspelt(os.environ, known, set(), _PREFIX):
-        raise SettingsError(". ".join(refusal(name, nearest) for name, nearest in unknown.items()))
+    if unknown := unknown_names(os.environ, known, set(), _PREFIX):
+        raise SettingsError(". ".join(why_unknown(name, nearest) for name, nearest in unknown.items()))
     return DagsterSettings()  # pyright: ignore[reportCallIssue]
 
 

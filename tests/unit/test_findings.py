@@ -1,6 +1,5 @@
-"""What `check` says of a world that answers only in part."""
+"""What `check` finds in a world that answers only in part."""
 
-import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -9,11 +8,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tickloom import admin
-from tickloom.errors import TickloomError
-from tickloom.settings import Partitioning, Settings
+from tickloom.commands import findings
+from tickloom.settings import Settings
 from tickloom.source.kafka import Cluster
-from tickloom.store.partitions import LockTable
 from tickloom.store.postgres import Connection
 
 
@@ -51,23 +48,23 @@ def check_with(monkeypatch: pytest.MonkeyPatch) -> Any:
     async def no_fault(*_: object) -> None:
         pass
 
-    monkeypatch.setattr(admin, "describe_cluster", lambda _settings: Cluster("c", {"a": 4, "b": 4}))
-    monkeypatch.setattr(admin, "ask_group", lambda _settings: "may be joined")
-    monkeypatch.setattr(admin, "_source", no_fault)
-    monkeypatch.setattr(admin, "look_at_cleanup", lambda _settings: "kept")
-    monkeypatch.setattr(admin, "peek_keys", lambda _settings: "all have keys")
-    monkeypatch.setattr(admin, "check_schema", no_fault)
+    monkeypatch.setattr(findings, "describe_cluster", lambda _settings: Cluster("c", {"a": 4, "b": 4}))
+    monkeypatch.setattr(findings, "ask_group", lambda _settings: "may be joined")
+    monkeypatch.setattr(findings, "_source", no_fault)
+    monkeypatch.setattr(findings, "look_at_cleanup", lambda _settings: "kept")
+    monkeypatch.setattr(findings, "peek_keys", lambda _settings: "all have keys")
+    monkeypatch.setattr(findings, "check_schema", no_fault)
     for name in ("rehearse", "rehearse_partitions", "refuse_poolers"):
-        monkeypatch.setattr(admin, name, no_fault)
+        monkeypatch.setattr(findings, name, no_fault)
 
-    async def check(database: Database) -> dict[str, admin.Finding]:
+    async def check(database: Database) -> dict[str, findings.Finding]:
         @asynccontextmanager
         async def connected(_settings: Settings) -> AsyncGenerator[Connection]:
             yield Connection(database)
 
-        monkeypatch.setattr(admin, "connected", connected)
+        monkeypatch.setattr(findings, "connected", connected)
         settings = Settings(kafka_bootstrap_servers="127.0.0.1:1")
-        return {finding.what: finding for finding in await admin.check(settings)}
+        return {finding.what: finding for finding in await findings.find_all(settings)}
 
     return check
 
@@ -94,34 +91,4 @@ async def test_clocks_apart(check_with: Any, seconds: int, good: bool) -> None:
     """A machine whose clock is wrong makes partitions for another time, and nobody knows why."""
     found = await check_with(Database(datetime.now(UTC) - timedelta(seconds=seconds)))
     assert found["clock"].good == good
-    assert ("run a time service" in found["clock"].told) != good
-
-
-HOURLY = dict.fromkeys(("stock_prices", "stock_volumes", "stock_analytics_data"), Partitioning.HOURLY)
-
-
-@pytest.mark.parametrize(
-    ("locks", "partitions", "months"), [(64, 24, 4), (64, 24 * 30, 3), (64, 24 * 60, 2), (640, 24 * 365, 32)]
-)
-def test_check_says_for_how_long_the_locks_will_do(locks: int, partitions: int, months: int) -> None:
-    """A dashboard that breaks after four months, with an error about memory, would be nobody's fault."""
-    told = admin.judge_locks(LockTable(locks, 100), dict.fromkeys(HOURLY, partitions), HOURLY)
-    assert f"{partitions:,} partitions" in told
-    assert f"enough for {months} months more" in told
-
-
-@pytest.mark.parametrize(("locks", "partitions", "said"), [(64, 24 * 110, "within a month"), (10, 24 * 60, "by now")])
-def test_check_says_when_the_locks_will_not_do(locks: int, partitions: int, said: str) -> None:
-    """The day on which queries begin to fail would come without a warning, and without the number to set."""
-    with pytest.raises(TickloomError, match=said) as raised:
-        admin.judge_locks(LockTable(locks, 100), dict.fromkeys(HOURLY, partitions), HOURLY)
-    found = re.search(r"max_locks_per_transaction = (\d+)", str(raised.value))
-    assert found
-    enough = admin.judge_locks(LockTable(int(found[1]), 100), dict.fromkeys(HOURLY, partitions), HOURLY)
-    assert int(re.findall(r"enough for (\d+) months", enough)[0]) >= 12
-
-
-def test_tables_by_the_day_have_room_for_decades() -> None:
-    """A warning that comes too early is not read when it is due."""
-    daily = dict.fromkeys(HOURLY, Partitioning.DAILY)
-    assert "months more" in admin.judge_locks(LockTable(64, 100), dict.fromkeys(daily, 365), daily)
+    assert ("run a time service" in found["clock"].detail) != good

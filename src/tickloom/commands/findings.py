@@ -1,15 +1,14 @@
-"""What the commands beside ``run`` do: migrate and check. They connect, do one thing and end."""
+"""What ``tickloom check`` finds, one finding after the other."""
 
 import asyncio
-import math
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from tickloom.errors import TickloomError
-from tickloom.settings import Partitioning, Settings, ignored
+from tickloom.settings import Settings, ignored
 from tickloom.source.kafka import (
     Cluster,
     TopicIds,
@@ -21,28 +20,13 @@ from tickloom.source.kafka import (
 )
 from tickloom.store import ledger, schema, source_claim
 from tickloom.store.check import check_schema, check_widths
-from tickloom.store.migrate import migrate as migrate_tables
-from tickloom.store.partitions import LockTable, budget_of, lock_table
+from tickloom.store.locks import judge_locks
+from tickloom.store.partitions import lock_table
 from tickloom.store.pooler import refuse_poolers
 from tickloom.store.postgres import connected
 from tickloom.store.rights import rehearse, rehearse_partitions
 
 _CLOCK_LIMIT_SECONDS = 5.0
-_LEAST_MONTHS = 1
-_PARTITIONS_A_MONTH = {
-    Partitioning.HOURLY: 730.5,
-    Partitioning.DAILY: 30.4,
-    Partitioning.MONTHLY: 1.0,
-    Partitioning.NONE: 1e-9,
-}
-
-
-async def migrate(settings: Settings) -> list[str]:
-    """Bring the tables up to date; gives what was done, a line each. Raises ``Mistake``, ``StoreUnavailable``."""
-    async with connected(settings) as connection:
-        done = await migrate_tables(connection, settings)
-        await schema.partitioner(settings).ensure_ahead(connection, datetime.now(UTC))
-    return done
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +35,14 @@ class Finding:
 
     what: str
     good: bool
-    told: str
+    detail: str
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-async def check(settings: Settings) -> list[Finding]:
-    """Every check, each by itself: one that fails does not hide the next. Never raises a ``TickloomError``."""
+async def find_all(settings: Settings) -> list[Finding]:
+    """Every check, each by itself: a check that fails does not hide the next one. Never raises a ``TickloomError``."""
     loop = asyncio.get_running_loop()
     cluster: list[Cluster] = []
 
@@ -87,15 +71,15 @@ async def check(settings: Settings) -> list[Finding]:
     return findings
 
 
-async def _find(what: str, look: Callable[[], Awaitable[str]]) -> Finding:
+async def _find(what: str, check: Callable[[], Awaitable[str]]) -> Finding:
     try:
-        return Finding(what, True, await look())
+        return Finding(what, True, await check())
     except TickloomError as error:
         return Finding(what, False, str(error))
 
 
 def _settings(settings: Settings) -> Finding:
-    """They could be read; what is left are names that nobody reads, and what librdkafka will not take."""
+    """They could be read; what may still be wrong are names that no setting has, and what librdkafka refuses."""
     faults = ignored(os.environ)
     try:
         check_options(settings)
@@ -107,16 +91,28 @@ def _settings(settings: Settings) -> Finding:
 def _replicas(cluster: Cluster) -> Finding:
     counts = set(cluster.partitions.values())
     if len(counts) == 1:
-        return Finding("partitions", True, f"up to {counts.pop()} replicas can share the topics, where keys allow")
-    return Finding("partitions", True, "the counts differ: one replica only; give both topics the same count for more")
+        return Finding("partitions", True, f"up to {counts.pop()} replicas can share the topics if messages have keys")
+    return Finding(
+        "partitions",
+        True,
+        "the counts differ, so only one replica can run; give both topics the same count to run more",
+    )
 
 
 async def _database(settings: Settings) -> str:
-    async with connected(settings) as connection:
-        version = await connection.fetchval("SHOW server_version")
-        if await connection.fetchval("SELECT pg_is_in_recovery()"):
-            raise TickloomError("this is a read-only standby; point TICKLOOM_DATABASE_URL at the primary")
-    return f"PostgreSQL {version}"
+    """Which database answers, as which role, and where its address was found."""
+    source = settings.database_source
+    try:
+        async with connected(settings) as connection:
+            version = await connection.fetchval("SHOW server_version")
+            database = await connection.fetchval("SELECT current_database()")
+            role = await connection.fetchval("SELECT current_user")
+            if await connection.fetchval("SELECT pg_is_in_recovery()"):
+                raise TickloomError("this is a read-only standby; use the address of the primary")
+    except TickloomError as error:
+        named = source in str(error)
+        raise TickloomError(str(error) if named else f"{error}; the address comes from {source}") from error
+    return f"PostgreSQL {version}, database {database} as {role}; the address comes from {source}"
 
 
 async def _schema(settings: Settings) -> str:
@@ -141,11 +137,11 @@ async def _ledger(settings: Settings) -> str:
     async with connected(settings) as connection:
         expected = await ledger.all_positions(connection)
         await ledger.refuse_beyond(connection, expected)
-    return f"{len(expected)} partitions; nothing is there of offsets that they have not come to"
+    return f"{len(expected)} partitions; nothing is stored beyond their offsets"
 
 
 async def _source(settings: Settings, cluster: Cluster) -> str:
-    """Whether the tables were made from these topics, or nobody has yet noted from which."""
+    """Whether the tables were made from these topics; before the first load nobody has noted from which."""
     ids = await asyncio.get_running_loop().run_in_executor(None, TopicIds(settings).read)
     async with connected(settings) as connection:
         noted = await connection.fetchrow("SELECT * FROM tickloom.source")
@@ -159,33 +155,10 @@ async def _source(settings: Settings, cluster: Cluster) -> str:
 
 async def _locks(settings: Settings) -> str:
     async with connected(settings) as connection:
-        table_of_locks = await lock_table(connection)
+        locks = await lock_table(connection)
         partitioner = schema.partitioner(settings)
         counts = {table: len((await partitioner.layout(connection, table)).names) for table in partitioner.widths}
-    return judge_locks(table_of_locks, counts, partitioner.widths)
-
-
-def judge_locks(locks: LockTable, counts: Mapping[str, int], widths: Mapping[str, Partitioning]) -> str:
-    """How long queries over a whole table will still find locks enough. Pure. Raises ``TickloomError`` where not for a month.
-
-    Our own transactions need a bounded number; whoever asks for rows without a range of time needs two for each partition.
-    """
-    room = locks.slots // 2
-    months = {table: (room - counts[table]) / _PARTITIONS_A_MONTH[width] for table, width in widths.items()}
-    table = min(months, key=months.__getitem__)
-    told = (
-        f"{table} has {counts[table]:,} partitions; a query over all of it takes two locks for each, of "
-        f"{locks.slots:,} that the server has"
-    )
-    if months[table] >= _LEAST_MONTHS:
-        return f"{told}: enough for {min(months[table], 1200):,.0f} months more. Tickloom itself takes at most {2 * budget_of(locks):,}"
-    year = 2 * (counts[table] + 12 * _PARTITIONS_A_MONTH[widths[table]])
-    raise TickloomError(
-        f"{told}: {'too few by now' if months[table] < 0 else 'too few within a month'}, unless the query has a range of "
-        f"time. For a year more set max_locks_per_transaction = {math.ceil(year / locks.sessions / 64) * 64} in "
-        f"postgresql.conf and restart the server; or drop old partitions; or make the table anew by the day "
-        f"(TICKLOOM_…_PARTITIONING=daily)"
-    )
+    return judge_locks(locks, counts, partitioner.widths)
 
 
 async def _pooler(settings: Settings) -> str:
