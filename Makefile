@@ -17,7 +17,7 @@ PEERS_ARGS ?=
 # What tests/tools.sh has fetched without installing it.
 export PATH := $(CURDIR)/.cache/tools/usr/bin:$(CURDIR)/.cache/tools/usr/sbin:$(PATH)
 
-.PHONY: setup tools lock format check test fuzz bounds soak demo dagster bench peers clean
+.PHONY: setup tools lock format docs check test fuzz bounds soak demo dagster bench peers clean
 
 setup: $(STAMP)
 
@@ -42,6 +42,10 @@ lock:
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Write the tables of settings, metrics, commands and message shapes into their pages in docs/.
+docs: setup
+	$(BIN)/python -m tests.unit.test_docs
 
 # Without any service, under a minute.
 check: setup
@@ -83,7 +87,7 @@ bench: setup
 	@tests/tools.sh broker
 	$(BIN)/python -m tests.services $(BIN)/tickloom bench $(BENCH_ARGS)
 
-# Tickloom, and what people use today for the same work, on one log; prints README's table.
+# Tickloom, and what people use today for the same work, on one log; prints the table of docs/explanation/comparison.md.
 peers: setup
 	@tests/tools.sh java mvn
 	$(BIN)/python -m benchmarks $(PEERS_ARGS)

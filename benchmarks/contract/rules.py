@@ -1,6 +1,6 @@
 """What a good message is, for the jobs in Python; they find this on their path. A bad one is skipped, with a line in the log.
 
-The rules are those of tickloom's README, written as one writes them by hand: only ISO times are known.
+The rules are those of docs/reference/messages.md, written as one writes them by hand: only ISO times are known.
 """
 
 import json

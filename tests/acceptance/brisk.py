@@ -1,8 +1,8 @@
-"""The daemon with chores every second: ``python -m tests.acceptance.brisk run``."""
+"""The daemon with housekeeping every second: ``python -m tests.acceptance.brisk run``."""
 
 from tickloom.cli import main
-from tickloom.daemon import daemon
+from tickloom.daemon import housekeeping
 
 if __name__ == "__main__":
-    daemon._HOUSEKEEPING_SECONDS = 1.0
+    housekeeping._EVERY_SECONDS = 1.0
     main()

@@ -152,7 +152,7 @@ def comes(guarded: Guarded, user: str, **others: str) -> dict[str, str]:
     ("user", "mechanism"), [("s256", "SCRAM-SHA-256"), ("s512", "SCRAM-SHA-512"), ("plain", "PLAIN")]
 )
 def test_who_is_let_in_works(guarded: Guarded, behind: World, user: str, mechanism: str) -> None:
-    """Messages about passwords would be of no use if the right ones did not work, with the rights that README names."""
+    """Messages about passwords would be of no use if the right ones did not work, with the rights that the documents name."""
     for topic in behind.topics.values():
         guarded.grant(user, "topic", topic)
     guarded.grant(user, "group", f"group-{behind.topics['prices']}")

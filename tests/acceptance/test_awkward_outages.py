@@ -366,6 +366,17 @@ def test_a_dead_chore_ends_the_daemon(kafka: Any, database_url: str, topics: tup
     assert "left the group" in done.stderr, "all else ends as at a stop"
 
 
+def test_a_subscriber_that_fails_ends_the_daemon(kafka: Any, database_url: str, topics: tuple[str, str]) -> None:
+    """Metrics, or the health of the daemon, would stand still in silence beside a flow that goes on."""
+    world = World.make(kafka, database_url, topics, partitions=1)
+    world.produce(hostile_things(seed=103, messages=100))
+    done = world.tickloom("run", module="tests.acceptance.faulty_chores", timeout=30, FAULT="raise@subscriber")
+    assert done.returncode == 1, done.stderr[-2000:]
+    assert "RuntimeError: nobody expected this" in done.stderr
+    assert world.tickloom("run", "--once").returncode == 0
+    assert world.differences() == [], "what was committed is committed"
+
+
 def test_told_to_stop_while_a_connection_is_closed(kafka: Any, database_url: str, topics: tuple[str, str]) -> None:
     """The cancellation would be lost with the connection, and SIGTERM hang until SIGKILL."""
     world = World.make(kafka, database_url, topics, partitions=1)

@@ -25,7 +25,7 @@ from tests.acceptance.world import World
 from tests.hostile import Thing
 
 CEILING_MB = 600
-"""What README.md promises of one daemon with default settings."""
+"""What docs/explanation/memory.md promises of one daemon with default settings."""
 
 LONG = os.environ.get("TICKLOOM_TEST_BOUNDS") == "long"
 SECONDS = 1_200 if LONG else 90

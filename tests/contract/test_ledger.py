@@ -17,11 +17,7 @@ from tickloom.core.copy_binary import SIGNATURE
 from tickloom.core.encode import Work
 from tickloom.core.model import TABLES, Side, TopicPartition
 from tickloom.core.timestamps import moment
-from tickloom.daemon.session import Store, Surroundings
-from tickloom.daemon.watch import Watch
 from tickloom.errors import Fenced, LockHeld, SchemaMismatch, StoreUnavailable, WrongSource
-from tickloom.observe.health import Health
-from tickloom.observe.metrics import Metrics
 from tickloom.settings import Partitioning, Settings
 from tickloom.store import ledger
 from tickloom.store.history import History
@@ -192,27 +188,6 @@ async def test_a_copy_cannot_be_sent(settings: Settings, ending: str) -> None:
 
         await given_up(work(), ending)
         assert connection.is_closed()
-
-
-async def test_a_cancellation_is_no_outage(settings: Settings) -> None:
-    """A session that was given up would be tried again for ever, because a library raised something else instead."""
-    nobody: Any = None
-    metrics, health = Metrics(), Health(60, 0)
-    watch = Watch(settings, metrics, health)
-    around = Surroundings(settings, metrics, health, watch, nobody, nobody, nobody, "me", nobody)
-
-    async def work(_: Connection) -> None:
-        try:
-            await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            raise StoreUnavailable("the connection is closed") from None
-
-    store = Store(around)
-    task = asyncio.create_task(store.run(work))
-    await asyncio.sleep(0.3)
-    task.cancel()
-    await asyncio.wait({task}, timeout=5)
-    assert task.cancelled()
 
 
 @pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])

@@ -76,7 +76,7 @@ def test_each_fault_is_counted_as_what_it_is(found: list[Any], kind: str) -> Non
 
 
 def test_words() -> None:
-    """The table in the README says how much is wrong, out of how much."""
+    """The table of the comparison says how much is wrong, out of how much."""
     exact = {table: verdict.TableVerdict(100, 100, 0, 0, 0, 0, 0) for table in verdict.COLUMNS}
     assert verdict.in_words(exact) == "all 300 rows right, to the last bit"
     edges = exact | {"stock_volumes": verdict.TableVerdict(100, 90, 10, 0, 0, 20, 0)}

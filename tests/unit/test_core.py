@@ -1,11 +1,9 @@
-"""Small promises of the pure parts: settings, partitions, health, retry, gather, COPY bytes."""
+"""Small promises of the pure parts: settings, partitions, gather, COPY bytes."""
 
-import itertools
 import struct
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import polars as pl
@@ -19,8 +17,6 @@ from tickloom.core.gather import BatchLimits, Gatherer
 from tickloom.core.model import Chunk, Decoded, EndOfPartition, Gap, Reason, Reject, Side, TopicPartition, rows_schema
 from tickloom.core.quality import RefusalWatch, RejectLimits, RejectWatch, Verdict
 from tickloom.errors import LogLost, SettingsError, TooManyRejects
-from tickloom.observe.health import Health
-from tickloom.retry import RetryPolicy
 from tickloom.settings import GapPolicy, Partitioning
 from tickloom.source.reader import Reader, Room, find_gap
 from tickloom.store.partitions import partition_at, partitions_for
@@ -160,55 +156,6 @@ def test_wrong_settings_name_the_variable(monkeypatch: pytest.MonkeyPatch, name:
     monkeypatch.setenv(f"TICKLOOM_{name}", value)
     with pytest.raises(SettingsError, match=f"TICKLOOM_{name}: "):
         settings_module.load()
-
-
-def test_health() -> None:
-    """A stuck daemon must be restarted, an idle one must not."""
-    health = Health(10, moved_at=0)
-    assert health.alive(1_000)[0], "idle is healthy"
-    health.rest(1_000)
-    health.lag_messages = 5
-    assert health.alive(1_009)[0], "the time of rest does not count"
-    assert not health.alive(1_011)[0]
-    health.rest(1_011)
-    assert not health.alive(1_011)[0], "who is stuck does not rest"
-    health.beat(1_011)
-    assert health.alive(1_020)[0]
-    for _ in range(5):
-        assert health.alive(1_020)[0]
-        health.session_in_vain(1_020, "fenced")
-    assert health.alive(1_020) == (False, "5 sessions in a row ended without a commit, the last: fenced")
-    assert health.alive(1_090)[1] != health.alive(1_020)[1], "the one after them lasts"
-    health.fruitless = 0
-    assert not health.ready()[0]
-    health.assigned = health.schema_present = True
-    assert health.ready() == (True, "ready")
-
-
-def test_health_says_what_is_waited_for() -> None:
-    """Who waits for somebody would be restarted in a circle, or be called idle while messages wait."""
-    health = Health(10, moved_at=0, lag_messages=5, assigned=True, schema_present=True)
-    assert health.postgres.complain("the flow", "no space left", 1_790_000_000)
-    assert not health.postgres.complain("the watch", "no answer", 1_790_000_007), "no news"
-    told = "waiting for Postgres since 2026-09-21T14:13:20+00:00: no answer"
-    assert health.alive(1_000) == (True, told)
-    assert health.ready() == (False, told)
-    assert not health.postgres.praise("the watch", 1_790_000_010), "the flow still waits"
-    health.postgres.withdraw("the flow")
-    assert health.ready()[0] is False, "who asks no longer has got no answer"
-    assert health.postgres.praise("the watch", 1_790_000_020)
-    assert health.ready() == (True, "ready")
-    assert not health.alive(1_000)[0]
-    health.waiting_for, health.assigned = "standing by: others read", False
-    assert health.ready() == (True, "standing by: others read") == health.alive(1_000)
-
-
-@given(seed=st.integers(), first=st.floats(0.01, 5), longest=st.floats(5, 60))
-def test_retry_waits(seed: int, first: float, longest: float) -> None:
-    """Waits that do not grow hammer a server that is coming up; waits without jitter all come at once."""
-    waits = list(itertools.islice(RetryPolicy(first, longest).waits(Random(seed)), 20))
-    assert all(0 < wait <= longest for wait in waits)
-    assert waits[-1] >= longest / 2
 
 
 def decoded(offsets: list[int], bad: int = 0) -> Decoded:

@@ -6,9 +6,9 @@ from typing import Any
 import confluent_kafka as kafka
 import pytest
 
-from tickloom.errors import SettingsError
+from tickloom.errors import SettingsError, SourceUnavailable
 from tickloom.settings import Settings
-from tickloom.source.kafka import check_options, member_config, reader_config
+from tickloom.source.kafka import TopicIds, check_options, member_config, reader_config
 
 PLAIN = {"bootstrap.servers": "127.0.0.1:1", "group.id": "some", "log_level": 0}
 ANY_CONSUMER = (
@@ -125,3 +125,19 @@ def test_what_it_refuses_is_a_mistake(options: dict[str, Any], told: str, monkey
     with pytest.raises(SettingsError, match=told) as raised:
         check_options(given(options, monkeypatch))
     assert str(raised.value).endswith("mend TICKLOOM_KAFKA_OPTIONS")
+
+
+def test_the_embedded_broker_is_not_asked_for_ids() -> None:
+    """The demo's broker never answers that question, so the demo would show nothing but an outage."""
+    producer: Any = kafka.Producer({"bootstrap.servers": "embedded:1", "test.mock.num.brokers": 1, "log_level": 0})
+    broker = next(iter(producer.list_topics(timeout=10).brokers.values()))
+    settings = Settings(kafka_bootstrap_servers=f"{broker.host}:{broker.port}")  # pyright: ignore
+    assert TopicIds(settings).read(timeout_seconds=2) == {}
+
+
+def test_closed_while_somebody_asks() -> None:
+    """A session that ends while another task asks for its topics would end the daemon with an error about None."""
+    ids = TopicIds(Settings(kafka_bootstrap_servers="127.0.0.1:1"))
+    ids.close()
+    with pytest.raises(SourceUnavailable, match="closed"):
+        ids.read(0.1)

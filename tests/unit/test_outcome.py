@@ -1,4 +1,4 @@
-"""What a drain is bounded by, what it counts, and how it says so."""
+"""The bounds of a drain, what it counts, and its summary."""
 
 import json
 import logging
@@ -11,51 +11,37 @@ import structlog
 from typer.testing import CliRunner
 
 import tickloom
-from tests.readers import BOUNDS, RECORD_MS, chunk
+from tests.readers import RECORD_MS, chunk
+from tests.unit.test_events import batch_of, committed, event_of
 from tickloom.cli import app
-from tickloom.core.decode import decode
-from tickloom.core.gather import BatchLimits, Gatherer
-from tickloom.core.model import Batch, Gap, Reason, Side, TopicPartition
+from tickloom.core.model import Side
 from tickloom.errors import SettingsError
 from tickloom.logs import Logger
 from tickloom.observe.outcome import Bounds, Ended, Outcome, Tally
 from tickloom.store.loader import Loaded
 
-AT = TopicPartition("topic", 0)
-LOST = Gap(TopicPartition("topic", 1), 7, 9)
-
-
-def batch_of(*times: str, bad: int = 0) -> Batch:
-    """A closed batch of prices at these times, with ``bad`` messages after them."""
-    values = [b'{"symbol":"S","price":1.5,"timestamp":"%s"}' % time.encode() for time in times] + [b"?"] * bad
-    gatherer = Gatherer(BatchLimits(10**9, 10**9, 1), {AT: 0, LOST.source: 7})
-    gatherer.add(decode(chunk(Side.PRICES, values), BOUNDS), 0.0)
-    gatherer.add(LOST, 0.0)
-    return gatherer.close()
-
 
 def outcome() -> Outcome:
     tally = Tally()
-    first = batch_of("2026-09-21T13:59:59.999999Z", "2026-09-21T14:00:00Z", "2026-09-21T14:05:00Z", bad=1)
-    tally.add(first, Loaded(2, 1, 0, Counter({Reason.NOT_JSON: 1})))
+    tally.add(committed())
     late = batch_of("2026-09-20T09:30:00Z")
     late.gaps.clear()
-    tally.add(late, Loaded(1, 0, 0, Counter()))
+    tally.add(event_of(late, Loaded(1, 0, 0, Counter())))
     return replace(Outcome.of(tally, Ended.MAX_MESSAGES, 1.25), lag={"topic": 3})
 
 
 def test_what_a_drain_says_adds_up() -> None:
     """An orchestrator would show rows that are not there, or an hour that nobody touched."""
-    told = outcome()
-    assert told.messages == told.stored + told.superseded + told.rejected == 5
-    assert not told.drained
-    assert told.hours == {
+    found = outcome()
+    assert found.messages == found.stored + found.superseded + found.rejected == 5
+    assert not found.drained
+    assert found.hours == {
         datetime(2026, 9, 20, 9, tzinfo=UTC): 1,
         datetime(2026, 9, 21, 13, tzinfo=UTC): 1,
         datetime(2026, 9, 21, 14, tzinfo=UTC): 2,
     }
-    assert sum(told.hours.values()) == told.messages - told.rejected
-    assert (told.first_event, told.last_event) == (
+    assert sum(found.hours.values()) == found.messages - found.rejected
+    assert (found.first_event, found.last_event) == (
         datetime(2026, 9, 20, 9, 30, tzinfo=UTC),
         datetime(2026, 9, 21, 14, 5, tzinfo=UTC),
     )
@@ -80,10 +66,10 @@ def test_the_summary_is_json_and_text() -> None:
 
 def test_a_drain_of_nothing_says_so() -> None:
     """The first run on an empty topic would end with an error about times that are not there."""
-    told = Outcome.of(Tally(), Ended.DRAINED, 0.0)
-    assert told.lines() == ["drained after 0.0 s: 0 messages, 0 rows stored, 0 superseded, 0 rejected"]
-    assert told.as_dict()["first_event"] is None
-    assert told.as_dict()["lag"] is None
+    found = Outcome.of(Tally(), Ended.DRAINED, 0.0)
+    assert found.lines() == ["drained after 0.0 s: 0 messages, 0 rows stored, 0 superseded, 0 rejected"]
+    assert found.as_dict()["first_event"] is None
+    assert found.as_dict()["lag"] is None
 
 
 @pytest.mark.parametrize("bound", [{"max_seconds": 0.0}, {"max_seconds": float("nan")}, {"max_messages": -1}])

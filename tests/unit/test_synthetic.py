@@ -94,7 +94,7 @@ def test_calm_history_is_whole_pairs_in_order_over_the_days_asked_for() -> None:
 
 
 def test_values_follow_the_input_contract() -> None:
-    """What the producer sends is what the README says the daemon reads: these fields, keyed by symbol."""
+    """What the producer sends is what the documents say the daemon reads: these fields, keyed by symbol."""
     for tick in history(TickSettings(symbols=20), 500, 1, END):
         value = fields(tick)
         assert tick.key == value["symbol"].encode()

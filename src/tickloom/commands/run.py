@@ -32,7 +32,7 @@ def run(
     import structlog
 
     from tickloom import __version__
-    from tickloom.daemon import daemon
+    from tickloom.daemon import drain, process
     from tickloom.observe.outcome import Bounds
 
     in_json = wants_json(output, as_json)
@@ -44,10 +44,10 @@ def run(
     log.info("starting", version=__version__, database_from=settings.database_source, **settings.shown())
 
     async def work() -> None:
-        outcome = (await daemon.run(settings, once=bounds)).outcome()
+        outcome = (await process.run(settings, once=bounds)).outcome()
         if once:
             if in_json or not outcome.drained:  # else nobody needs to ask Kafka what has come since
-                outcome = await daemon.with_lag(outcome, settings)
+                outcome = await drain.with_lag(outcome, settings)
             print_json(outcome.as_dict()) if in_json else print("\n".join(outcome.lines()))
         leave()  # inside the loop: closing it would wait for questions that a silent broker never answers
 

@@ -1,4 +1,4 @@
-"""Tasks beside the flow, under one supervision: none of them can die unnoticed, and none outlives its time."""
+"""Tasks beside the flow, under one supervision: none of them dies unnoticed, and none outlives the daemon."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
@@ -12,24 +12,24 @@ _log = Logger(__name__)
 
 
 class Chores:
-    """Runs them until ``end``. One that ends by itself is done; one that fails is told to ``failed``, and logged."""
+    """Runs chores until ``end``. A chore that returns is done; one that fails is logged, and ``failed`` gets its error."""
 
     def __init__(self, failed: Callable[[BaseException], None]) -> None:
         self._failed = failed
         self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self, *works: Coroutine[Any, Any, None]) -> None:
-        """Begin these too."""
-        for work in works:
-            task = asyncio.create_task(work, name=work.__qualname__)
-            task.add_done_callback(self._look)
+    def start(self, *chores: Coroutine[Any, Any, None]) -> None:
+        """Start these chores, too."""
+        for chore in chores:
+            task = asyncio.create_task(chore, name=chore.__qualname__)
+            task.add_done_callback(self._ended)
             self._tasks.append(task)
 
     async def end(self) -> None:
-        """End all of them; returns when they have."""
+        """Cancel all chores and wait until they have ended."""
         await end_all(self._tasks)
 
-    def _look(self, task: "asyncio.Task[None]") -> None:
+    def _ended(self, task: "asyncio.Task[None]") -> None:
         if task.cancelled() or (error := task.exception()) is None:
             return
         _log.error("a chore has failed, so the daemon ends", chore=task.get_name(), exc_info=error)
@@ -37,9 +37,9 @@ class Chores:
 
 
 async def end_all(tasks: Iterable["asyncio.Task[Any]"]) -> None:
-    """Cancel until they have ended, and forget what they raise. Takes ``_CANCELLATIONS`` times ``_CANCEL_AGAIN_SECONDS``.
+    """Cancel the tasks until they have ended, and drop what they raise. Takes 9 seconds at most.
 
-    Once may not be enough: a library may take a cancellation for an outage, or lose it while it closes something.
+    One cancellation may not be enough: a library may take it for an outage, or lose it while it closes a connection.
     """
     pending = set(tasks)
     for _ in range(_CANCELLATIONS):
@@ -49,6 +49,6 @@ async def end_all(tasks: Iterable["asyncio.Task[Any]"]) -> None:
             task.cancel()
         done, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_SECONDS)
         for task in done:
-            _ = task.cancelled() or task.exception()  # or asyncio says that nobody looked
+            _ = task.cancelled() or task.exception()  # or asyncio complains that the exception was never retrieved
     for task in pending:
         _log.error("a task does not end; it is left behind", task=task.get_name())

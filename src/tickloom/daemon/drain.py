@@ -1,7 +1,7 @@
-"""``tickloom.drain``: the daemon's own core as a call, for an orchestrator or a script, in a process that is not ours.
+"""``tickloom.drain``: the daemon as a call, for an orchestrator or a script, in a process that belongs to somebody else.
 
-The process is left as it is: no signal handler, no end of the process, no setting of interpreter, allocator or logging,
-no port. Where structlog is not set up, what there is to say goes to Python's ``logging``, below the name ``tickloom``.
+The process stays as it is: no signal handler, no exit, no change to the interpreter, the allocator or logging, and no port
+unless it is asked for. Where structlog is not set up, log lines go to Python's ``logging``, below the name ``tickloom``.
 """
 
 import asyncio
@@ -9,13 +9,20 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from tickloom.daemon.daemon import Daemon, with_lag
-from tickloom.observe.outcome import Bounds, Outcome
+from tickloom.daemon.daemon import Daemon
+from tickloom.daemon.goal import log_ends
+from tickloom.errors import SourceUnavailable, StoreUnavailable
+from tickloom.logs import Logger
+from tickloom.observe.outcome import Bounds, Ended, Outcome
 from tickloom.settings import Settings
+from tickloom.store import ledger
+from tickloom.store.postgres import connected
 
-_LOOK_SECONDS = 0.05
+_log = Logger(__name__)
+_POLL_SECONDS = 0.05
 T = TypeVar("T")
 
 
@@ -27,40 +34,59 @@ def drain(
     stop: threading.Event | None = None,
     serve: bool = False,
 ) -> Outcome:
-    """Load the log up to its end as it is now, or up to a bound, whichever is first; ends at a batch's border.
+    """Load the log up to its end as it is now, or up to a bound, whichever comes first.
 
-    Blocks; may be called from any thread, and as often as you like. Everything that the outcome counts is committed.
-    It is a replica as any other: beside daemons of the same group it takes its share, and waits until the others have
-    done theirs. ``max_seconds`` are counted from the call. The batch in flight is finished first, which takes
-    ``TICKLOOM_REVOKE_TIMEOUT_SECONDS`` at most. ``max_messages`` are committed at most. Without ``max_seconds`` an outage
-    is waited out, however long. ``stop``, once set, ends it softly; so does an exception that a signal handler raises in
-    the calling thread, as Ctrl-C does. ``serve`` answers by HTTP as the daemon does, at the port of the settings.
+    Blocks; may be called from any thread, and again and again. It ends between two batches, and everything that the
+    outcome counts is committed. A drain is a replica like any other: beside daemons of the same group it takes its share,
+    and waits until they have done theirs.
 
-    Raises ``Mistake`` (a person must act); ``SourceUnavailable`` or ``StoreUnavailable`` where the time was over while
-    Kafka or Postgres was away; ``SettingsError`` for a bound that lets nothing be read.
+    ``max_seconds`` count from the call; the batch in flight is finished first, which takes up to
+    ``TICKLOOM_REVOKE_TIMEOUT_SECONDS``. Without them an outage is waited out, however long it takes. ``max_messages`` is
+    never exceeded. ``stop``, once set, ends the drain after the batch in flight; so does an exception that a signal handler
+    raises in the calling thread, as Ctrl-C does. ``serve``: answer by HTTP as the daemon does, at the port in the settings.
+
+    Raises ``Mistake`` (a person must act); ``SourceUnavailable`` or ``StoreUnavailable`` when the time was over while Kafka
+    or Postgres was away; ``SettingsError`` for a bound that allows nothing.
     """
     daemon = Daemon(settings, once=Bounds(max_seconds, max_messages), serve=serve, notify=False)
-    leave = threading.Event()
-
-    def asked() -> bool:
-        return leave.is_set() or (stop is not None and stop.is_set())
+    interrupted = threading.Event()
 
     async def work() -> Outcome:
-        watching = asyncio.create_task(_watch(daemon, asked))
+        stopping = asyncio.create_task(_stop_when_set(daemon, interrupted, stop or interrupted))
         try:
             await daemon.run()
         finally:
-            watching.cancel()
+            stopping.cancel()
         return await with_lag(daemon.outcome(), settings)
 
-    return run_apart(work, leave.set)
+    return run_apart(work, interrupted.set)
+
+
+async def with_lag(outcome: Outcome, settings: Settings) -> Outcome:
+    """The outcome with its lag: by topic, how many messages of the log as it ends now are not in the ledger.
+
+    Without it where Kafka or Postgres does not answer, and after a stop, when somebody waits. Raises ``Mistake``.
+    """
+    if outcome.ended is Ended.STOPPED:
+        return outcome
+    try:
+        ends = await asyncio.get_running_loop().run_in_executor(None, log_ends, settings)
+        async with connected(settings) as connection:
+            positions = await ledger.positions(connection, list(ends))
+    except (SourceUnavailable, StoreUnavailable) as error:
+        _log.warning("the lag is unknown", error=str(error))
+        return outcome
+    lag = dict.fromkeys((settings.prices_topic, settings.volumes_topic), 0)
+    for at, end in ends.items():
+        lag[at.topic] += max(0, end - positions.get(at, 0))
+    return replace(outcome, lag=lag)
 
 
 def run_apart(work: Callable[[], Coroutine[Any, Any, T]], interrupted: Callable[[], object] = lambda: None) -> T:
-    """``work`` in an event loop of its own, in a thread of its own; blocks, and raises what it raises.
+    """Run ``work`` in an event loop of its own, in a thread of its own. Blocks; raises what ``work`` raises.
 
-    For the caller may have a loop that runs, and in the main thread asyncio takes SIGINT. ``interrupted`` is called where
-    a signal handler raises in the waiting thread; the exception goes on when ``work`` has ended.
+    The caller may have a running loop, and in the main thread asyncio would take over SIGINT. ``interrupted`` is called
+    when a signal handler raises in the waiting thread; the exception goes on once ``work`` has ended.
     """
 
     def run() -> T:
@@ -70,8 +96,8 @@ def run_apart(work: Callable[[], Coroutine[Any, Any, T]], interrupted: Callable[
     with ThreadPoolExecutor(1, "tickloom-loop") as executor:
         running: Future[T] = executor.submit(copy_context().run, run)
         try:
-            # In steps: polars takes SIGINT with SA_RESTART, and then no signal ends a wait in the main thread.
-            while wait([running], _LOOK_SECONDS).not_done:
+            # In steps: polars handles SIGINT with SA_RESTART, after which no signal ends a wait in the main thread.
+            while wait([running], _POLL_SECONDS).not_done:
                 pass
         except BaseException:
             interrupted()
@@ -79,15 +105,15 @@ def run_apart(work: Callable[[], Coroutine[Any, Any, T]], interrupted: Callable[
     return running.result()
 
 
-async def _watch(daemon: Daemon, asked: Callable[[], bool]) -> None:
-    while not asked():  # noqa: ASYNC110  (a threading.Event is asked, which tells no loop)
-        await asyncio.sleep(_LOOK_SECONDS)
+async def _stop_when_set(daemon: Daemon, *events: threading.Event) -> None:
+    while not any(event.is_set() for event in events):  # noqa: ASYNC110  (a threading.Event cannot wake an event loop)
+        await asyncio.sleep(_POLL_SECONDS)
     daemon.stop()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
-    except ImportError:  # not made for this platform
+    except ImportError:  # uvloop does not exist for every platform
         return None
     return uvloop.new_event_loop

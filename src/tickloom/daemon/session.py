@@ -6,14 +6,12 @@ from the ledger. That is what makes every failure the same failure.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from random import Random
-from typing import Any, TypeVar, assert_never, cast
+from typing import Any, TypeVar, assert_never
 
 import polars as pl
 
@@ -34,18 +32,15 @@ from tickloom.core.model import (
     TopicPartition,
     side_of,
 )
-from tickloom.core.quality import RefusalWatch, RejectLimits, RejectWatch
+from tickloom.core.quality import RejectWatch
 from tickloom.core.tails import Tails
 from tickloom.core.timestamps import LATEST
-from tickloom.daemon.watch import Watch
+from tickloom.daemon.replica import Replica
 from tickloom.errors import (
     AwayFromHome,
     DataRefused,
     Garbled,
-    LocksExhausted,
-    Mistake,
     NotCopartitioned,
-    PartitionMissing,
     SourceUnavailable,
     StandBy,
     StateSpoilt,
@@ -54,24 +49,22 @@ from tickloom.errors import (
     TopicMissing,
 )
 from tickloom.logs import Logger
-from tickloom.observe.health import Health
-from tickloom.observe.metrics import CpuClock, Metrics
-from tickloom.observe.outcome import Tally
-from tickloom.retry import RetryPolicy
+from tickloom.observe.events import BatchOpened, Committed, TookOver
+from tickloom.observe.metrics import CpuClock
 from tickloom.settings import Partitioning, Settings
 from tickloom.source.kafka import Cluster, TopicIds, describe_cluster
-from tickloom.source.membership import Member
 from tickloom.source.reader import Reader, find_gap
 from tickloom.source.settle import settle
 from tickloom.store import ledger, sharing
 from tickloom.store.careful import CarefulWriter
 from tickloom.store.check import check_tables
 from tickloom.store.history import History
-from tickloom.store.loader import Loaded, Loader, stage
-from tickloom.store.partitions import Far, Partitioner, lock_budget
-from tickloom.store.postgres import Connection, connect, connected
+from tickloom.store.loader import Loaded, Loader
+from tickloom.store.partitions import Far, lock_budget
+from tickloom.store.postgres import Connection, connected
 from tickloom.store.sharing import Entered, Policy, Stance, View
 from tickloom.store.source_claim import claim_source
+from tickloom.store.store import Store
 from tickloom.store.supplier import Supplier
 from tickloom.store.writers import FastWriter, Writer
 
@@ -87,8 +80,6 @@ _NARROW_BATCHES = 100
 """So many batches are made small after one touched too many partitions."""
 _TOPICS_LOOK_SECONDS = 1.0
 """So long may a batch wait for the brokers to tell the topics' ids."""
-_LOCKS_PATIENCE_SECONDS = 60.0
-"""Somebody else's locks may fill the server's table for a while; where it stays full, a person must act."""
 T = TypeVar("T")
 
 
@@ -104,110 +95,12 @@ class Manner:
     max_messages: int | None = None
 
 
-@dataclass(slots=True)
-class Surroundings:
-    """What outlives a session. ``outage``: what is being waited out just now. Written by the event loop."""
-
-    settings: Settings
-    metrics: Metrics
-    health: Health
-    watch: Watch
-    member: Member
-    partitioner: Partitioner
-    executor: ThreadPoolExecutor
-    owner: str
-    loop_clock: CpuClock
-    random: Random = field(default_factory=Random)
-    tally: Tally = field(default_factory=Tally)
-    refused: RefusalWatch = field(init=False)
-    outage: SourceUnavailable | StoreUnavailable | None = None
-
-    def __post_init__(self) -> None:
-        self.refused = RefusalWatch(_reject_limits(self.settings))
-
-
-class Store:
-    """A connection that is made again after an outage; one task uses it at a time.
-
-    One that ``writes_ledger`` bears the owner's name, and ends what is left of its predecessor: a session that the
-    network has cut off may still hold the ledger's rows.
-    """
-
-    def __init__(self, around: Surroundings, *, writes_ledger: bool = False) -> None:
-        self._around = around
-        self._writes_ledger = writes_ledger
-        self._connection: Connection | None = None
-        self._waits_for_partitions = False
-
-    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """``work`` done, whatever the outages: tried again, with backoff, for as long as it takes.
-
-        Raises everything that is no ``StoreUnavailable``; ``Mistake`` where the server's table of locks stays full.
-        """
-        started = time.monotonic()
-        around = self._around
-        settings = around.settings
-        waits = RetryPolicy(settings.retry_initial_seconds, settings.retry_max_seconds).waits(around.random)
-        for attempt, wait in enumerate(waits, 1):
-            try:
-                result = await work(await self._ready())
-            except StoreUnavailable as error:
-                await self.close()
-                if cast("asyncio.Task[Any]", asyncio.current_task()).cancelling():
-                    raise asyncio.CancelledError from error  # no library may turn a cancellation into an outage
-                if isinstance(error, LocksExhausted) and time.monotonic() - started > _LOCKS_PATIENCE_SECONDS:
-                    raise Mistake(str(error)) from error
-                around.outage = error
-                self._note(error, attempt)
-                around.health.beat(time.monotonic())
-                around.metrics.retries.labels("postgres").inc()
-                _log.warning("waiting for Postgres", attempt=attempt, wait_seconds=round(wait, 2), error=str(error))
-                await asyncio.sleep(wait)
-            except BaseException:
-                await self.close()
-                raise
-            else:
-                around.outage = None
-                self._note(None)
-                return result
-        raise AssertionError("the waits are endless")
-
-    def _note(self, outage: StoreUnavailable | None, attempt: int = 0) -> None:
-        """What the last try has come to, for whoever looks at the daemon from outside."""
-        around, waited = self._around, self._waits_for_partitions
-        self._waits_for_partitions = isinstance(outage, PartitionMissing)
-        if self._waits_for_partitions or waited:  # the other store's word is not ours
-            around.health.lacks = str(outage or "")
-        if outage is None or self._waits_for_partitions:
-            around.watch.postgres.served(self)
-        elif attempt > 1:  # the first may be a conflict with somebody, or a connection that broke
-            around.watch.postgres.failed(self, outage)
-
-    async def close(self) -> None:
-        """Let the connection go."""
-        self._around.watch.postgres.withdraw(self)
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
-
-    async def _ready(self) -> Connection:
-        if self._connection is None or self._connection.is_closed():
-            if self._writes_ledger:
-                owner = self._around.owner
-                self._connection = await connect(self._around.settings, ledger.session_name(owner))
-                await ledger.end_sessions(self._connection, [owner])
-                await stage(self._connection)
-            else:
-                self._connection = await connect(self._around.settings)
-        return self._connection
-
-
 class Session:
     """The stages, bound to one assignment. ``flow`` drives it; ``stop`` ends it softly."""
 
     def __init__(
         self,
-        around: Surroundings,
+        replica: Replica,
         reader: Reader,
         store: Store,
         entered: Entered,
@@ -222,13 +115,13 @@ class Session:
         """``ends``: where each partition's work ends; ``most``: messages to read. None: no such bound. ``highs``: where the
         logs end now. ``topic_ids``: what ``watch`` says now.
         """
-        settings, claims = around.settings, entered.claims
+        settings, claims = replica.settings, entered.claims
         positions = {at: claim.next_offset for at, claim in claims.items()}
         self.stopping = False
         logged = {at: claim.logged for at, claim in claims.items()}
         gatherer = Gatherer(_batch_limits(settings, manner, budget), positions, logged, keep_raw=manner.careful)
-        self.engine = Engine(gatherer, self._new_tails(settings), around.partitioner.widths, joins=not manner.careful)
-        self._around = around
+        self.engine = Engine(gatherer, self._new_tails(settings), replica.partitioner.widths, joins=not manner.careful)
+        self._replica = replica
         self._reader = reader
         self.policy, self.era = entered.policy, entered.era
         self._ends = None if ends is None else {at: end for at, end in ends.items() if at in claims}
@@ -237,7 +130,7 @@ class Session:
         self._watch_topics, self._topic_ids = watch, topic_ids
         self._manner = manner
         self._budget = budget
-        self._watch = RejectWatch(_reject_limits(settings))
+        self._watch = RejectWatch(replica.reject_limits)
         self._bounds = EventBounds(
             round(settings.event_max_ahead_seconds * _MICROSECONDS),
             round(settings.event_max_age_seconds * _MICROSECONDS),
@@ -245,20 +138,21 @@ class Session:
         topics = {side: topic for topic, side in side_of(settings).items()}
         epochs = {at: claim.epoch for at, claim in claims.items()}
         loader = Loader(topics, epochs, settings.database_command_timeout_seconds)
-        history = History(around.partitioner, settings.window_rows, budget)
+        history = History(replica.partitioner, settings.window_rows, budget)
         self._writes = store
-        self._reads = Store(around)
-        made = around.metrics.partitions_created.inc
-        self._supplier = Supplier(self._reads.run, history, around.partitioner, made)
-        self._writer: Writer = FastWriter(loader, around.partitioner, around.refused, made)
+        self._reads = replica.store()
+        made = replica.metrics.partitions_created.inc
+        self._supplier = Supplier(self._reads.run, history, replica.partitioner, made)
+        self._writer: Writer = FastWriter(loader, replica.partitioner, replica.refused, made)
         if manner.careful:
             self._writer = self._careful_writer(loader, history)
         self._reader_clock = CpuClock(
-            around.metrics.stage_cpu_seconds.labels("consume"), lambda: self._reader.cpu_seconds
+            replica.metrics.stage_cpu_seconds.labels("consume"), lambda: self._reader.cpu_seconds
         )
         self._homes: dict[str, int] = {}  # of symbols that this replica may read, where it shares the topics
         self._committed = asyncio.Event()  # one more batch is
         self._loading = False
+        self._open = False  # whether messages have been gathered since the last commit
 
     # --- what the flow asks -----------------------------------------------------------------------------------
 
@@ -298,7 +192,9 @@ class Session:
 
     def batch_due(self, handed_over: bool) -> bool:
         """Whether to close the batch. ``handed_over``: the one before it is no longer waiting for the loader."""
-        self._around.health.in_flight |= not self.engine.empty
+        if not self._open and not self.engine.empty:
+            self._open = True
+            self._replica.events.publish(BatchOpened())
         return self.engine.due(self.now(), busy=self._loading or not handed_over)
 
     async def decode(self, chunk: Chunk) -> Decoded:
@@ -333,12 +229,12 @@ class Session:
                 return None
             case NewestRows(symbols):
                 answer = await self._supplier.fetch(need)
-                self._around.metrics.symbols_loaded.inc(len(symbols))
-                self._around.metrics.stage_seconds.labels("tails").observe(self.now() - started)
+                self._replica.metrics.symbols_loaded.inc(len(symbols))
+                self._replica.metrics.stage_seconds.labels("tails").observe(self.now() - started)
                 return answer
             case RowsAround():
                 answer = await self._supplier.fetch(need)
-                self._around.metrics.stage_seconds.labels("around").observe(self.now() - started)
+                self._replica.metrics.stage_seconds.labels("around").observe(self.now() - started)
                 return answer
             case Expiry():
                 return await self._supplier.fetch(need)
@@ -348,16 +244,16 @@ class Session:
     def checked(self, work: Work) -> Work:
         """``work``, unless it touches too many partitions. Raises ``TooWide``."""
         touched = {} if work.encoded is None else work.encoded.touched
-        if self._around.partitioner.count(touched) > self._budget and work.batch.messages > 1:
+        if self._replica.partitioner.count(touched) > self._budget and work.batch.messages > 1:
             raise TooWide(work.batch.messages)
         return work
 
     async def compute(self, stage_name: str, work: Callable[[], T]) -> T:
         """``work`` done off the loop, and timed."""
         started = self.now()
-        result, cpu_seconds = await asyncio.get_running_loop().run_in_executor(self._around.executor, _timed, work)
-        self._around.metrics.stage_seconds.labels(stage_name).observe(self.now() - started)
-        self._around.metrics.stage_cpu_seconds.labels(stage_name).inc(cpu_seconds)
+        result, cpu_seconds = await asyncio.get_running_loop().run_in_executor(self._replica.executor, _timed, work)
+        self._replica.metrics.stage_seconds.labels(stage_name).observe(self.now() - started)
+        self._replica.metrics.stage_cpu_seconds.labels(stage_name).inc(cpu_seconds)
         return result
 
     async def load(self, work: Work) -> None:
@@ -376,7 +272,7 @@ class Session:
             self._loading = False
         self.engine.committed()
         self._committed.set()
-        self._count(batch, loaded, self.now() - started)
+        self._publish(batch, loaded, self.now() - started)
         self._writer.check_useful(loaded)
         if self._manner.max_messages is not None and self.engine.batches_committed == _NARROW_BATCHES:
             raise StateSpoilt("perhaps batches need no longer be small")
@@ -396,7 +292,7 @@ class Session:
 
     def settle(self, batch: Batch) -> None:
         """Tell the group how far the tables are."""
-        settle(self._around.member, batch)
+        settle(self._replica.member, batch)
 
     async def close(self) -> None:
         """Let the connections go."""
@@ -408,20 +304,20 @@ class Session:
     # --- how ----------------------------------------------------------------------------------------------------
 
     async def _load_once(self, connection: Connection, work: Work) -> tuple[Batch, Loaded]:
-        around = self._around
+        replica = self._replica
         try:
             return await self._writer.write(connection, work, datetime.now(UTC))
         except StoreUnavailable as error:
-            around.partitioner.forget()  # dropped by a person, or lost in a failover: look again
+            replica.partitioner.forget()  # dropped by a person, or lost in a failover: look again
             if isinstance(error, Garbled):
-                async with connected(around.settings) as another:
-                    await check_tables(another, around.settings)
+                async with connected(replica.settings) as another:
+                    await check_tables(another, replica.settings)
             raise
 
     async def _with_partitions(self, decoded: Decoded) -> Decoded:
         """What was decoded; among the rejects also rows whose partition was detached, or is too many that far ahead."""
         table, micros = FEEDS[decoded.chunk.side].table.name, decoded.rows["ts"].to_numpy()
-        settings, partitioner = self._around.settings, self._around.partitioner
+        settings, partitioner = self._replica.settings, self._replica.partitioner
         latest = round((time.time() + settings.event_max_ahead_seconds) * _MICROSECONDS)
         far = Far(min(latest, LATEST), settings.partitions_far_ahead)
         expired = await self._supplier.expired(table, micros, far)
@@ -442,14 +338,14 @@ class Session:
         return Tails(settings.window_rows, settings.tail_rows, settings.cache_max_symbols, settings.cache_max_bytes)
 
     def _careful_writer(self, loader: Loader, history: History) -> CarefulWriter:
-        settings, widths = self._around.settings, self._around.partitioner.widths
+        settings, widths = self._replica.settings, self._replica.partitioner.widths
         limits = _batch_limits(settings, self._manner, self._budget)
         return CarefulWriter(
             loader=loader,
             new_engine=lambda: Engine(Gatherer(limits, {}), self._new_tails(settings), widths),
             history=history,
-            partitioner=self._around.partitioner,
-            watch=self._around.refused,
+            partitioner=self._replica.partitioner,
+            watch=self._replica.refused,
             offload=partial(self.compute, "sift"),
             window_rows=settings.window_rows,
             budget=self._budget,
@@ -470,7 +366,7 @@ class Session:
         if away is not None:
             await self._reads.run(partial(sharing.note_torn, era=self.era, symbol=away))
             raise AwayFromHome(f"symbol {away!r} comes in two partitions")
-        if len(self._homes) > self._around.settings.cache_max_symbols:
+        if len(self._homes) > self._replica.settings.cache_max_symbols:
             self._homes.clear()  # memory is bounded: they are asked for again
         self._homes |= new
 
@@ -478,31 +374,19 @@ class Session:
         positions = self.engine.positions
         return all(positions[at] >= end for at, end in ends.items())
 
-    def _count(self, batch: Batch, loaded: Loaded, seconds: float) -> None:
-        metrics, health, now = self._around.metrics, self._around.health, time.time()
-        metrics.batches.inc()
-        metrics.batch_messages.observe(batch.messages)
-        metrics.stage_seconds.labels("load").observe(seconds)
-        metrics.rows_stored.inc(loaded.stored)
-        metrics.rows_superseded.inc(loaded.superseded)
-        metrics.rows_collapsed.inc(loaded.collapsed)
-        for reason, count in loaded.rejects.items():
-            metrics.rejects.labels(reason.value).inc(count)
-        self._around.tally.add(batch, loaded)
-        for at, step in batch.progress.items():
-            metrics.messages.labels(at.topic).inc(step.messages)
-            metrics.gaps.inc(step.missing)
-        if batch.oldest_ms is not None:
-            metrics.freshness_seconds.observe(max(0.0, now - batch.oldest_ms / 1_000))
+    def _publish(self, batch: Batch, loaded: Loaded, load_seconds: float) -> None:
+        self._open = not self.engine.empty
         self._reader_clock.note()
-        self._around.loop_clock.note()
-        metrics.symbols_cached.set(self.engine.symbols_cached)
-        metrics.last_progress.set(now)
-        health.beat(self.now())
-        health.fruitless = 0
-        health.in_flight = not self.engine.empty
-        positions = {at: step.next_offset for at, step in batch.progress.items()}
-        self._around.watch.committed(positions, batch.newest_ms)
+        committed = Committed.of(
+            batch,
+            loaded,
+            symbols_cached=self.engine.symbols_cached,
+            open=self._open,
+            load_seconds=load_seconds,
+            at=time.time(),
+            monotonic=self.now(),
+        )
+        self._replica.events.publish(committed)
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:
@@ -522,13 +406,9 @@ def _batch_limits(settings: Settings, manner: Manner, budget: int) -> BatchLimit
     return BatchLimits(messages, settings.batch_max_bytes, age, max(1, budget // 2 // len(TABLES)), span)
 
 
-def _reject_limits(settings: Settings) -> RejectLimits:
-    return RejectLimits(settings.reject_limit_ratio, settings.reject_limit_min_messages)
-
-
 @asynccontextmanager
 async def open_session(
-    around: Surroundings,
+    replica: Replica,
     assigned: frozenset[TopicPartition],
     stance: Stance,
     ends: Mapping[TopicPartition, int] | None,
@@ -543,29 +423,28 @@ async def open_session(
     """
     loop = asyncio.get_running_loop()
     ask = partial(loop.run_in_executor, None, _ask)
-    cluster: Cluster = await ask(partial(describe_cluster, around.settings))
-    watch = TopicIds(around.settings)
+    cluster: Cluster = await ask(partial(describe_cluster, replica.settings))
+    watch = TopicIds(replica.settings)
     ids: dict[str, str] = await ask(watch.read)
-    view = View(assigned, cluster.partitions, around.settings, stance)
-    reader = Reader(around.settings, sharing.wanted_offsets(view))
-    store = Store(around, writes_ledger=True)
+    view = View(assigned, cluster.partitions, replica.settings, stance)
+    reader = Reader(replica.settings, sharing.wanted_offsets(view))
+    store = replica.store(writes_ledger=True)
     try:
-        await store.run(lambda connection: claim_source(connection, around.settings, cluster.cluster_id, ids))
+        await store.run(lambda connection: claim_source(connection, replica.settings, cluster.cluster_id, ids))
         marks = await loop.run_in_executor(None, reader.watermarks)
         firsts = {at: low for at, (low, _) in marks.items()}
-        entered = await store.run(lambda connection: sharing.enter(connection, view, firsts, around.owner))
+        entered = await store.run(lambda connection: sharing.enter(connection, view, firsts, replica.owner))
         if entered.policy is Policy.STANDBY:
             raise StandBy(entered.era)
         claims = entered.claims
-        gaps = _gaps(claims, marks, around.settings)
-        around.partitioner.forget()  # what others have made, and filled, since
+        gaps = _gaps(claims, marks, replica.settings)
+        replica.partitioner.forget()  # what others have made, and filled, since
         budget = await store.run(lock_budget)
         highs = {at: high for at, (_, high) in marks.items()}
-        session = Session(around, reader, store, entered, ends, highs, watch, ids, manner, budget, most)
+        session = Session(replica, reader, store, entered, ends, highs, watch, ids, manner, budget, most)
         for gap in gaps:
             session.engine.add(gap, session.now())
-        around.watch.own(claims)
-        around.watch.committed({at: claim.next_offset for at, claim in claims.items()})
+        replica.events.publish(TookOver({at: claim.next_offset for at, claim in claims.items()}))
         reader.start(session.engine.positions)
         _log.info(
             "took over",

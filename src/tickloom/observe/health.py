@@ -1,122 +1,169 @@
-"""Whether the daemon lives and is ready. Pure: ``now`` (monotonic seconds) and ``wall`` (Unix seconds) are arguments.
+"""Whether the daemon is alive and ready. Pure: ``now`` (monotonic seconds) and ``wall`` (Unix seconds) are arguments.
 
-*Alive*: something moved lately, or there is nothing to do, or an outage or another replica is being waited for (a restart
-would not help); and not one session after the other ends without a commit. *Ready*: partitions are assigned, or others read
-all; the schema is there, and Kafka and Postgres answer.
+*Alive*: something made progress lately, or there is nothing to do, or the daemon waits for an outage to end or for another
+replica (a restart would not help); and sessions do not end one after the other without a commit. *Ready*: partitions are
+assigned, or another replica reads them all; the schema is present, and both Kafka and Postgres answer.
 """
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from tickloom.observe.events import AssignmentReceived, AssignmentRevoked, BatchOpened, Committed, Events, StandingBy
+
+ALL_OWNED_BY_OTHERS = "standing by: all partitions are owned by others"
+
 
 @dataclass(slots=True)
 class Service:
-    """Kafka or Postgres, as all who talk to it find it: it is up when nobody complains. Written on the event loop."""
+    """Kafka or Postgres as its clients within this process find it: up when none of them has failed last."""
 
     name: str
-    up: bool | None = None  # None: nobody has asked yet
-    since: float = 0.0  # Unix seconds: since when it is so
-    error: str = ""  # why it is not
-    _complaints: dict[object, str] = field(default_factory=dict[object, str])
+    up: bool | None = None  # None: no client has asked yet
+    since: float = 0.0  # Unix seconds of the last change of ``up``
+    error: str = ""  # the last failure
+    _failing: dict[object, str] = field(default_factory=dict[object, str])
 
-    def complain(self, who: object, error: str, wall: float) -> bool:
-        """``who`` is not served. Whether this is news."""
-        self._complaints[who] = error
+    def failed(self, client: object, error: str, wall: float) -> bool:
+        """The service did not serve ``client``. Returns whether it was up until now."""
+        self._failing[client] = error
         self.error = error
         return self._turn(False, wall)
 
-    def praise(self, who: object, wall: float) -> bool:
-        """``who`` is served. Whether this is news: nobody else complains any more."""
-        self._complaints.pop(who, None)
-        return not self._complaints and self._turn(True, wall)
+    def answered(self, client: object, wall: float) -> bool:
+        """The service served ``client``. Returns whether it is up again: no other client is failing."""
+        self._failing.pop(client, None)
+        return not self._failing and self._turn(True, wall)
 
-    def withdraw(self, who: object) -> None:
-        """``who`` asks no longer. That is no answer: the service is as it was until somebody gets one."""
-        self._complaints.pop(who, None)
+    def forget(self, client: object) -> None:
+        """``client`` asks for nothing any more. That is no answer: ``up`` stays as it is until some client gets one."""
+        self._failing.pop(client, None)
 
-    def _turn(self, up: bool, wall: float) -> bool:
-        news = self.up is not up
-        if news:
-            self.up, self.since = up, wall
-        return news
-
-    def waited_for(self) -> str:
-        """That it is away, since when, and why."""
+    def outage(self) -> str:
+        """Since when the service is away, and why."""
         since = datetime.fromtimestamp(self.since, UTC).isoformat(timespec="seconds")
         return f"waiting for {self.name} since {since}: {self.error}"
 
+    def _turn(self, up: bool, wall: float) -> bool:
+        changed = self.up is not up
+        if changed:
+            self.up, self.since = up, wall
+        return changed
 
-_FRUITLESS_SESSIONS = 5
+
+_MAX_FRUITLESS_SESSIONS = 5
 _FRUITLESS_FOR_SECONDS = 60.0
-"""A session that has lasted for so long after those is none of them."""
+"""A session that lasts this long is not fruitless, even before its first commit."""
 
 
 @dataclass(slots=True)
 class Health:
-    """Written by the tasks of the flow, read by the HTTP server; all on the event loop."""
+    """Written by subscriptions, by the sessions' loop and by the monitor; read by the HTTP server; all on the event loop."""
 
     stuck_after_seconds: float
     moved_at: float
     lag_messages: int | None = None
-    """In the partitions that are ours; None where it is not known."""
+    """Messages that wait in this replica's partitions; None while unknown."""
     in_flight: bool = False
     assigned: bool = False
     schema_present: bool = False
-    lacks: str = ""
-    """What somebody must make before the flow goes on, though the database answers."""
-    fruitless: int = 0
+    missing_partition: str = ""
+    """The table partition that a person must make before the flow goes on, though the database answers."""
+    fruitless_sessions: int = 0
     fruitless_at: float = 0.0
-    fruitless_why: str = ""
-    waiting_for: str | None = None
-    """Why this replica stands by, that is, reads nothing though nothing is away: it is alive and ready."""
+    fruitless_reason: str = ""
+    standing_by: str | None = None
+    """Why this replica reads nothing though nothing is away; it is alive and ready all the same."""
     kafka: Service = field(default_factory=lambda: Service("Kafka"))
     postgres: Service = field(default_factory=lambda: Service("Postgres"))
 
+    def subscribe(self, events: Events) -> None:
+        """Follow these events from now on."""
+        events.subscribe(AssignmentReceived, self._assignment_received)
+        events.subscribe(AssignmentRevoked, self._assignment_revoked)
+        events.subscribe(StandingBy, self._stands_by)
+        events.subscribe(BatchOpened, self._batch_opened)
+        events.subscribe(Committed, self._committed)
+
     def beat(self, now: float) -> None:
-        """Something moved: a commit, an assignment, or one more try of an outage."""
+        """Something made progress: a commit, an assignment, or another attempt during an outage."""
         self.moved_at = now
 
-    def rest(self, now: float) -> None:
-        """To be called every few seconds: the time in which nothing could move is not held against us afterwards."""
-        if self._rests() is not None:
+    def tick(self, now: float) -> None:
+        """Call this every few seconds: time in which nothing had to move then does not count as time without progress."""
+        if self._resting() is not None:
             self.beat(now)
 
-    def session_in_vain(self, now: float, why: str) -> None:
-        """One more session has ended without a commit, though nothing was away."""
-        self.fruitless += 1
-        self.fruitless_at, self.fruitless_why = now, why
+    def session_opened(self, now: float) -> None:
+        """A session owns its partitions and reads."""
+        self.assigned = True
+        self.beat(now)
+
+    def session_ended(self) -> None:
+        """Nothing is in flight any more."""
+        self.in_flight = False
+
+    def session_was_fruitless(self, now: float, reason: str) -> None:
+        """A session ended without a commit, though nothing is away."""
+        self.fruitless_sessions += 1
+        self.fruitless_at, self.fruitless_reason = now, reason
+
+    def stood_by(self, reason: str) -> None:
+        """Standing by for ``reason`` is over. A different reason, which came with a new assignment, stays."""
+        if self.standing_by == reason:
+            self.standing_by = None
 
     def alive(self, now: float) -> tuple[bool, str]:
-        """The answer of ``/livez`` and why."""
-        if self.fruitless >= _FRUITLESS_SESSIONS and now - self.fruitless_at < _FRUITLESS_FOR_SECONDS:
-            return False, f"{self.fruitless} sessions in a row ended without a commit, the last: {self.fruitless_why}"
-        if (why := self._rests()) is not None:
-            return True, why
+        """The answer of ``/livez``, and the reason."""
+        count = self.fruitless_sessions
+        if count >= _MAX_FRUITLESS_SESSIONS and now - self.fruitless_at < _FRUITLESS_FOR_SECONDS:
+            return False, f"{count} sessions in a row ended without a commit, the last: {self.fruitless_reason}"
+        if (reason := self._resting()) is not None:
+            return True, reason
         still = now - self.moved_at
         if still <= self.stuck_after_seconds:
             return True, "moving"
         return False, f"stuck: {self.lag_messages or 'some'} messages wait and nothing moved for {still:.0f} s"
 
     def ready(self) -> tuple[bool, str]:
-        """The answer of ``/readyz`` and why."""
-        missing = [service.waited_for() for service in self._away()]
-        if not self.assigned and self.waiting_for is None:
+        """The answer of ``/readyz``, and the reason."""
+        missing = [service.outage() for service in self._away()]
+        if not self.assigned and self.standing_by is None:
             missing.append("no partitions assigned")
         if not self.schema_present:
             missing.append("schema not present")
-        if self.lacks:
-            missing.append(self.lacks)
-        return not missing, "; ".join(missing) or self.waiting_for or "ready"
+        if self.missing_partition:
+            missing.append(self.missing_partition)
+        return not missing, "; ".join(missing) or self.standing_by or "ready"
+
+    def _assignment_received(self, event: AssignmentReceived) -> None:
+        self.standing_by = None if event.partitions else ALL_OWNED_BY_OTHERS
+        if not event.partitions:
+            self.beat(event.monotonic)
+
+    def _assignment_revoked(self, _: AssignmentRevoked) -> None:
+        self.assigned = False
+        self.standing_by = None
+
+    def _stands_by(self, event: StandingBy) -> None:
+        self.standing_by = event.reason
+
+    def _batch_opened(self, _: BatchOpened) -> None:
+        self.in_flight = True
+
+    def _committed(self, event: Committed) -> None:
+        self.beat(event.monotonic)
+        self.fruitless_sessions = 0
+        self.in_flight = event.open
 
     def _away(self) -> list[Service]:
         return [service for service in (self.kafka, self.postgres) if service.up is False]
 
-    def _rests(self) -> str | None:
-        """Why nothing need move just now; None where something must."""
+    def _resting(self) -> str | None:
+        """Why nothing has to move now; None where something must."""
         if away := self._away():
-            return "; ".join(service.waited_for() for service in away)
-        if self.waiting_for is not None:
-            return self.waiting_for
+            return "; ".join(service.outage() for service in away)
+        if self.standing_by is not None:
+            return self.standing_by
         if not self.in_flight and not self.lag_messages:
             return "idle: nothing to read"
         return None

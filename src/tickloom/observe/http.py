@@ -1,8 +1,9 @@
 """HTTP on one port: ``/metrics``, ``/livez``, ``/readyz``. Runs on the daemon's own event loop.
 
-Whoever can reach the port can open connections, and each takes a descriptor of the process, of which the flow needs its own.
-So connections are few: one is for one request, has a few seconds for it, and makes room for a newer one where there are
-too many. Uvicorn speaks HTTP on them; its server would accept whatever comes, and wait for ever for a first request.
+Anybody who can reach the port can open connections, and each of them takes a file descriptor of the process, which the flow
+needs, too. So connections are few: each serves one request, has a few seconds for it, and gives way to a newer one when
+there are too many. Uvicorn speaks HTTP on them; its own server would accept every connection, and wait for a first request
+for ever.
 """
 
 import asyncio
@@ -28,79 +29,79 @@ from tickloom.observe.health import Health
 from tickloom.observe.metrics import Metrics
 
 _CONNECTION_SECONDS = 5.0
-"""For all of one: to send a request, and to take its answer. Also for those under way when the server ends."""
+"""What one connection has in all, to send its request and to take the answer; also when the server ends meanwhile."""
 _MAX_CONNECTIONS = 32
 _ACCEPTED_AT_ONCE = 8
-"""Between two turns of the loop, in which those that made room give their descriptors back."""
+"""Connections accepted before the event loop gets its turn, in which aborted ones give their descriptors back."""
 _NO_DESCRIPTOR_SECONDS = 0.5
-"""Pause before the next attempt, when the process has none left."""
+"""Pause before the next attempt to accept a connection when the process has no descriptor left."""
 
 _log = Logger(__name__)
 
 
 def application(health: Health, metrics: Metrics) -> Starlette:
-    """The three answers, 200 or 503."""
+    """The application with its three paths; each answers 200 or 503."""
 
     async def serve_metrics(_: Request) -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     async def serve_livez(_: Request) -> Response:
-        good, why = health.alive(time.monotonic())
-        return PlainTextResponse(why + "\n", 200 if good else 503)
+        alive, reason = health.alive(time.monotonic())
+        return PlainTextResponse(reason + "\n", 200 if alive else 503)
 
     async def serve_readyz(_: Request) -> Response:
-        good, why = health.ready()
-        return PlainTextResponse(why + "\n", 200 if good else 503)
+        ready, reason = health.ready()
+        return PlainTextResponse(reason + "\n", 200 if ready else 503)
 
     return Starlette(
         routes=[Route("/metrics", serve_metrics), Route("/livez", serve_livez), Route("/readyz", serve_readyz)]
     )
 
 
-class _Visit(H11Protocol):
+class _Connection(H11Protocol):
     """One connection, which lasts ``_CONNECTION_SECONDS`` at most."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.gone = asyncio.Event()
+        self.closed = asyncio.Event()
         self._deadline = self.loop.call_later(_CONNECTION_SECONDS, transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._deadline.cancel()
         super().connection_lost(exc)
-        self.gone.set()
+        self.closed.set()
 
 
-class _Door:
-    """Lets connections in, ``_MAX_CONNECTIONS`` at a time: the newest ones. Belongs to the event loop."""
+class _Acceptor:
+    """Accepts connections and keeps the newest ``_MAX_CONNECTIONS`` of them. Belongs to the event loop."""
 
-    def __init__(self, listener: socket.socket, visit: Callable[[], _Visit]) -> None:
-        """``listener`` does not block; it stays the caller's."""
+    def __init__(self, listener: socket.socket, make_connection: Callable[[], _Connection]) -> None:
+        """``listener`` must not block; the caller closes it."""
         self._listener = listener
-        self._visit = visit
+        self._make_connection = make_connection
         self._loop = asyncio.get_running_loop()
-        self._visits: list[_Visit] = []  # oldest first, of which some have ended
-        self._entering: set[asyncio.Task[Any]] = set()
-        self._opens_again: asyncio.TimerHandle | None = None
+        self._connections: list[_Connection] = []  # oldest first; some have ended
+        self._starting: set[asyncio.Task[Any]] = set()
+        self._resumption: asyncio.TimerHandle | None = None
 
-    def open(self) -> None:
-        """From now on, until ``close``."""
-        self._opens_again = None
-        self._loop.add_reader(self._listener, self._let_in)
+    def start(self) -> None:
+        """Accept connections from now on, until ``close``."""
+        self._resumption = None
+        self._loop.add_reader(self._listener, self._accept)
 
     async def close(self) -> None:
-        """Let nobody in any more, and wait for the answers under way, ``_CONNECTION_SECONDS`` at most."""
+        """Accept no more, and wait for the answers under way, ``_CONNECTION_SECONDS`` at most."""
         self._loop.remove_reader(self._listener)
-        if self._opens_again is not None:
-            self._opens_again.cancel()
-        await asyncio.gather(*self._entering, return_exceptions=True)
-        visits = self._present()
-        for visit in visits:
-            if not visit.transport.is_closing():
-                visit.shutdown()
-        await asyncio.gather(*(visit.gone.wait() for visit in visits))  # each has its deadline
+        if self._resumption is not None:
+            self._resumption.cancel()
+        await asyncio.gather(*self._starting, return_exceptions=True)
+        connections = self._open_connections()
+        for connection in connections:
+            if not connection.transport.is_closing():
+                connection.shutdown()
+        await asyncio.gather(*(connection.closed.wait() for connection in connections))  # each has its deadline
 
-    def _let_in(self) -> None:
+    def _accept(self) -> None:
         for _ in range(_ACCEPTED_AT_ONCE):
             try:
                 channel, _ = self._listener.accept()
@@ -109,49 +110,50 @@ class _Door:
             except OSError as error:
                 _log.warning("cannot accept an HTTP connection", error=str(error), wait_seconds=_NO_DESCRIPTOR_SECONDS)
                 self._loop.remove_reader(self._listener)  # or the loop would ask again at once
-                self._opens_again = self._loop.call_later(_NO_DESCRIPTOR_SECONDS, self.open)
+                self._resumption = self._loop.call_later(_NO_DESCRIPTOR_SECONDS, self.start)
                 return
-            self._make_room()
+            self._abort_oldest()
             channel.setblocking(False)
-            task = self._loop.create_task(self._enter(channel))
-            self._entering.add(task)
-            task.add_done_callback(self._entering.discard)
+            task = self._loop.create_task(self._start_connection(channel))
+            self._starting.add(task)
+            task.add_done_callback(self._starting.discard)
 
-    def _make_room(self) -> None:
-        visits = self._present()
-        for visit in visits[: max(0, len(visits) + len(self._entering) + 1 - _MAX_CONNECTIONS)]:
-            visit.transport.abort()
-            self._visits.remove(visit)
+    def _abort_oldest(self) -> None:
+        """Make room for one more connection."""
+        connections = self._open_connections()
+        for connection in connections[: max(0, len(connections) + len(self._starting) + 1 - _MAX_CONNECTIONS)]:
+            connection.transport.abort()
+            self._connections.remove(connection)
 
-    async def _enter(self, channel: socket.socket) -> None:
+    async def _start_connection(self, channel: socket.socket) -> None:
         try:
-            _, visit = await self._loop.connect_accepted_socket(self._visit, channel)
-        except OSError:  # whoever it was is gone
+            _, connection = await self._loop.connect_accepted_socket(self._make_connection, channel)
+        except OSError:  # the client is gone
             channel.close()
         else:
-            self._visits.append(visit)
+            self._connections.append(connection)
 
-    def _present(self) -> list[_Visit]:
-        self._visits = [visit for visit in self._visits if visit in visit.connections]
-        return list(self._visits)
+    def _open_connections(self) -> list[_Connection]:
+        self._connections = [one for one in self._connections if one in one.connections]  # uvicorn's set of open ones
+        return list(self._connections)
 
 
 @asynccontextmanager
 async def serving(app: Starlette, host: str, port: int) -> AsyncGenerator[int]:
-    """Serve while inside; gives the port. Raises ``SettingsError`` where it is taken."""
+    """Serve inside the block; yields the port. Raises ``SettingsError`` if the port is taken."""
     listener = _listen(host, port)
-    taken = int(listener.getsockname()[1])
+    bound = int(listener.getsockname()[1])
     config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none")
     config.load()
     state = ServerState()
     state.default_headers = [(b"connection", b"close")]
-    door = _Door(listener, partial(_Visit, config, state, {}, asyncio.get_running_loop()))
-    door.open()
-    _log.info("serving", address=f"http://{host}:{taken}/metrics")
+    acceptor = _Acceptor(listener, partial(_Connection, config, state, {}, asyncio.get_running_loop()))
+    acceptor.start()
+    _log.info("serving", address=f"http://{host}:{bound}/metrics")
     try:
-        yield taken
+        yield bound
     finally:
-        await door.close()
+        await acceptor.close()
         listener.close()
 
 

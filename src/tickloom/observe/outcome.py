@@ -1,4 +1,4 @@
-"""What a drain is bounded by, what it counts on its way, and what it has to say at its end. Pure."""
+"""The bounds of a drain, what it counts as it goes, and the summary at its end. Pure."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from tickloom.core.model import Batch, Gap
+from tickloom.core.model import Gap
 from tickloom.errors import SettingsError
-from tickloom.store.loader import Loaded
+from tickloom.observe.events import Committed
 
 HOUR = timedelta(hours=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -26,7 +26,7 @@ class Ended(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """When a drain ends before it has read the whole log. Raises ``SettingsError`` where a bound allows nothing."""
+    """Where a drain ends even if it has not read the whole log. Raises ``SettingsError`` for a bound that allows nothing."""
 
     max_seconds: float | None = None
     max_messages: int | None = None
@@ -34,15 +34,15 @@ class Bounds:
     def __post_init__(self) -> None:
         for name, bound in (("max_seconds", self.max_seconds), ("max_messages", self.max_messages)):
             if bound is not None and not bound > 0:
-                raise SettingsError(f"{name} is {bound}, which lets nothing be read; give more than 0, or leave it out")
+                raise SettingsError(f"{name} is {bound}, so nothing could be read; give more than 0, or leave it out")
 
 
 @dataclass(slots=True)
 class Tally:
-    """What a drain has committed so far. ``hours``: valid messages by hour of event time, in hours since 1970; ``read`` and
-    ``dead``: messages and rejects by topic.
+    """What a drain has committed so far. Only the event loop writes it.
 
-    Only the event loop writes it.
+    ``hours``: valid messages by hour of event time, in hours since 1970. ``read`` and ``dead``: messages and rejects by
+    topic.
     """
 
     batches: int = 0
@@ -58,33 +58,32 @@ class Tally:
     last_event: int | None = None
     gaps: list[Gap] = field(default_factory=list[Gap])
 
-    def add(self, batch: Batch, loaded: Loaded) -> None:
-        """Count a committed batch in."""
+    def add(self, event: Committed) -> None:
+        """Count one committed batch."""
         self.batches += 1
-        self.messages += batch.messages
-        self.stored += loaded.stored
-        self.superseded += loaded.superseded
-        self.collapsed += loaded.collapsed
-        self.rejects.update({reason.value: count for reason, count in loaded.rejects.items()})
-        for at, step in batch.progress.items():
-            self.read[at.topic] += step.messages
-            self.dead[at.topic] += step.dead
-        self.hours.update(batch.hours)
-        self.gaps += batch.gaps
-        if batch.events is not None:
-            first, last = batch.events
+        self.messages += event.total
+        self.stored += event.stored
+        self.superseded += event.superseded
+        self.collapsed += event.collapsed
+        self.rejects.update(event.rejects)
+        self.read.update(event.messages)
+        self.dead.update(event.rejected)
+        self.hours.update(event.hours)
+        self.gaps += event.gaps
+        if event.events is not None:
+            first, last = event.events
             self.first_event = first if self.first_event is None else min(first, self.first_event)
             self.last_event = last if self.last_event is None else max(last, self.last_event)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one drain did. All counts are of this drain alone, whoever else was at work on the same log.
+    """What one drain did. It counts this drain alone, even if other replicas worked on the same log.
 
     ``messages`` = ``stored`` + ``superseded`` + all ``rejects``. ``drained``: the tables hold the log up to its end as it
-    was at the start. ``lag``: by topic, messages at the end that are in no table yet, whoever reads them; None where
-    nobody looked, or Kafka did not answer. ``hours``: valid messages by the hour of their event, oldest first. ``read``
-    and ``dead``: messages and rejects by topic.
+    was when the drain started. ``lag``: by topic, messages in the log at the end of the drain that no replica has
+    committed yet; None if it was not asked for, or Kafka did not answer. ``hours``: valid messages by the hour of their
+    event, oldest first. ``read`` and ``dead``: messages and rejects by topic.
     """
 
     ended: Ended
@@ -104,7 +103,7 @@ class Outcome:
 
     @classmethod
     def of(cls, tally: Tally, ended: Ended, seconds: float) -> "Outcome":
-        """What the tally of a drain came to."""
+        """The outcome of a drain that counted ``tally`` in ``seconds``."""
         return cls(
             ended=ended,
             messages=tally.messages,
@@ -130,7 +129,7 @@ class Outcome:
         return sum(self.rejects.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """One JSON document; times in ISO form, UTC."""
+        """The outcome as one JSON document; times in ISO 8601, UTC."""
         return {
             "drained": self.drained,
             "ended": self.ended.value,
@@ -158,23 +157,23 @@ class Outcome:
         }
 
     def lines(self) -> list[str]:
-        """For people."""
-        told_of = [
+        """The outcome as lines for people."""
+        lines = [
             f"{_WHY[self.ended]} after {self.seconds:.1f} s: {self.messages:,} messages, {self.stored:,} rows stored, "
             f"{self.superseded:,} superseded, {self.rejected:,} rejected"
         ]
         if self.first_event is not None:
-            told_of.append(f"events from {_iso(self.first_event)} to {_iso(self.last_event)}")
+            lines.append(f"events from {_iso(self.first_event)} to {_iso(self.last_event)}")
         if self.rejects:
-            told_of.append("rejects: " + ", ".join(f"{reason} {count:,}" for reason, count in self.rejects.items()))
+            lines.append("rejects: " + ", ".join(f"{reason} {count:,}" for reason, count in self.rejects.items()))
         for gap in self.gaps:
-            told_of.append(
+            lines.append(
                 f"gap: {gap.source.topic} partition {gap.source.partition} lost the offsets {gap.from_offset} to "
                 f"{gap.to_offset - 1} to retention"
             )
         if self.lag is not None:
-            told_of.append("lag: " + ", ".join(f"{topic} {count:,}" for topic, count in self.lag.items()))
-        return told_of
+            lines.append("lag: " + ", ".join(f"{topic} {count:,}" for topic, count in self.lag.items()))
+        return lines
 
 
 _WHY = {

@@ -323,10 +323,13 @@ class TopicIds:
 
         Raises ``SourceUnavailable``, ``TopicMissing``, ``Mistake``.
         """
-        if self._of_a_mock(timeout_seconds):
+        admin = self._admin
+        if admin is None:  # another thread may close while this one waits for its turn
+            raise SourceUnavailable("Kafka is no longer asked: this connection was closed")
+        if self._of_a_mock(admin, timeout_seconds):
             return {}
         ids: dict[str, str] = {}
-        asked = self._admin.describe_topics(kafka.TopicCollection(self._topics), request_timeout=timeout_seconds)
+        asked = admin.describe_topics(kafka.TopicCollection(self._topics), request_timeout=timeout_seconds)
         for topic, answer in asked.items():
             try:
                 ids[topic] = str(answer.result().topic_id)
@@ -336,11 +339,11 @@ class TopicIds:
                 raise translate(error.args[0]) from None
         return {topic: found for topic, found in ids.items() if found.strip("A=")}  # all zero: none
 
-    def _of_a_mock(self, timeout_seconds: float) -> bool:
+    def _of_a_mock(self, admin: Any, timeout_seconds: float) -> bool:
         """Whether this is librdkafka's mock cluster, whose controller is no broker: a question for it waits in vain."""
         if self._mock is None:
             try:
-                metadata = self._admin.list_topics(self._topics[0], timeout=timeout_seconds)
+                metadata = admin.list_topics(self._topics[0], timeout=timeout_seconds)
             except kafka.KafkaException as error:
                 raise translate(error.args[0]) from None
             self._mock = str(metadata.cluster_id).startswith("mockCluster")

@@ -1,7 +1,7 @@
 """The Dagster code location: ``dagster dev -m tickloom.integrations.dagster`` (``pip install "tickloom[dagster]"``).
 
 One exactly-once drain materialises the three assets; what it loaded is then looked at by asset checks, in all and by the
-hour. Runs may overlap each other and a daemon, and may be killed: see ``tickloom.drain``. docs/dagster.md is the guide.
+hour. Runs may overlap each other and a daemon, and may be killed: see ``tickloom.drain``. docs/how-to/dagster.md is the guide.
 """
 
 try:

@@ -26,20 +26,24 @@ class DagsterSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore", frozen=True)
 
     max_seconds: float = Field(
-        100, gt=0, description="A run reads for so long at most; the schedule ticks every 120 s."
+        100, gt=0, description="A run reads for at most this long; the schedule starts one every 120 s."
     )
-    max_messages: int = Field(0, ge=0, description="A run loads so many messages at most; 0 for all.")
-    reject_share: float = Field(0.05, ge=0, le=1, description="The check `rejects` lets this share of a topic pass.")
+    max_messages: int = Field(0, ge=0, description="A run loads at most this many messages; 0 for all.")
+    reject_share: float = Field(
+        0.05, ge=0, le=1, description="The check `rejects` allows this share of a topic's messages to be bad."
+    )
     one_sided_share: float = Field(
-        0.05, ge=0, le=1, description="The check `join` lets this share of keys be on one side only."
+        0.05, ge=0, le=1, description="The check `join` allows this share of keys to be on one side only."
     )
     fresh_seconds: float = Field(600, gt=0, description="The check `fresh` wants a joined row whose event is younger.")
     gap_hours: float = Field(24, gt=0, description="The check `gaps` fails for this long after messages were lost.")
-    verify_hours: int = Field(48, ge=1, description="The checks look at the newest so many hours that a run touched.")
+    verify_hours: int = Field(
+        48, ge=1, description="The checks cover at most this many of the hours that a run touched, the newest ones."
+    )
     hours_from: datetime | None = Field(
         None, description="The first hourly partition; by default the first of the month that was 31 days ago."
     )
-    alert_url: str = Field("", description="Where a failed run is told by POST, as JSON with a `text`.")
+    alert_url: str = Field("", description="A failed run is posted to this address, as JSON with a `text`.")
 
     def first_hour(self, now: datetime) -> datetime:
         """Where Dagster's hourly partitions begin. It moves with the month: what is older than tickloom takes is out of view."""

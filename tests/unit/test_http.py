@@ -1,4 +1,4 @@
-"""HTTP beside the flow: few connections, each short, and always room for the next one."""
+"""HTTP beside the flow: few connections, each of them short, and always room for the next one."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ import pytest
 import uvloop
 
 from tickloom.errors import SettingsError
-from tickloom.observe import http as server
+from tickloom.observe import http
 from tickloom.observe.health import Health
 from tickloom.observe.metrics import Metrics
 
@@ -29,13 +29,13 @@ def run(request: pytest.FixtureRequest) -> asyncio.Runner:
 
 @asynccontextmanager
 async def served() -> AsyncGenerator[int]:
-    app = server.application(Health(10, moved_at=0), Metrics())
-    async with server.serving(app, "127.0.0.1", 0) as port:
+    app = http.application(Health(10, moved_at=0), Metrics())
+    async with http.serving(app, "127.0.0.1", 0) as port:
         yield port
 
 
 async def get(port: int, path: str = "livez") -> bytes:
-    """The whole answer; the server closes behind it."""
+    """The whole answer; the server closes the connection after it."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(GET.replace(b"livez", path.encode()))
@@ -51,7 +51,7 @@ async def end(writer: asyncio.StreamWriter) -> None:
 
 
 async def hold(port: int, count: int, say: bytes = b"") -> list[Opened]:
-    """So many connections that say no more than that."""
+    """Open ``count`` connections that send no more than ``say``."""
     held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(count)]
     for _, writer in held:
         writer.write(say)
@@ -90,7 +90,7 @@ def test_the_answers(run: asyncio.Runner) -> None:
     "say", [b"", b"GET /liv", b"GET /livez HTTP/1.1\r\nHost: here\r\n", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n"]
 )
 def test_idle_connections_make_room(run: asyncio.Runner, say: bytes) -> None:
-    """Whoever holds connections open would have the orchestrator kill a healthy daemon."""
+    """A client that holds connections open would make the orchestrator kill a healthy daemon."""
 
     async def look() -> None:
         async with served() as port:
@@ -109,7 +109,7 @@ def test_idle_connections_make_room(run: asyncio.Runner, say: bytes) -> None:
 
 def test_each_connection_has_its_time(run: asyncio.Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a request, or an answer that nobody takes, would hold a descriptor for ever."""
-    monkeypatch.setattr(server, "_CONNECTION_SECONDS", 0.5)
+    monkeypatch.setattr(http, "_CONNECTION_SECONDS", 0.5)
 
     async def look() -> None:
         async with served() as port:
@@ -146,7 +146,7 @@ def test_the_end_waits_for_nobody_idle(run: asyncio.Runner) -> None:
 
 @contextlib.contextmanager
 def no_descriptor_left() -> Generator[None]:
-    """The process can open nothing while inside."""
+    """Inside the block the process cannot open anything."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
     fillers: list[int] = []
@@ -187,9 +187,9 @@ def test_a_port_that_is_taken(run: asyncio.Runner) -> None:
         with socket.socket() as other:
             other.bind(("127.0.0.1", 0))
             other.listen()
-            app = server.application(Health(10, moved_at=0), Metrics())
+            app = http.application(Health(10, moved_at=0), Metrics())
             with pytest.raises(SettingsError, match="set TICKLOOM_HTTP_PORT"):
-                async with server.serving(app, "127.0.0.1", other.getsockname()[1]):
+                async with http.serving(app, "127.0.0.1", other.getsockname()[1]):
                     pass
 
     with run:
