@@ -18,7 +18,8 @@ from tickloom.source.kafka import (
     look_at_cleanup,
     peek_keys,
 )
-from tickloom.store import ledger, schema
+from tickloom.store import ledger, schema, source_claim
+from tickloom.store.check import check_schema, check_widths
 from tickloom.store.locks import judge_locks
 from tickloom.store.partitions import lock_table
 from tickloom.store.pooler import refuse_poolers
@@ -116,7 +117,7 @@ async def _database(settings: Settings) -> str:
 
 async def _schema(settings: Settings) -> str:
     async with connected(settings) as connection:
-        await schema.check(connection, settings)
+        await check_schema(connection, settings)
     return "tables, columns and partitioning are as needed"
 
 
@@ -128,7 +129,7 @@ async def _rights(settings: Settings) -> str:
 async def _partitions(settings: Settings) -> str:
     maker, now = schema.partitioner(settings), datetime.now(UTC)
     async with connected(settings) as connection:
-        await schema.check_widths(connection, maker, now)
+        await check_widths(connection, maker, now)
         return await rehearse_partitions(connection, maker, now)
 
 
@@ -146,9 +147,9 @@ async def _source(settings: Settings, cluster: Cluster) -> str:
         noted = await connection.fetchrow("SELECT * FROM tickloom.source")
     if noted is None:
         return "nothing is loaded yet"
-    schema.refuse_other_source(noted, schema.source_of(settings, cluster.cluster_id))
-    schema.refuse_other_topics(noted, settings, ids)
-    schema.refuse_other_group(noted, settings)
+    source_claim.refuse_other_source(noted, source_claim.source_of(settings, cluster.cluster_id))
+    source_claim.refuse_other_topics(noted, settings, ids)
+    source_claim.refuse_other_group(noted, settings)
     return "the tables were made from these topics, by this group"
 
 

@@ -36,7 +36,9 @@ from tickloom.settings import Settings
 from tickloom.source.kafka import Cluster, TopicIds, check_options, describe_cluster
 from tickloom.source.membership import Member
 from tickloom.store import schema
+from tickloom.store.check import check_schema, check_widths
 from tickloom.store.pooler import refuse_poolers
+from tickloom.store.source_claim import claim_source
 
 _log = Logger(__name__)
 
@@ -133,12 +135,12 @@ class Daemon:
         outages.postgres_expected()
         try:
             await store.run(lambda _: refuse_poolers(settings))
-            await store.run(lambda connection: schema.check(connection, settings))
+            await store.run(lambda connection: check_schema(connection, settings))
             self._health.schema_present = True
             cluster = await outages.ask_kafka(lambda: describe_cluster(settings))
             ids = await outages.ask_kafka(TopicIds(settings).read)
-            await store.run(lambda connection: schema.claim_source(connection, settings, cluster.cluster_id, ids))
-            await store.run(lambda connection: schema.check_widths(connection, replica.partitioner, datetime.now(UTC)))
+            await store.run(lambda connection: claim_source(connection, settings, cluster.cluster_id, ids))
+            await store.run(lambda connection: check_widths(connection, replica.partitioner, datetime.now(UTC)))
             await store.run(housekeeping.make_partitions)
         finally:
             await store.close()

@@ -56,13 +56,15 @@ from tickloom.settings import Partitioning, Settings
 from tickloom.source.kafka import Cluster, TopicIds, describe_cluster
 from tickloom.source.reader import Reader, find_gap
 from tickloom.source.settle import settle
-from tickloom.store import ledger, schema, sharing
+from tickloom.store import ledger, sharing
 from tickloom.store.careful import CarefulWriter
+from tickloom.store.check import check_tables
 from tickloom.store.history import History
 from tickloom.store.loader import Loaded, Loader
 from tickloom.store.partitions import Far, lock_budget
 from tickloom.store.postgres import Connection, connected
 from tickloom.store.sharing import Entered, Policy, Stance, View
+from tickloom.store.source_claim import claim_source
 from tickloom.store.store import Store
 from tickloom.store.supplier import Supplier
 from tickloom.store.writers import FastWriter, Writer
@@ -310,7 +312,7 @@ class Session:
             replica.partitioner.forget()  # dropped by a person, or lost in a failover: look again
             if isinstance(error, Garbled):
                 async with connected(replica.settings) as another:
-                    await schema.check(another, replica.settings)
+                    await check_tables(another, replica.settings)
             raise
 
     async def _with_partitions(self, decoded: Decoded) -> Decoded:
@@ -429,7 +431,7 @@ async def open_session(
     reader = Reader(replica.settings, sharing.wanted_offsets(view))
     store = replica.store(writes_ledger=True)
     try:
-        await store.run(lambda connection: schema.claim_source(connection, replica.settings, cluster.cluster_id, ids))
+        await store.run(lambda connection: claim_source(connection, replica.settings, cluster.cluster_id, ids))
         marks = await loop.run_in_executor(None, reader.watermarks)
         firsts = {at: low for at, (low, _) in marks.items()}
         entered = await store.run(lambda connection: sharing.enter(connection, view, firsts, replica.owner))

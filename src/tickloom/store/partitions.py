@@ -7,7 +7,7 @@ narrower one. A partition that was detached is not made anew as long as its tabl
 
 A partition is made stand-alone and then attached: ``ATTACH`` takes SHARE UPDATE EXCLUSIVE on the parent, which neither
 readers nor COPY wait for, where ``CREATE … PARTITION OF`` takes ACCESS EXCLUSIVE. An advisory lock a table keeps replicas
-from racing (``tickloom.make_partitions`` in ``sql/bookkeeping.sql``).
+from racing (``tickloom.make_partitions`` in ``migrations/``).
 
 A transaction locks each partition that it touches, and its index, in a table of locks that all sessions share. So none
 of ours touches more than ``lock_budget`` allows, however many partitions there are.

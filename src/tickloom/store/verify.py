@@ -37,8 +37,9 @@ from tickloom.core.model import ANALYTICS, FEEDS, TABLES, Side
 from tickloom.core.timestamps import micros_of, moment, parse_text
 from tickloom.errors import LocksExhausted, Mistake, SettingsError, StoreUnavailable
 from tickloom.settings import Settings
-from tickloom.store import schema
+from tickloom.store import schema, source_claim
 from tickloom.store.carry import Carry, Row
+from tickloom.store.check import check_schema
 from tickloom.store.history import History
 from tickloom.store.partitions import Partition, lock_budget, put_away
 from tickloom.store.postgres import Connection, connected, sql
@@ -126,7 +127,7 @@ async def verify(
     report = Report(span)
     try:
         async with connected(settings) as keeper, connected(settings) as connection:
-            await schema.check(connection, settings, writes=repair)
+            await check_schema(connection, settings, writes=repair)
             await _refuse_mistakes(connection, settings, repair)
             budget = await lock_budget(connection)
             async with keeper.exported_snapshot() as snapshot:
@@ -155,7 +156,7 @@ async def _refuse_mistakes(connection: Connection, settings: Settings, repair: b
         raise Mistake("this is a read-only standby; point TICKLOOM_DATABASE_URL at the primary to repair")
     noted = await connection.fetchrow("SELECT * FROM tickloom.source")
     if noted is not None:
-        schema.refuse_other_source(noted, schema.source_of(settings, noted["cluster_id"]))
+        source_claim.refuse_other_source(noted, source_claim.source_of(settings, noted["cluster_id"]))
 
 
 async def _be_quick(connection: Connection) -> None:
