@@ -3,13 +3,13 @@
     python -m benchmarks.core [--sizes 50,500,5000,100000] [--shapes all] [--runs 7] [--symbols 5000]
     python -m benchmarks.core --sizes "" --shapes plain,realistic,iso-mixed
 
-Ticks in order from ``tickloom.synthetic``, in chunks as the reader makes them: one topic each, at most 10,000
+The ticks come in order from ``tickloom.synthetic``, in chunks as the reader makes them: one topic each, at most 10,000
 messages, in runs by partition. Every run replays the same log against fresh tails; a column is the least of all
-runs, since whatever else the machine does can only add. ``cpu`` counts all threads, ``main`` the calling one
-alone: as a rule the part that holds the interpreter lock, which the reader and COPY then wait for.
+runs, since other work on the machine can only add to it. ``cpu`` counts all threads, ``main`` only the calling one,
+which mostly holds the interpreter lock, so that the reader and COPY wait for it.
 
 The second table: decode alone, of the same ticks in each named shape (``tickloom.shapes``), and how many times the plain
-shape's ``cpu`` that is. The shapes take turns within a run, so that a slow minute of the machine hits all of them.
+shape's ``cpu`` that is. The shapes take turns within a run, so that a slow minute of the machine affects all of them.
 """
 
 import argparse
@@ -22,7 +22,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from tickloom.core.decode import EventBounds, decode
+from tickloom.core.checks import EventBounds
+from tickloom.core.decode import decode
 from tickloom.core.engine import Engine, Expiry, Need, NewestRows
 from tickloom.core.gather import BatchLimits, Gatherer
 from tickloom.core.model import TABLES, Chunk, Decoded, Side, TopicPartition
@@ -79,7 +80,7 @@ def _partition(tick: Tick) -> int:
 
 
 class _Message:
-    """What decode asks of a message that it rejects."""
+    """The part of a message that decode uses when it rejects one."""
 
     def __init__(self, tick: Tick) -> None:
         self._key = tick.key
@@ -133,7 +134,7 @@ def run(log: Sequence[Sequence[Chunk]]) -> Clock:
 
 
 def by_shape(shapes: Sequence[Shape], runs: int, symbols: int) -> dict[str, tuple[float, float]]:
-    """Microseconds a message of decode, by the shape's name: of all threads and of this one, the least of all runs."""
+    """Microseconds that decode takes a message, by shape: of all threads and of this one, the least of all runs."""
     count = 2 * CHUNK_MESSAGES * SHAPED_CHUNKS
     logs: dict[str, list[Chunk]] = {}
     for shape in shapes:
@@ -141,7 +142,7 @@ def by_shape(shapes: Sequence[Shape], runs: int, symbols: int) -> dict[str, tupl
         logs[shape.name] = _chunks(list(ticks), defaultdict(int))
     bounds = EventBounds(DAY, 31 * DAY)
     clocks = [Clock() for _ in range(runs)]
-    for chunks in logs.values():  # once before it counts
+    for chunks in logs.values():  # a warm-up
         decode(chunks[0], bounds)
     for clock in clocks:
         for name, chunks in logs.items():
@@ -156,7 +157,7 @@ def by_shape(shapes: Sequence[Shape], runs: int, symbols: int) -> dict[str, tupl
 
 
 def print_by_shape(asked: Sequence[Shape], runs: int, symbols: int) -> None:
-    """The table of ``by_shape``; the plain shape always comes first, since the others are held against it."""
+    """The table of ``by_shape``; the plain shape always comes first, because the others are compared with it."""
     found = by_shape([PLAIN, *(shape for shape in asked if shape is not PLAIN)], runs, symbols)
     print(f"decode by shape, chunks of {CHUNK_MESSAGES:,}: µs a message")
     print(f"{'shape':>20} {'cpu':>7} {'main':>7} {'÷ plain':>8}")

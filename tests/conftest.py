@@ -8,7 +8,7 @@ import pytest
 from tests import services
 from tickloom.libpq import VARIABLES
 from tickloom.settings import Settings
-from tickloom.store import schema
+from tickloom.store.migrate import migrate
 from tickloom.store.postgres import Connection, connect
 
 
@@ -51,7 +51,7 @@ async def settings(database_url: str) -> Settings:
     """Settings of a migrated database."""
     found = Settings(database_url=database_url)  # type: ignore[arg-type]
     connection = await connect(found)
-    await schema.migrate(connection, found)
+    await migrate(connection, found)
     await connection.close()
     return found
 

@@ -1,4 +1,4 @@
-"""The readers of decode beside their judge: every message's verdict in one form that can be compared bit for bit."""
+"""The readers of JSON and their judge: each message's verdict in one form that can be compared bit for bit."""
 
 import re
 import struct
@@ -8,9 +8,12 @@ from typing import TypeAlias
 import polars as pl
 
 from tests import reference
-from tickloom.core.decode import EventBounds, decode, decode_strictly
-from tickloom.core.model import Chunk, Decoded, Side
-from tickloom.core.timestamps import UNREACHABLE, parse_literals, parse_number, parse_text
+from tickloom.core.checks import EventBounds, fault_of
+from tickloom.core.codecs.codec import Fault
+from tickloom.core.codecs.json import fields_of
+from tickloom.core.decode import decode
+from tickloom.core.model import FEEDS, Chunk, Decoded, Side
+from tickloom.core.timestamps import UNREACHABLE, parse_alike, parse_number, parse_text
 
 RECORD_MS = 1_790_000_000_000
 BOUNDS = EventBounds(86_400_000_000, 31 * 86_400_000_000)
@@ -18,7 +21,7 @@ STAMP = b'"2026-09-21T14:13:20.000001Z"'
 VALUE = {Side.PRICES: b"price", Side.VOLUMES: b"volume"}
 
 MANY = 20
-"""So many alike are read at once."""
+"""Enough literals of one form to be parsed at once."""
 JSON_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 Verdict: TypeAlias = str | tuple[object, ...]
@@ -26,7 +29,7 @@ Verdict: TypeAlias = str | tuple[object, ...]
 
 
 class Message:
-    """A Kafka message as far as decode asks."""
+    """The part of a Kafka message that decode uses."""
 
     def key(self) -> bytes:
         return b"key"
@@ -36,23 +39,23 @@ class Message:
 
 
 def chunk(side: Side, values: Sequence[bytes | None], times: Sequence[int] | None = None) -> Chunk:
-    """Messages of one partition, whose offset is their index."""
+    """Messages of one partition; their offsets are their indexes."""
     size = len(values)
     return Chunk(side, "topic", [Message()] * size, values, [0] * size, range(size), times or [RECORD_MS] * size)
 
 
 def plain(side: Side, index: int = 0) -> bytes:
-    """A message that the columns take."""
+    """A message that needs no second look."""
     return b'{"symbol":"S%d","%s":%d.5,"timestamp":%s}' % (index, VALUE[side], index, STAMP)
 
 
 def bits(frame: pl.DataFrame) -> list[tuple[object, ...]]:
-    """Rows that are equal only where their floats are, to the last bit."""
-    return [tuple(map(_bits, row)) for row in frame.rows()]
+    """Rows that are equal only if their floats are, to the last bit."""
+    return [tuple(map(bit_pattern, row)) for row in frame.rows()]
 
 
 def verdicts(decoded: Decoded) -> list[Verdict]:
-    """One for each message of the chunk, in its order; every message must be one row or one untouched reject."""
+    """One for each message of the chunk, in order; every message must be one row or one untouched reject."""
     rows = {row[-2]: row[:-3] for row in bits(decoded.rows)}
     rejects = {reject.offset: reject for reject in decoded.rejects}
     values = decoded.chunk.values
@@ -66,23 +69,42 @@ def verdicts(decoded: Decoded) -> list[Verdict]:
     return [rejects[index].reason.value if index in rejects else rows[index] for index in range(len(values))]
 
 
+def one_by_one(together: Chunk, bounds: EventBounds) -> list[Verdict]:
+    """The verdicts of the reader of single values and the checks of single rows, without any columns."""
+    return [
+        _verdict_alone(together.side, value, record_ms, bounds)
+        for value, record_ms in zip(together.values, together.timestamps_ms.tolist(), strict=True)
+    ]
+
+
+def _verdict_alone(side: Side, value: bytes | None, record_ms: int, bounds: EventBounds) -> Verdict:
+    if not value:
+        return "empty"
+    feed = FEEDS[side]
+    found = fields_of(feed, value)
+    fault = found if isinstance(found, Fault) else fault_of(feed, found, record_ms, bounds)
+    if isinstance(found, Fault) or fault is not None:
+        return fault.reason.value
+    return (found.symbol, found.time, *(bit_pattern(found.numbers.get(name)) for name in feed.numbers))
+
+
 def judged(side: Side, value: bytes | None, record_ms: int = RECORD_MS) -> Verdict:
-    """The same by the judge."""
+    """The judge's verdict on one message."""
     verdict = reference.reason_of(reference.Record(side.value, "topic", 0, 0, b"key", value, record_ms))
     if isinstance(verdict, str):
         return verdict
     optional = [verdict[name] for name in reference.OPTIONAL[side.value]]
-    return (verdict["symbol"], verdict["micros"], *map(_bits, (verdict["value"], *optional)))
+    return (verdict["symbol"], verdict["micros"], *map(bit_pattern, (verdict["value"], *optional)))
 
 
 def disagreements(side: Side, values: Sequence[bytes | None], times: Sequence[int] | None = None) -> list[str]:
-    """Where the chunk as a whole, read fast and strictly, and each message alone are not what the judge says."""
+    """Where the readers differ from the judge: decode on the chunk, decode on each message, and the reader of single values."""
     together = chunk(side, values, times)
     at = together.timestamps_ms.tolist()
     wanted = [judged(side, value, record_ms) for value, record_ms in zip(values, at, strict=True)]
     found = {
         "together": verdicts(decode(together, BOUNDS)),
-        "strictly": verdicts(decode_strictly(together, BOUNDS)),
+        "one by one": one_by_one(together, BOUNDS),
         "alone": [
             *(verdicts(decode(chunk(side, [v], [ms]), BOUNDS))[0] for v, ms in zip(values, at, strict=True)),
         ],
@@ -96,12 +118,12 @@ def disagreements(side: Side, values: Sequence[bytes | None], times: Sequence[in
 
 
 def time_disagreements(texts: Sequence[str]) -> list[str]:
-    """Where the parsers of event times, one by one and as a column, are not what the judge says."""
+    """Where the parsers of event times, the single one and that of many, differ from the judge."""
     wanted = [reference._iso(text) for text in texts]
     found = [parse_text(text) for text in texts]
-    told = [f"{text!r} is {f}, not {w}" for text, f, w in zip(texts, found, wanted, strict=True) if f != w]
+    found_alone = [f"{text!r} is {f}, not {w}" for text, f, w in zip(texts, found, wanted, strict=True) if f != w]
     plain = [text for text in texts if not set(text) & {'"', "\\"} and text.isprintable()]
-    return told + [
+    return found_alone + [
         f"among others {literal} is {found}, not {right}"
         for literal, right in ((f'"{text}"', reference._iso(text)) for text in plain)
         if (found := among_others(literal)) not in (None, right)
@@ -109,27 +131,27 @@ def time_disagreements(texts: Sequence[str]) -> list[str]:
 
 
 def among_others(literal: str, *others: str) -> int | None:
-    """What the reader of many literals makes of one that comes often, between ``others``; None where it leaves it."""
+    """What the parser of many literals makes of one that comes often, among ``others``; None if it leaves it."""
     literals = [text.encode() for text in (literal, *others)] * MANY
-    micros, known = parse_literals(literals)
+    micros, known = parse_alike(literals)
     step = 1 + len(others)
     assert len(set(micros[::step].tolist())) == len(set(known[::step].tolist())) == 1
     return int(micros[0]) if known[0] else None
 
 
 def number_disagreements(literal: str) -> list[str]:
-    """Where an epoch number is not what the judge says."""
+    """Where the parsers of epoch numbers differ from the judge."""
     wanted, found = reference._epoch(literal), parse_number(literal)
     right = wanted if abs(wanted) < 10**18 else UNREACHABLE
-    told = [] if found == right else [f"{literal[:80]} is {found}, not {wanted}"]
+    wrong = [] if found == right else [f"{literal[:80]} is {found}, not {wanted}"]
     together = among_others(literal)
-    return told if together in (None, right) else [*told, f"among others {literal[:80]} is {together}, not {wanted}"]
+    return wrong if together in (None, right) else [*wrong, f"among others {literal[:80]} is {together}, not {wanted}"]
 
 
 def shown(value: bytes | None) -> str:
-    """A value for a message, at a length that a person can read."""
+    """A value for an error message, at a length that a person can read."""
     return repr(value) if value is None or len(value) < 300 else f"{value[:150]!r}…{value[-100:]!r} ({len(value)})"
 
 
-def _bits(value: object) -> object:
+def bit_pattern(value: object) -> object:
     return struct.pack(">d", value).hex() if isinstance(value, float) else value

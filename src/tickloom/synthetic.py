@@ -1,18 +1,18 @@
-"""Market data out of thin air: a random walk a symbol, with every kind of trouble a real feed has. Pure.
+"""Synthetic market data: a random walk for each symbol, with every kind of trouble that a real feed has. Pure.
 
 The same settings give the same ticks, byte for byte, on any machine: no clock, no Kafka, one seeded
-generator. Used by the demo, the producer, the tests and the benchmarks.
+generator. The demo, the producer, the tests and the benchmarks use it.
 
-What is drawn, in this order, for each pair (one price and one volume of the same symbol and event time):
+For each pair (one price and one volume of the same symbol and event time) it draws, in this order:
 
-* *days late*: the event time of both lies 1 to 3 days back (or as ``late_hours`` says); they are sent now;
+* *days late*: both have an event time 1 to 3 days back (or as ``late_hours`` says) and are sent now;
 * *one-sided*: one of the two is never sent;
-* *bad*: a message is replaced by one that the input contract rejects, of any reason;
-* *disorder*: a message is sent later than its event time, so the two sides part;
-* *repeat*: a message is sent once more, later: half of them the same bytes, half with another value.
+* *bad*: a message is replaced by one that the input contract rejects, for any of its reasons;
+* *disorder*: a message is sent later than its event time, so that the two sides arrive apart;
+* *repeat*: a message is sent once more, later: half of the repeats are the same bytes, half have another value.
 
-Ticks come in the order in which a producer would send them; ``Tick.timestamp_ms`` is that time of sending,
-it never goes back, and for a punctual message it is the event time.
+Ticks come in the order in which a producer would send them. ``Tick.timestamp_ms`` is the time of sending: it never
+goes back, and for a punctual message it is the event time.
 """
 
 import math
@@ -35,7 +35,7 @@ _EPOCH_UTC = datetime(1970, 1, 1, tzinfo=UTC)
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _STEPS = 4_096
-_VOLATILITY = 0.0015  # of one step of the walk: about what a liquid share does in a minute
+_VOLATILITY = 0.0015  # of one step of the walk, about as much as a liquid share has in a minute
 
 
 class Tick(NamedTuple):
@@ -57,17 +57,17 @@ class TickSettings:
     disorder_max_seconds: float = 60.0
     late_days_share: float = 0.0
     late_hours: tuple[float, float] = (24.0, 72.0)
-    """How far the event time of those lies back, from and to."""
+    """How many hours back the event time of late pairs lies, from and to."""
     repeat_share: float = 0.0
     bad_share: float = 0.0
     one_sided_share: float = 0.0
     start: datetime = _START
-    """First event of ``live`` where it is not given one."""
+    """The first event of ``live``, unless it is given another."""
     step_seconds: float = 0.01
-    """Time between two pairs of ``live``, cut to the microsecond, at least one."""
+    """The time between two pairs of ``live``, rounded to microseconds; at least one."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what cannot be generated."""
+        """Raises ValueError for settings from which nothing can be generated."""
         if self.symbols < 1:
             raise ValueError(f"symbols is {self.symbols}; give at least 1")
         if self.step_seconds <= 0 or self.disorder_max_seconds < 0:
@@ -81,9 +81,10 @@ class TickSettings:
 
 
 def history(settings: TickSettings, records: int, days: float, end: datetime) -> Iterator[Tick]:
-    """``records`` pairs, evenly spread over the ``days`` before ``end`` (aware; not included). Ends.
+    """``records`` pairs, spread evenly over the ``days`` before ``end`` (aware; not included). Finite.
 
-    What disorder and repeats still hold back at the end comes last, with ``end`` as its time of sending.
+    Messages that disorder and repeats still hold back at the end come last, with ``end`` as their time of sending.
+    Raises ValueError if there are more pairs than microseconds.
     """
     last = _micros(end)
     span = round(days * DAY)
@@ -94,7 +95,7 @@ def history(settings: TickSettings, records: int, days: float, end: datetime) ->
 
 
 def live(settings: TickSettings, start: datetime | None = None) -> Iterator[Tick]:
-    """A pair every ``step_seconds`` from ``start`` (aware; ``settings.start`` without one) on. Never ends."""
+    """A pair every ``step_seconds``, beginning at ``start`` (aware; by default ``settings.start``). Infinite."""
     step = max(1, round(settings.step_seconds * SECOND))
     times = count(_micros(start or settings.start), step)
     return _ticks(settings, Random(f"live {settings.seed}"), times, None)
@@ -118,10 +119,10 @@ def _micros(moment: datetime) -> int:
 
 
 class _Market:
-    """The walk of every symbol. Steps come from a table symmetric in log space: no drift, and fast."""
+    """The walk of every symbol. Its steps come from a table that is symmetric in log space: no drift, and fast."""
 
     def __init__(self, settings: TickSettings, random: Callable[[], float]) -> None:
-        # apart from the stream's own generator, so that history and live start from the same prices
+        # a generator apart from the stream's own, so that history and live start from the same prices
         opening = Random(f"market {settings.seed}")
         self._random = random
         self._names = [symbol_name(index) for index in range(settings.symbols)]
@@ -132,7 +133,7 @@ class _Market:
         self._steps = [math.exp(step) for step in halves] + [math.exp(-step) for step in halves]
 
     def draw(self) -> int:
-        """The number of the symbol that trades next."""
+        """The index of the symbol that trades next."""
         return int(self._random() * len(self._names))
 
     def name(self, symbol: int) -> str:
@@ -142,10 +143,10 @@ class _Market:
         return self._keys[symbol]
 
     def price(self, symbol: int, timestamp: str) -> bytes:
-        """One step of the walk, as the JSON value of a price."""
+        """The next step of the walk, as the JSON value of a price message."""
         before = self._prices[symbol]
         drawn = self._random()
-        # a floor of a cent would stop the walk; from below 1 it always goes up
+        # a floor of one cent would stop the walk, so below 1 it always goes up
         price = before * (self._steps[int(drawn * _STEPS)] if before > 1 else 1.01)
         self._prices[symbol] = price
         high, low = (price, before) if price > before else (before, price)
@@ -156,7 +157,7 @@ class _Market:
         ).encode()
 
     def volume(self, symbol: int, timestamp: str) -> bytes:
-        """The JSON value of a volume: whole shares, now and then none at all."""
+        """The JSON value of a volume message: whole shares, now and then none at all."""
         drawn = self._random()
         shares = 0 if drawn < 0.001 else int(self._typical_volumes[symbol] * (0.25 + 1.5 * drawn))
         return f'{{"symbol":"{self._names[symbol]}","volume":{shares},"timestamp":"{timestamp}"}}'.encode()
@@ -168,7 +169,7 @@ class _Market:
 # --- the stream -------------------------------------------------------------------------------------------
 
 _Held: TypeAlias = tuple[int, int, TopicSide, bytes, bytes]
-"""When to send it (µs), a number that breaks ties, side, key, value."""
+"""The time of sending (µs), a number that breaks ties, side, key, value."""
 
 
 def _ticks(settings: TickSettings, rng: Random, times: Iterable[int], end: int | None) -> Iterator[Tick]:
@@ -194,7 +195,7 @@ def _ticks(settings: TickSettings, rng: Random, times: Iterable[int], end: int |
 
 
 class _Trouble:
-    """Turns a pair into what is sent of it now, and what is kept for later (``held``, a heap by time)."""
+    """Turns a pair into the messages that are sent now and those that are sent later (``held``, a heap by time)."""
 
     def __init__(self, settings: TickSettings, rng: Random, market: _Market) -> None:
         self._settings = settings
@@ -252,7 +253,7 @@ class _Trouble:
 def bad_values(side: TopicSide, symbol: str, now: int) -> dict[str, tuple[bytes, ...]]:
     """For each reject reason, values that are rejected for it when sent at ``now`` (µs since 1970).
 
-    ``inconsistent`` is for prices only. ``out_of_bounds`` goes by the default bounds of 1 and 31 days.
+    ``inconsistent`` applies to prices only. ``out_of_bounds`` assumes the default bounds of 1 and 31 days.
     """
     name, timestamp = ("price" if side == "prices" else "volume"), iso(now)
 

@@ -181,13 +181,13 @@ def test_a_topic_that_was_made_anew(
         replica = start(world, "second")
     assert replica.process.wait(60) == 2, replica.log.read_text()[-3000:]
     last = replica.log.read_text().splitlines()[-1]
-    assert f"topic {topics[0]} was deleted and made anew" in last
+    assert f"topic {topics[0]} was deleted and created again" in last
     assert "empty database" in last
     assert world.query(READ)[0][0] == 100
     assert world.query("SELECT count(*)::int FROM stock_prices")[0][0] <= 100
     done = world.tickloom("check")
     assert done.returncode == 3
-    assert "was deleted and made anew" in done.stdout
+    assert "was deleted and created again" in done.stdout
 
 
 def test_check_finds_a_topic_that_is_compacted(kafka: Any, database_url: str, topics: tuple[str, str]) -> None:

@@ -155,7 +155,7 @@ def test_topic_made_anew(world: World, kafka: Any) -> None:
             break
         except Exception:
             assert attempt < 99
-    refuses(world, "made anew", "empty database")
+    refuses(world, "created again", "empty database")
 
 
 def test_check_tells_all(world: World) -> None:

@@ -25,9 +25,10 @@ from tickloom.core.engine import Commit, Engine
 from tickloom.core.model import Chunk, Decoded, Side, TopicPartition, rows_schema
 from tickloom.core.tails import ROW_BYTES, Tails
 from tickloom.settings import Partitioning, Settings
-from tickloom.store import postgres, schema
+from tickloom.store import postgres
 from tickloom.store.history import History
 from tickloom.store.loader import Loader, stage
+from tickloom.store.migrate import migrate
 from tickloom.store.partitions import Partitioner
 from tickloom.store.postgres import connect
 from tickloom.store.supplier import Supplier
@@ -188,7 +189,7 @@ def database(postgres: Any, request: pytest.FixtureRequest) -> Iterator[Database
 
         async def open_() -> Any:
             connection = await connect(configured)
-            await schema.migrate(connection, configured)
+            await migrate(connection, configured)
             await stage(connection)
             return connection
 

@@ -21,11 +21,13 @@ from tickloom.core.partitioning import partition_at
 from tickloom.core.timestamps import moment
 from tickloom.errors import Fenced, LockHeld, SchemaMismatch, StoreUnavailable, WrongSource
 from tickloom.settings import Partitioning, Settings
-from tickloom.store import ledger, schema
+from tickloom.store import ledger
 from tickloom.store.history import History
 from tickloom.store.loader import Loader, stage
+from tickloom.store.migrate import migrate
 from tickloom.store.partitions import Partitioner
 from tickloom.store.postgres import Connection, connect
+from tickloom.store.source_claim import claim_source
 
 SOURCES = {TopicPartition("p", 0): 0, TopicPartition("v", 0): 0}
 NOW = datetime(2026, 12, 31, 22, 30, tzinfo=UTC)
@@ -228,7 +230,7 @@ async def test_bounds_in_the_database(database_url: str, width: Partitioning) ->
     found = Settings(database_url=database_url, prices_partitioning=width)  # type: ignore[arg-type]
     connection = await connect(found)
     try:
-        await schema.migrate(connection, found)
+        await migrate(connection, found)
         maker = Partitioner({**HOURLY, "stock_prices": width}, 1)
         await maker.ensure_ahead(connection, NOW)
         first = partition_at("stock_prices", width, NOW)
@@ -254,24 +256,24 @@ async def test_a_table_in_the_way_is_told(connection: Connection) -> None:
 
 async def test_another_source_is_refused(settings: Settings, connection: Connection) -> None:
     """Two clusters' logs in one table are no function of either."""
-    await schema.claim_source(connection, settings, "one")
-    await schema.claim_source(connection, settings, "one")
+    await claim_source(connection, settings, "one")
+    await claim_source(connection, settings, "one")
     with pytest.raises(WrongSource, match="cluster_id 'one', not 'two'"):
-        await schema.claim_source(connection, settings, "two")
+        await claim_source(connection, settings, "two")
 
 
 async def test_who_is_refused_notes_nothing(settings: Settings, connection: Connection) -> None:
     """After an upgrade a daemon of another cluster would leave its topics' ids and its group, and their owner be refused."""
-    await schema.claim_source(connection, settings, "one")
+    await claim_source(connection, settings, "one")
     await connection.execute("UPDATE tickloom.source SET group_id = NULL")  # as an earlier version has left it
     stranger = settings.model_copy(update={"kafka_group_id": "stranger"})
     theirs = dict.fromkeys((settings.prices_topic, settings.volumes_topic), "an id")
     with pytest.raises(WrongSource, match="cluster_id"):
-        await schema.claim_source(connection, stranger, "two", theirs)
+        await claim_source(connection, stranger, "two", theirs)
     ids = dict.fromkeys(theirs, "another id")
-    await schema.claim_source(connection, settings, "one", ids)
+    await claim_source(connection, settings, "one", ids)
     with pytest.raises(WrongSource, match="filled by the group 'tickloom', not 'stranger'"):
-        await schema.claim_source(connection, stranger, "one", ids)
+        await claim_source(connection, stranger, "one", ids)
 
 
 @pytest.mark.parametrize(

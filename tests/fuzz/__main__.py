@@ -1,7 +1,7 @@
 """Fuzz decode and the parsers of event times, by atheris: `python -m tests.fuzz --seconds 60`.
 
-What it finds interesting stays in the directory, and the next run begins with it. An input that fails is written
-there too, as `crash-…`; give it as an argument to see it again.
+Inputs that it finds interesting stay in the directory, and the next run begins with them. An input that fails is
+written there too, as `crash-…`; give it as an argument to see it fail again.
 """
 
 import argparse
@@ -10,7 +10,13 @@ from pathlib import Path
 
 import atheris
 
-INSTRUMENTED = ["tickloom.core.decode", "tickloom.core.timestamps", "tests.reference"]
+INSTRUMENTED = [
+    "tickloom.core.checks",
+    "tickloom.core.codecs",
+    "tickloom.core.decode",
+    "tickloom.core.timestamps",
+    "tests.reference",
+]
 
 with atheris.instrument_imports(include=INSTRUMENTED, enable_loader_override=False):
     from tests.fuzz import corpus
@@ -22,9 +28,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument(
-        "--runs", type=int, default=-1, help="at most so many inputs; with --seed the same ones each time"
+        "--runs", type=int, default=-1, help="the most inputs to try; with --seed they are the same each time"
     )
-    parser.add_argument("--seed", type=int, default=0, help="0 takes a new one")
+    parser.add_argument("--seed", type=int, default=0, help="0 draws a new one")
     parser.add_argument("--directory", type=Path, default=Path(".cache/fuzz"))
     parser.add_argument("inputs", type=Path, nargs="*", help="run only these files")
     chosen = parser.parse_args()
@@ -37,7 +43,7 @@ def main() -> None:
         "runs": chosen.runs,
         "seed": chosen.seed,
         "max_len": 4_096,
-        "entropic": int(not chosen.seed),  # its schedule looks at the clock
+        "entropic": int(not chosen.seed),  # its schedule depends on the clock
         "reload": 0,
         "timeout": 60,
         "rss_limit_mb": 0,  # atheris keeps the results of comparisons: it grows by itself, some 6 kB an input

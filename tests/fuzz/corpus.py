@@ -1,4 +1,4 @@
-"""The inputs that the fuzzer starts from, and the words it may put in: made of the hard cases."""
+"""The inputs from which the fuzzer starts, and the words that it may insert: made from the hard cases."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ _KINDS = {Side.PRICES: Kind.PRICES, Side.VOLUMES: Kind.VOLUMES}
 
 
 def seeds() -> Iterator[bytes]:
-    """Each hard case in some place of a message, among others, at some record time; and the times alone."""
+    """Each hard case in some place of a message, alone and among others, at some record time; and the times alone."""
     texts = [text for text in hard_cases.TEXTS if len(text) < _MAX_BYTES]
     for side, kind in _KINDS.items():
         for number, text in enumerate(texts):
@@ -33,7 +33,7 @@ def seeds() -> Iterator[bytes]:
 
 
 def write_seeds(directory: Path) -> Path:
-    """A file each, and one with their names in order: in a directory they have none, and no run would be as another."""
+    """A file each, and one with their names in order: a directory has no order, and runs would differ."""
     directory.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds()):
         (directory / f"{number:05}").write_bytes(seed)
@@ -43,7 +43,7 @@ def write_seeds(directory: Path) -> Path:
 
 
 def write_dictionary(path: Path) -> None:
-    """Words in libFuzzer's form."""
+    """Write the words in libFuzzer's format."""
     keys = (b"symbol", b"price", b"volume", b"timestamp", b"open_price", b"high_price", b"low_price")
     words = [*(b'"%s":' % key for key in keys), *hard_cases.TEXTS, *(b"%s," % text for text in hard_cases.NUMBERS)]
     lines = ('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"' for word in words if 0 < len(word) <= 48)

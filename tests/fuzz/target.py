@@ -1,6 +1,6 @@
-"""What is fuzzed: bytes become a chunk of messages or event times, and every reader must say what the judge says.
+"""What is fuzzed: bytes become a chunk of messages or event times, and every reader must agree with the judge.
 
-first byte    what follows: messages of the one or the other side, texts of event times, or epoch numbers
+first byte    the kind of the rest: messages of one or the other side, texts of event times, or epoch numbers
 second byte   the record time of the messages
 the rest      values, with 0x1E between them
 """
@@ -20,7 +20,7 @@ RECORD_TIMES = (
 
 
 class Kind(IntEnum):
-    """What an input holds."""
+    """The kind of an input."""
 
     PRICES = 0
     VOLUMES = 1
@@ -29,24 +29,24 @@ class Kind(IntEnum):
 
 
 def pack(kind: Kind, values: Sequence[bytes], record_time: int = 0) -> bytes:
-    """An input; ``record_time`` counts in ``RECORD_TIMES``."""
+    """An input; ``record_time`` is an index into ``RECORD_TIMES``."""
     return bytes((kind, record_time)) + BETWEEN.join(values)
 
 
 def one_input(data: bytes) -> None:
-    """Raises ``AssertionError`` where two readers differ, and whatever a reader should not raise."""
+    """Raises ``AssertionError`` if a reader differs from the judge, and anything that a reader raises by mistake."""
     if len(data) < 2:
         return
     kind, record_ms, values = Kind(data[0] % 4), RECORD_TIMES[data[1] % len(RECORD_TIMES)], data[2:].split(BETWEEN)
     match kind:
         case Kind.PRICES | Kind.VOLUMES:
             side = Side.PRICES if kind is Kind.PRICES else Side.VOLUMES
-            told = disagreements(side, values, [record_ms] * len(values))
+            wrong = disagreements(side, values, [record_ms] * len(values))
         case Kind.TEXTS:
-            told = time_disagreements([value.decode(errors="replace") for value in values])
+            wrong = time_disagreements([value.decode(errors="replace") for value in values])
         case Kind.NUMBERS:
             literals = (value.decode(errors="replace") for value in values)
-            told = [
+            wrong = [
                 line for literal in literals if JSON_NUMBER.fullmatch(literal) for line in number_disagreements(literal)
             ]
-    assert not told, "\n".join(told)
+    assert not wrong, "\n".join(wrong)

@@ -1,4 +1,4 @@
-"""A short run of the fuzzer, the same each time; `make fuzz` is the long one."""
+"""A short run of the fuzzer, the same each time; `make fuzz` is a long one."""
 
 import os
 import platform
@@ -17,29 +17,30 @@ has_atheris = pytest.mark.skipif(
     reason="atheris has wheels for Linux on x86-64 alone, up to Python 3.13",
 )
 UNGUARDED = (
-    "from tests.fuzz import __main__ as fuzz; import tickloom.core.decode as stage; "
+    "from tests.fuzz import __main__ as fuzz; import tickloom.core.checks as stage; "
     "stage.MAX_MAGNITUDE = 1e16; fuzz.main()"
 )
 
 
 def fuzz(directory: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: an input may end it."""
+    """Run the fuzzer in a process of its own, since an input may end it."""
     chosen = ["--directory", str(directory), "--seed", "20261124", "--seconds", "150"]
-    environment = os.environ | {"PYTHONHASHSEED": "0", "PYTHONPATH": str(ROOT)}
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONHASHSEED": "0", "PYTHONPATH": paths}
     return subprocess.run(
         [sys.executable, *command, *chosen], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
     )
 
 
 def test_the_corpus() -> None:
-    """Else the fuzzer would begin from inputs that nobody has looked at."""
+    """Otherwise the fuzzer would start from inputs that fail already."""
     for seed in corpus.seeds():
         one_input(seed)
 
 
 @has_atheris
 def test_bytes_that_nobody_thought_of(tmp_path: Path) -> None:
-    """Else a message that no one has imagined would be read in two ways, or kill the process without a word."""
+    """Otherwise a message that nobody imagined could be read in two ways, or kill the process without a word."""
     done = fuzz(tmp_path, "-m", "tests.fuzz", "--runs", "10000")
     assert done.returncode == 0, done.stderr[-3_000:]
     assert "Done 10000 runs" in done.stderr
@@ -48,7 +49,7 @@ def test_bytes_that_nobody_thought_of(tmp_path: Path) -> None:
 
 @has_atheris
 def test_the_fuzzer_finds_what_is_wrong(tmp_path: Path) -> None:
-    """Else a fuzzer that looks nowhere would be green for ever."""
+    """Otherwise a fuzzer that checks nothing would be green for ever."""
     done = fuzz(tmp_path, "-c", UNGUARDED, "--runs", "10000")
     assert done.returncode != 0
     assert "is (" in done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""What `check`, and a daemon at its start, say of tables that somebody has changed; and that the mend mends."""
+"""What `check` and the start of a daemon say about tables that somebody changed, and that the fix they print works."""
 
 import re
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 
 from tickloom.errors import SchemaMismatch
 from tickloom.settings import Settings
-from tickloom.store import schema
+from tickloom.store.check import check_schema
 from tickloom.store.postgres import Connection, connect
 
 PRICES = "ALTER TABLE stock_prices"
@@ -16,12 +16,12 @@ PRICES = "ALTER TABLE stock_prices"
 
 async def refused(connection: Connection, settings: Settings) -> str:
     with pytest.raises(SchemaMismatch) as raised:
-        await schema.check(connection, settings)
+        await check_schema(connection, settings)
     return str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "mend"),
+    ("spoil", "fix"),
     [
         (f"{PRICES} ALTER COLUMN price TYPE numeric", f"{PRICES} ALTER COLUMN price TYPE float8 USING price::float8"),
         (
@@ -100,13 +100,12 @@ async def refused(connection: Connection, settings: Settings) -> str:
     ],
     ids=lambda text: text.removeprefix("ALTER TABLE "),
 )
-async def test_the_mend_mends(connection: Connection, settings: Settings, spoil: str, mend: str) -> None:
-    """A message without the very statement sends its reader to the manual at night; a wrong one does harm."""
+async def test_the_printed_fix_works(connection: Connection, settings: Settings, spoil: str, fix: str) -> None:
+    """A message without the exact statement would send its reader to the manual at night, and a wrong statement would do harm."""
     await connection.execute(spoil)
-    said = await refused(connection, settings)
-    assert mend in said
-    await connection.execute(mend)
-    await schema.check(connection, settings)
+    assert fix in await refused(connection, settings)
+    await connection.execute(fix)
+    await check_schema(connection, settings)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +113,8 @@ async def test_the_mend_mends(connection: Connection, settings: Settings, spoil:
     [
         ("ALTER TABLE stock_volumes RENAME COLUMN volume TO amount", "RENAME COLUMN … TO volume"),
         ("ALTER TABLE stock_volumes DROP COLUMN volume", "lacks volume"),
-        ("ALTER TABLE tickloom.offsets DROP COLUMN skipped", "lacks skipped; run `tickloom migrate`"),
+        ("ALTER TABLE tickloom.offsets DROP COLUMN skipped", "if it was dropped, restore the table from a backup"),
+        ("DROP TABLE tickloom.symbols", "tickloom.symbols does not exist, although its migration was applied"),
         ("ALTER TABLE stock_prices RENAME TO ticks", "stock_prices does not exist; run `tickloom migrate`"),
         (
             "ALTER TABLE stock_prices RENAME TO ticks; CREATE VIEW public.stock_prices AS SELECT * FROM ticks",
@@ -130,17 +130,17 @@ async def test_the_mend_mends(connection: Connection, settings: Settings, spoil:
         ),
     ],
 )
-async def test_what_no_single_statement_mends(
+async def test_what_no_single_statement_fixes(
     connection: Connection, settings: Settings, spoil: str, words: str
 ) -> None:
-    """A daemon would be told of a missing relation, or of nothing, and try again."""
+    """The daemon would report a missing relation, or nothing, and try again for ever."""
     for statement in spoil.split("; "):
         await connection.execute(statement)
     assert words in await refused(connection, settings)
 
 
 @pytest.mark.parametrize(
-    "liked",
+    "addition",
     [
         "ALTER TABLE stock_prices ADD COLUMN note text",
         "ALTER TABLE stock_prices ADD COLUMN note text NOT NULL DEFAULT ''",
@@ -154,14 +154,14 @@ async def test_what_no_single_statement_mends(
         "ALTER TABLE tickloom.dead_letters ADD COLUMN seen bool",
     ],
 )
-async def test_what_a_user_may_add(connection: Connection, settings: Settings, liked: str) -> None:
-    """A daemon that refuses a column or an index of its users' would be replaced by one that does not."""
-    await connection.execute(liked)
-    await schema.check(connection, settings)
+async def test_what_a_user_may_add(connection: Connection, settings: Settings, addition: str) -> None:
+    """Users who may not add a column or an index would have to give up the daemon."""
+    await connection.execute(addition)
+    await check_schema(connection, settings)
 
 
 async def test_a_trigger_fills_a_column_in(connection: Connection, settings: Settings) -> None:
-    """A column without a default may be filled by a trigger before it is looked at."""
+    """A column without a default would be refused although a trigger fills it in before Postgres checks it."""
     await connection.execute("ALTER TABLE stock_prices ADD COLUMN note text NOT NULL")
     assert "note" in await refused(connection, settings)
     await connection.execute(
@@ -170,20 +170,20 @@ async def test_a_trigger_fills_a_column_in(connection: Connection, settings: Set
     await connection.execute(
         "CREATE TRIGGER fill BEFORE INSERT ON stock_prices FOR EACH ROW EXECUTE FUNCTION public.fill()"
     )
-    await schema.check(connection, settings)
+    await check_schema(connection, settings)
 
 
-async def test_all_that_is_wrong_is_told_at_once(connection: Connection, settings: Settings) -> None:
-    """Who mends one thing would start the daemon only to be told of the next."""
+async def test_all_faults_are_reported_at_once(connection: Connection, settings: Settings) -> None:
+    """A user would fix one fault, start the daemon, and only then hear of the next."""
     await connection.execute("ALTER TABLE stock_prices ALTER COLUMN price TYPE numeric")
     await connection.execute("ALTER TABLE tickloom.offsets ALTER COLUMN dead TYPE int")
     said = await refused(connection, settings)
     assert len(re.findall("ALTER TABLE", said)) == 2
 
 
-@pytest.mark.parametrize("mend", ["DISABLE ROW LEVEL SECURITY", "BYPASSRLS"])
-async def test_row_level_security(settings: Settings, connection: Connection, mend: str) -> None:
-    """Rows that a policy hides look like rows that are not there: they would be written again, or left out of averages."""
+@pytest.mark.parametrize("fix", ["DISABLE ROW LEVEL SECURITY", "BYPASSRLS"])
+async def test_row_level_security(settings: Settings, connection: Connection, fix: str) -> None:
+    """Rows that a policy hides would be taken for missing: written again, or left out of averages."""
     role = f"r{urlsplit(settings.database_url.get_secret_value()).path[1:]}"
     await connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'weak'")
     await connection.execute(f"GRANT USAGE ON SCHEMA tickloom TO {role}")
@@ -192,11 +192,11 @@ async def test_row_level_security(settings: Settings, connection: Connection, me
     url = urlunsplit(parts._replace(netloc=f"{role}:weak@{parts.hostname}:{parts.port}"))
     theirs = await connect(Settings(database_url=url))  # type: ignore[arg-type]
     try:
-        await schema.check(theirs, settings)
+        await check_schema(theirs, settings)
         await connection.execute("ALTER TABLE stock_prices ENABLE ROW LEVEL SECURITY")
         said = await refused(theirs, settings)
-        statement = next(one for one in re.findall(r"ALTER [A-Z]+ [^,;]+", said) if mend in one).removesuffix(" or ")
+        statement = next(one for one in re.findall(r"ALTER [A-Z]+ [^,;]+", said) if fix in one).removesuffix(" or ")
         await connection.execute(statement)
-        await schema.check(theirs, settings)
+        await check_schema(theirs, settings)
     finally:
         await theirs.close()

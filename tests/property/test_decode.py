@@ -1,4 +1,4 @@
-"""Decode is total and exact: every input is a row or a reject, and all its readers say what the judge says."""
+"""Decode is total and exact: every input becomes a row or a reject, and all readers agree with the judge."""
 
 import json
 from datetime import datetime, timedelta
@@ -10,10 +10,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests import hard_cases, reference
-from tests.readers import BOUNDS, MANY, RECORD_MS, STAMP, VALUE, bits, chunk, disagreements, plain, verdicts
-from tickloom.core.decode import EventBounds, _read_columns, decode, decode_strictly
-from tickloom.core.model import Reason, Side
-from tickloom.core.timestamps import parse_literals
+from tests.readers import BOUNDS, MANY, RECORD_MS, STAMP, VALUE, chunk, disagreements, one_by_one, plain, verdicts
+from tickloom.core.checks import EventBounds
+from tickloom.core.codecs import json as codec
+from tickloom.core.codecs.codec import Fault, Fields
+from tickloom.core.decode import decode
+from tickloom.core.model import Feed, Reason, Side
+from tickloom.core.timestamps import parse_alike
 
 SIDES = pytest.mark.parametrize("side", list(Side))
 DAY_MICROS = 86_400_000_000
@@ -76,13 +79,13 @@ RECORD_TIMES = st.one_of(
 
 
 def written(value: Any, ascii_only: bool) -> bytes:
-    """JSON, with lone surrogates as they are."""
+    """As JSON; lone surrogates stay as they are."""
     return json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
 
 
 @st.composite
 def times(draw: st.DrawFn, record_ms: int) -> bytes:
-    """A text or number near the record's time, on an edge of what is allowed, or odd."""
+    """A text or a number: near the record's time, at a limit of what is allowed, or odd."""
     match draw(st.integers(0, 9)):
         case 0:
             return draw(st.sampled_from(hard_cases.TIMES))
@@ -98,7 +101,7 @@ def times(draw: st.DrawFn, record_ms: int) -> bytes:
 
 @st.composite
 def tokens(draw: st.DrawFn, side: Side, record_ms: int) -> list[bytes]:
-    """A message as the list of its parts: mostly the fields of the side, whatever they hold."""
+    """A message as the list of its parts: mostly the fields of the side, with any contents."""
     fields = [
         (b'"symbol"', draw(SYMBOLS)),
         (b'"%s"' % VALUE[side], draw(NUMBERS)),
@@ -119,7 +122,7 @@ def tokens(draw: st.DrawFn, side: Side, record_ms: int) -> list[bytes]:
 
 @st.composite
 def values(draw: st.DrawFn, side: Side, record_ms: int = RECORD_MS) -> bytes | None:
-    """One message's value: a good one, or one bent in its parts, or in its bytes."""
+    """One message's value: a good one, or one with changes in its parts or its bytes."""
     parts = draw(tokens(side, record_ms))
     for _ in range(draw(st.sampled_from([0, 0, 0, 0, 1, 1, 2, 4]))):
         at = draw(st.integers(0, len(parts) - 1))
@@ -160,7 +163,7 @@ def values(draw: st.DrawFn, side: Side, record_ms: int = RECORD_MS) -> bytes | N
 @given(data=st.data())
 @settings(max_examples=300, deadline=None)
 def test_every_reader_says_what_the_judge_says(side: Side, data: st.DataObject) -> None:
-    """A row that depends on its neighbours is a wrong table; a wrong reason sends the operator to the wrong place."""
+    """A row that depended on its neighbours would make the tables wrong; a wrong reason sends the operator astray."""
     drawn = data.draw(st.lists(values(side), min_size=1, max_size=4))
     clean = [plain(side, index) for index in range(data.draw(st.integers(0, 3)))]
     assert (
@@ -172,7 +175,7 @@ def test_every_reader_says_what_the_judge_says(side: Side, data: st.DataObject) 
 @given(data=st.data())
 @settings(max_examples=200, deadline=None)
 def test_any_records_time(side: Side, data: st.DataObject) -> None:
-    """A record of the year 33658, or from before 1970, or without a time, would stop the daemon on each start."""
+    """A record from the year 33658, from before 1970, or without a time would stop the daemon at every start."""
     at = data.draw(st.lists(RECORD_TIMES, min_size=1, max_size=3))
     assert disagreements(side, [data.draw(values(side, record_ms)) for record_ms in at], at) == []
 
@@ -181,7 +184,7 @@ def test_any_records_time(side: Side, data: st.DataObject) -> None:
 @given(numbers=st.lists(st.one_of(FLOATS, DECIMALS, TINY, st.sampled_from(hard_cases.NUMBERS)), min_size=1, max_size=8))
 @settings(max_examples=250, deadline=None)
 def test_numbers_to_the_last_bit(side: Side, numbers: list[bytes]) -> None:
-    """A price that is rounded otherwise beside other messages makes a replay differ from the table it replaces."""
+    """If neighbours changed how a price is rounded, a replay would differ from the table that it replaces."""
     drawn = [b'{"symbol":"S","%s":%s,"timestamp":%s}' % (VALUE[side], number, STAMP) for number in numbers]
     assert disagreements(side, drawn) == []
 
@@ -191,7 +194,7 @@ def test_numbers_to_the_last_bit(side: Side, numbers: list[bytes]) -> None:
 @example([b"{", b"}"])
 @settings(max_examples=400, deadline=None)
 def test_any_bytes(drawn: list[bytes | None]) -> None:
-    """One message that raises would stop the daemon, again and again."""
+    """One message that raised an exception would stop the daemon again and again."""
     assert disagreements(Side.PRICES, drawn) == []
 
 
@@ -199,10 +202,10 @@ def test_any_bytes(drawn: list[bytes | None]) -> None:
 @example(ahead=2**63, age=2**64, record_ms=RECORD_MS)
 @settings(max_examples=200, deadline=None)
 def test_any_bounds(ahead: int, age: int, record_ms: int) -> None:
-    """Whoever switches the bounds off by a large number would have a daemon that ends with the first message."""
+    """A user who switches the bounds off with a large number would have a daemon that ends at the first message."""
     alone = chunk(Side.PRICES, [plain(Side.PRICES)], [record_ms])
     bounds = EventBounds(ahead, age)
-    assert verdicts(decode(alone, bounds)) == verdicts(decode_strictly(alone, bounds))
+    assert verdicts(decode(alone, bounds)) == one_by_one(alone, bounds)
 
 
 ORDINARY = {
@@ -225,24 +228,33 @@ ORDINARY = {
 @SIDES
 @pytest.mark.parametrize("shape", ORDINARY)
 @pytest.mark.parametrize("bad", [None, b"", b"hello", b'{"symbol":"A"}', b"\xff"])
-def test_ordinary_messages_are_read_in_columns(side: Side, shape: str, bad: bytes | None) -> None:
-    """A doubt about each message, or about all because of a bad one, makes decode ten times slower without a word."""
+def test_ordinary_messages_are_read_in_columns(
+    side: Side, shape: str, bad: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If ordinary messages were read one by one, decode would silently become ten times slower."""
     alike = [ORDINARY[shape] % VALUE[side]] * 30
     together = chunk(side, [*alike, bad, *alike])
-    rows, sure = _read_columns(together, BOUNDS)
-    assert sure.tolist() == [*range(30), *range(31, 61)]
-    assert bits(rows) == bits(decode_strictly(together, BOUNDS).rows)
+    wanted = one_by_one(together, BOUNDS)
+    read, read_alone = codec.fields_of, list[bytes]()
+
+    def fields_of(feed: Feed, value: bytes) -> Fields | Fault:
+        read_alone.append(value)
+        return read(feed, value)
+
+    monkeypatch.setattr(codec, "fields_of", fields_of)
+    assert verdicts(decode(together, BOUNDS)) == wanted
+    assert set(read_alone) <= {bad}
     times = [msgspec.json.decode(ORDINARY[shape] % VALUE[side], type=dict[str, msgspec.Raw])["timestamp"]] * 30
-    assert parse_literals(times)[1].all(), "each time is parsed by itself"
+    assert parse_alike(times)[1].all(), "times are parsed one by one"
 
 
 def test_no_messages() -> None:
-    """A chunk of nothing is no reason to end."""
+    """An empty chunk must not end the daemon."""
     assert verdicts(decode(chunk(Side.PRICES, []), BOUNDS)) == []
 
 
 def test_every_reason_can_come() -> None:
-    """A reason that never comes hides another."""
+    """A reason that never occurs would hide another one."""
     stamp = b'"timestamp":"2026-09-21T14:13:20Z"'
     cases = {
         None: Reason.EMPTY,

@@ -1,4 +1,4 @@
-"""JSON's hard cases, in every place of a message: all readers say what the judge says, soon, and nothing raises."""
+"""JSON's hard cases, in every place of a message: all readers agree with the judge, quickly, and none raises."""
 
 import time
 
@@ -21,14 +21,14 @@ MEGABYTE = 1_000_000
 
 
 def name(text: bytes) -> str:
-    """Of a test."""
+    """A test's name."""
     return readers.shown(text)[2:40]
 
 
 @SIDES
 @pytest.mark.parametrize("text", hard_cases.TEXTS, ids=name)
 def test_in_every_place(text: bytes, side: Side) -> None:
-    """Else one odd number, text or bracket would become a wrong row, a wrong reason, or the daemon's end."""
+    """Otherwise an odd number, text or bracket would become a wrong row or a wrong reason, or would end the daemon."""
     assert disagreements(side, list(hard_cases.bent(text, side))) == []
 
 
@@ -36,7 +36,7 @@ def test_in_every_place(text: bytes, side: Side) -> None:
 @given(data=st.data())
 @settings(max_examples=400, deadline=None)
 def test_among_others(side: Side, data: st.DataObject) -> None:
-    """Else a hard case would hide among good messages, or two of them would make up for each other."""
+    """Otherwise a hard case could hide among good messages, or two of them could cancel each other out."""
     values = data.draw(st.lists(st.sampled_from(SHORT[side]), min_size=1, max_size=4))
     at = data.draw(st.integers(0, len(values)))
     assert disagreements(side, [*values[:at], plain(side), *values[at:]]) == []
@@ -44,21 +44,21 @@ def test_among_others(side: Side, data: st.DataObject) -> None:
 
 @SIDES
 def test_broken_apart(side: Side) -> None:
-    """Else two bad messages would become two rows, since a reader of lines cuts them otherwise than the log does."""
+    """Otherwise two bad messages could become two rows, because a reader of lines cuts them differently from the log."""
     for values in hard_cases.broken_apart(side):
         assert disagreements(side, values) == []
 
 
 @SIDES
 def test_compressed(side: Side) -> None:
-    """Else bytes that no other consumer takes for JSON would be rows, and a small one could unpack to fill the memory."""
+    """Otherwise bytes that no other consumer takes for JSON would be rows, and a small message could unpack to fill memory."""
     for values in hard_cases.compressed(side):
         assert disagreements(side, values) == []
 
 
 @pytest.mark.parametrize("literal", LITERALS, ids=lambda literal: literal[:40])
 def test_numbers_as_times(literal: str) -> None:
-    """Else an instant would be another one for the way in which its number is written."""
+    """Otherwise the same number, written in another way, would be another instant."""
     assert readers.number_disagreements(literal) == []
 
 
@@ -89,7 +89,7 @@ def test_numbers_as_times(literal: str) -> None:
     ids=name,
 )
 def test_a_megabyte(text: bytes) -> None:
-    """Else one large message would keep the daemon busy for hours: some ways to read are quadratic."""
+    """Otherwise one large message could keep the daemon busy for hours: some ways to read are quadratic."""
     bent = list(hard_cases.bent(text, Side.PRICES))
     values = [bent[place] for place in (0, 3, 4, 5, 8)]  # alone, symbol, price, timestamp, an unknown field
     begun = time.process_time()
@@ -101,7 +101,7 @@ def test_a_megabyte(text: bytes) -> None:
 @pytest.mark.parametrize("depth", [10, 256, 511, 512, 513, 900, 1_000, 3_000])
 @pytest.mark.parametrize("frames", [0, 200, 350])
 def test_depth_is_bounded_alike_wherever_the_caller_stands(depth: int, frames: int) -> None:
-    """Else a replica on another version of Python, or a deeper stack, would leave other tables from the same log."""
+    """Otherwise a replica with another Python version, or a deeper stack, would make other tables from the same log."""
     nested = b'{"symbol":"S","price":1,"timestamp":%s,"x":' % STAMP + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
 
     def descend(frames: int) -> list[readers.Verdict]:
@@ -112,7 +112,7 @@ def test_depth_is_bounded_alike_wherever_the_caller_stands(depth: int, frames: i
 
 
 def test_a_panic_of_polars_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a fault in a library's fast path, which is no ``Exception`` in Python, would kill the daemon on each start."""
+    """Otherwise a panic in a library, which is not an ``Exception`` in Python, would kill the daemon at every start."""
 
     def panic(*_: object, **__: object) -> None:
         raise pl.exceptions.PanicException("index out of bounds")

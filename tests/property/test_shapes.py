@@ -30,7 +30,7 @@ def plain(side: TopicSide, symbol: int, cents: int, micros: int) -> Tick:
     )
 )
 def test_every_shape_means_the_same_row(shape: Shape, messages: list[tuple[TopicSide, int, int, int]]) -> None:
-    """What is measured with a shape is the same work, whichever the symbols, numbers and times."""
+    """Otherwise the shapes would be measured on different work, not on different writing."""
     reshaper = Reshaper(shape)
     for side, symbol, cents, micros in messages:
         tick = plain(side, symbol, cents, micros)

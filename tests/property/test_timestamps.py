@@ -1,4 +1,4 @@
-"""Event times: both parsers read one grammar, and read it as the standard library does."""
+"""Event times: both parsers read one grammar, and agree with the standard library."""
 
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests import reference
 from tests.readers import MANY, among_others
-from tickloom.core.timestamps import UNREACHABLE, parse_literals, parse_number, parse_text
+from tickloom.core.timestamps import UNREACHABLE, parse_alike, parse_number, parse_text
 
 EPOCH = datetime(1970, 1, 1)
 
@@ -81,8 +81,8 @@ def one_by_one(literal: str) -> int | None:
 @example(["1790000000", "0000000001", "1.7900e+03"])
 @settings(max_examples=400, deadline=None)
 def test_many_literals_say_what_each_says(drawn: list[str]) -> None:
-    """Else a time would depend on the messages that happen to travel beside it."""
-    micros, known = parse_literals([literal.encode() for literal in drawn] * MANY)
+    """Otherwise a time would depend on the messages that happen to arrive with it."""
+    micros, known = parse_alike([literal.encode() for literal in drawn] * MANY)
     for at, literal in enumerate(drawn * MANY):
         assert not known[at] or micros[at] == one_by_one(literal), literal
 
@@ -90,7 +90,7 @@ def test_many_literals_say_what_each_says(drawn: list[str]) -> None:
 @given(text=PLAIN, number=NUMBERS, others=st.lists(st.one_of(PLAIN.map('"{}"'.format), NUMBERS), max_size=3))
 @settings(max_examples=200, deadline=None)
 def test_what_comes_often_is_read_at_once(text: str, number: str, others: list[str]) -> None:
-    """Else each time of an ordinary stream would be parsed by itself, and decode would cost several times as much."""
+    """Otherwise an ordinary stream's times would be parsed one by one, and decode would cost several times as much."""
     assert among_others(f'"{text}"', *others) == reference._iso(text)
     if number[0] in "123456789" and "e" not in number:
         assert among_others(number, *others) == parse_number(number)
@@ -99,13 +99,13 @@ def test_what_comes_often_is_read_at_once(text: str, number: str, others: list[s
 @given(text=st.one_of(TEXTS, PLAIN))
 @settings(max_examples=600, deadline=None)
 def test_a_text_is_read_as_the_judge_reads_it(text: str) -> None:
-    """Else a row would land at another time than its sender meant, or be refused for nothing."""
+    """Otherwise a row would get another time than its sender meant, or be rejected without a reason."""
     assert parse_text(text) == reference._iso(text)
 
 
 @given(moment=st.datetimes(timezones=st.just(UTC)), hours=st.integers(-23, 23), minutes=st.integers(0, 59))
 def test_an_offset_names_the_same_instant(moment: datetime, hours: int, minutes: int) -> None:
-    """Else producers in two time zones would write one event under two keys."""
+    """Otherwise producers in two time zones would write one event under two keys."""
     naive = moment.replace(tzinfo=None)
     micros = (naive - EPOCH) // timedelta(microseconds=1)
     offset = (abs(hours) * 60 + minutes) * (-1 if hours < 0 else 1)
@@ -140,14 +140,14 @@ def test_an_offset_names_the_same_instant(moment: datetime, hours: int, minutes:
     ],
 )
 def test_the_calendars_edges(text: str, good: bool) -> None:
-    """Else a day that does not exist would silently become another one."""
+    """Otherwise a day that does not exist would silently become another one."""
     assert (parse_text(text) is not None) == good
     assert (among_others(f'"{text}"') is not None) == good
     assert parse_text(text) == reference._iso(text)
 
 
 def test_every_months_end_follows_its_last_second() -> None:
-    """Else rows around midnight on a month's last day would fall into the wrong partition."""
+    """Otherwise rows around midnight on a month's last day would fall into the wrong partition."""
     for year in (1, 4, 100, 400, 1900, 1969, 1970, 2000, 2023, 2024, 2100, 9998):
         for month in range(1, 13):
             first = datetime(year + month // 12, month % 12 + 1, 1)
@@ -175,7 +175,7 @@ def test_every_months_end_follows_its_last_second() -> None:
     ],
 )
 def test_texts_by_hand(text: str, micros: int) -> None:
-    """Else the parsers and their judge could be wrong together."""
+    """Otherwise the parsers and their judge could be wrong together."""
     assert parse_text(text) == micros == reference._iso(text) == among_others(f'"{text}"')
 
 
@@ -192,7 +192,7 @@ def test_texts_by_hand(text: str, micros: int) -> None:
 )
 @settings(max_examples=500, deadline=None)
 def test_an_epoch_number_is_read_as_the_judge_reads_it(number: Decimal, style: str) -> None:
-    """Else seconds would be taken for milliseconds, or digits past the microsecond be rounded instead of cut."""
+    """Otherwise seconds could be taken for milliseconds, or digits past the microsecond rounded instead of cut off."""
     literal = f"{number:{style}}"
     wanted = reference._epoch(literal)
     assert parse_number(literal) == (wanted if abs(wanted) < 10**18 else UNREACHABLE)
@@ -224,6 +224,6 @@ def test_an_epoch_number_is_read_as_the_judge_reads_it(number: Decimal, style: s
     ],
 )
 def test_epoch_numbers_by_hand(literal: str, micros: int) -> None:
-    """Else one number with a mad power would stop the daemon, or the unit change at the wrong magnitude."""
+    """Otherwise one number with a huge power would stop the daemon, or the unit would change at the wrong magnitude."""
     assert parse_number(literal) == micros
     assert among_others(literal) in (None, micros)

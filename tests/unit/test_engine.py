@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from tests.builders import new_engine, supply_nothing, work_alone
-from tickloom.core.decode import EventBounds, decode
+from tickloom.core.checks import EventBounds
+from tickloom.core.decode import decode
 from tickloom.core.engine import Commit, Engine, Expiry, NewestRows, RowsAround, Stored
 from tickloom.core.model import Chunk, Decoded, Side, TopicPartition
 from tickloom.core.tails import Tails

@@ -11,7 +11,6 @@ import pytest
 from tickloom.commands import findings
 from tickloom.settings import Settings
 from tickloom.source.cluster import Cluster
-from tickloom.store import schema
 from tickloom.store.postgres import Connection
 
 
@@ -54,7 +53,7 @@ def check_with(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(findings, "_source", no_fault)
     monkeypatch.setattr(findings, "check_cleanup", lambda _settings: "kept")
     monkeypatch.setattr(findings, "peek_keys", lambda _settings: "all have keys")
-    monkeypatch.setattr(schema, "check", no_fault)
+    monkeypatch.setattr(findings, "check_schema", no_fault)
     for name in ("rehearse", "rehearse_partitions", "refuse_poolers"):
         monkeypatch.setattr(findings, name, no_fault)
 

@@ -1,4 +1,4 @@
-"""The message shapes: each says what its name says, and means what the plain message means."""
+"""The message shapes: each is written as its name says, and means what the plain message means."""
 
 from collections import Counter
 from datetime import UTC, datetime
@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks import core
 from tests.reference import Record, reason_of
-from tickloom.core.decode import EventBounds, decode
+from tickloom.core.checks import EventBounds
+from tickloom.core.decode import decode
 from tickloom.core.model import Chunk, Side
 from tickloom.shapes import PLAIN, SHAPES, Reshaper, Shape, reshaped, shape_named
 from tickloom.synthetic import DAY, SIDES, Tick, TickSettings, history
@@ -47,7 +48,7 @@ def record(tick: Tick, offset: int = 0) -> Record:
 
 @every_shape
 def test_the_pairs_still_meet_under_a_key_of_their_symbol(shape: Shape) -> None:
-    """A shape whose pairs do not join would be measured as fast: it writes a third of the rows less."""
+    """A shape whose pairs did not join would be measured as fast, because it would write fewer rows."""
     verdicts = [reason_of(record(tick)) for tick in reshaped(TICKS, shape)]
     for price, volume in zip(verdicts[::2], verdicts[1::2], strict=True):
         if isinstance(price, dict) and isinstance(volume, dict):
@@ -60,7 +61,7 @@ def test_the_pairs_still_meet_under_a_key_of_their_symbol(shape: Shape) -> None:
 
 @every_shape
 def test_as_many_are_bad_as_the_shape_says(shape: Shape) -> None:
-    """A rate with 1% of bad messages is one with exactly 1%, and the bench knows how many there are."""
+    """A rate with 1% of bad messages must be one with exactly 1%, and the bench must know how many they are."""
     reshaper = Reshaper(shape)
     ticks = [reshaper.rewrite(tick) for tick in TICKS]
     reasons = [reason for tick in ticks if isinstance(reason := reason_of(record(tick)), str)]
@@ -73,8 +74,8 @@ def test_as_many_are_bad_as_the_shape_says(shape: Shape) -> None:
 
 
 @every_shape
-def test_the_bench_knows_what_comes_of_a_log(shape: Shape) -> None:
-    """Times that are cut let pairs become one: such a message is superseded, and counted beforehand to the last one."""
+def test_the_bench_knows_what_a_log_becomes(shape: Shape) -> None:
+    """Where times are cut, two pairs may become one: the bench must know exactly how many messages are superseded."""
     reshaper = Reshaper(shape)
     keys: Counter[object] = Counter()
     for tick in TICKS + TICKS[:100] if shape.cuts_times else TICKS:
@@ -89,7 +90,7 @@ def test_the_bench_knows_what_comes_of_a_log(shape: Shape) -> None:
 
 @every_shape
 def test_the_same_ticks_give_the_same_bytes(shape: Shape) -> None:
-    """Two runs of the bench, or two peers, are measured on one log."""
+    """Two runs of the bench, or two peers, must be measured on one log."""
     once = list(reshaped(TICKS, shape))
     assert once == list(reshaped(TICKS, shape))
     differ = sum(one.value != tick.value for one, tick in zip(once, TICKS, strict=True))
@@ -103,7 +104,7 @@ def test_the_same_ticks_give_the_same_bytes(shape: Shape) -> None:
 
 @every_shape
 def test_the_decoder_reads_each_shape_as_the_reference_does(shape: Shape) -> None:
-    """Speed is measured on these messages: it must be that of reading them rightly."""
+    """Speed is measured on these messages, so it must be the speed of reading them correctly."""
     for side in SIDES:
         ticks = [tick for tick in reshaped(TICKS, shape) if tick.topic_side == side]
         verdicts = [reason_of(record(tick)) for tick in ticks]
@@ -125,21 +126,21 @@ def test_the_decoder_reads_each_shape_as_the_reference_does(shape: Shape) -> Non
 
 @pytest.mark.parametrize("name", PINNED)
 def test_a_shape_is_what_its_description_says(name: str) -> None:
-    """Who compares two versions of tickloom compares them on the same bytes."""
+    """Two versions of tickloom must be compared on the same bytes."""
     tick = Tick("prices", b"SYM0001", ONE_PRICE, 1_772_280_000_123)
     assert (Reshaper(SHAPES[name]).rewrite(tick).value or b"").decode() == PINNED[name]
 
 
 def test_sizes_and_orders() -> None:
-    """`wide` is 2 kB, and `key-order` is not one other order."""
+    """`wide` must be 2 kB, and `key-order` must be many orders, not one."""
     wide = [len(tick.value or b"") for tick in reshaped(TICKS, SHAPES["wide"])]
     assert 1_900 < min(wide) <= max(wide) < 2_200
     firsts = Counter((tick.value or b"")[:6] for tick in reshaped(TICKS, SHAPES["key-order"]))
     assert len(firsts) == 7  # each known field, of both sides
 
 
-def test_what_is_no_plain_message_stays_as_it_is() -> None:
-    """A producer that is asked for bad messages and a shape sends bad ones still."""
+def test_anything_but_a_plain_message_stays_as_it_is() -> None:
+    """A producer that is asked for bad messages and a shape must still send bad ones."""
     bad = list(history(TickSettings(symbols=50, bad_share=1), 500, 0.5, END))
     for before, after in zip(bad, reshaped(bad, SHAPES["epoch-float"]), strict=True):
         was, is_now = reason_of(record(before)), reason_of(record(after))
@@ -147,14 +148,14 @@ def test_what_is_no_plain_message_stays_as_it_is() -> None:
         assert was == is_now
 
 
-def test_an_unknown_name_is_answered_with_those_there_are() -> None:
-    """Nobody has to look into the code for a name."""
+def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
+    """Nobody should have to search the code for a name."""
     with pytest.raises(ValueError, match="no shape is called nonsense; there are plain, realistic, unknown-number"):
         shape_named("nonsense")
 
 
-def test_the_cost_of_decode_is_told_by_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who makes a shape faster sees it in one command, also one with bad messages in it."""
+def test_the_cost_of_decode_is_reported_by_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a change makes a shape faster must show in one command, also for a shape with bad messages."""
     monkeypatch.setattr(core, "CHUNK_MESSAGES", 500)
     found = core.by_shape([PLAIN, SHAPES["bad-10"], SHAPES["tombstones-1"]], 1, 50)
     assert list(found) == ["plain", "bad-10", "tombstones-1"]
@@ -162,5 +163,5 @@ def test_the_cost_of_decode_is_told_by_shape(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_each_shape_is_described_in_a_line() -> None:
-    """The table of the bench is read by people who have not seen the code."""
+    """People who have not seen the code read the table of the bench."""
     assert all(0 < len(shape.says) <= 80 and "\n" not in shape.says for shape in SHAPES.values())

@@ -1,4 +1,4 @@
-"""The tick generator: what tests, demo and benchmarks are fed must be the same each time, and as asked."""
+"""The tick generator: its ticks must be the same each time, and as the settings ask."""
 
 import json
 from collections import Counter
@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tickloom.core.decode import EventBounds, decode_strictly
+from tickloom.core.checks import EventBounds
+from tickloom.core.decode import decode
 from tickloom.core.model import Chunk, Reason, Side
 from tickloom.core.timestamps import parse_text
 from tickloom.synthetic import DAY, SIDES, Tick, TickSettings, TopicSide, bad_values, history, iso, live
@@ -47,11 +48,11 @@ class _NoHeaders:
 
 
 def reasons(side: TopicSide, values: Sequence[bytes], timestamp_ms: int) -> list[Reason]:
-    """Why the daemon's own decoder rejects each of the values that it rejects."""
+    """The reasons of the values that the daemon's own decoder rejects."""
     size = len(values)
     stamps = [timestamp_ms] * size
     chunk = Chunk(Side(side), side, [_NoHeaders()] * size, values, [0] * size, range(size), stamps)
-    return [reject.reason for reject in decode_strictly(chunk, BOUNDS).rejects]
+    return [reject.reason for reject in decode(chunk, BOUNDS).rejects]
 
 
 def fields(tick: Tick) -> dict[str, Any]:
@@ -59,13 +60,13 @@ def fields(tick: Tick) -> dict[str, Any]:
 
 
 def near(share: float, expected: float) -> bool:
-    """Within a fifth of what was asked: the samples below are large enough for that."""
+    """Within a fifth of the share asked for; the samples below are large enough for that."""
     return abs(share - expected) < 0.2 * expected
 
 
 @pytest.mark.parametrize("settings", [TickSettings(), HOSTILE], ids=["calm", "hostile"])
 def test_the_same_seed_gives_the_same_bytes(settings: TickSettings) -> None:
-    """A failing run can be repeated from its seed; another seed is another market."""
+    """A failing run must be repeatable from its seed, and another seed must be another market."""
     once = list(history(settings, 500, 10, END))
     assert once == list(history(settings, 500, 10, END))
     assert list(islice(live(settings), 500)) == list(islice(live(settings), 500))
@@ -74,7 +75,7 @@ def test_the_same_seed_gives_the_same_bytes(settings: TickSettings) -> None:
 
 
 def test_the_bytes_never_change_between_versions() -> None:
-    """A seed written into a bug report still means the same ticks a year later."""
+    """A seed in a bug report must still mean the same ticks a year later."""
     assert list(history(TickSettings(symbols=3, seed=7), 1, 1, END)) == [
         PINNED_PRICE,
         PINNED_VOLUME,
@@ -82,7 +83,7 @@ def test_the_bytes_never_change_between_versions() -> None:
 
 
 def test_calm_history_is_whole_pairs_in_order_over_the_days_asked_for() -> None:
-    """A benchmark over "in-order pairs" gets exactly these: as many as asked, each with both sides."""
+    """A benchmark of in-order pairs must get exactly these: as many as it asks for, each with both sides."""
     ticks = list(history(TickSettings(symbols=20), 1_000, 10, END))
     prices, volumes = ticks[::2], ticks[1::2]
     assert len(ticks) == 2_000
@@ -94,7 +95,7 @@ def test_calm_history_is_whole_pairs_in_order_over_the_days_asked_for() -> None:
 
 
 def test_values_follow_the_input_contract() -> None:
-    """What the producer sends is what the documents say the daemon reads: these fields, keyed by symbol."""
+    """The producer must send what the documents say the daemon reads: these fields, keyed by symbol."""
     for tick in history(TickSettings(symbols=20), 500, 1, END):
         value = fields(tick)
         assert tick.key == value["symbol"].encode()
@@ -110,13 +111,13 @@ def test_values_follow_the_input_contract() -> None:
 
 
 def test_live_is_endless_and_steps_by_the_settings() -> None:
-    """A rate of 50 pairs a second is a pair each 20 ms, from the start it was given."""
+    """A rate of 50 pairs a second must be a pair every 20 ms, from the given start."""
     ticks = list(islice(live(TickSettings(step_seconds=0.02), END), 200))
     assert [tick.timestamp_ms for tick in ticks[::2]] == [END_MS + 20 * index for index in range(100)]
 
 
 def test_shares_are_as_asked() -> None:
-    """ "4% bad" in a test's name is 4% in its data, and so are the other troubles."""
+    """ "4% bad" in a test's name must be 4% in its data, and the same holds for the other troubles."""
     records = 20_000
     ticks = list(history(HOSTILE, records, 10, END))
     bad = [tick for tick in ticks if reasons(tick.topic_side, [tick.value], tick.timestamp_ms)]
@@ -134,7 +135,7 @@ def test_shares_are_as_asked() -> None:
 
 
 def test_one_sided_pairs_lack_one_side_only() -> None:
-    """Rows that never find their other half are in the data, from both sides."""
+    """The data must have rows of both sides whose other half never comes."""
     ticks = list(history(TickSettings(one_sided_share=0.1), 10_000, 10, END))
     sides = Counter(tick.topic_side for tick in ticks)
     assert near(1 - len(ticks) / 20_000, 0.05)
@@ -142,7 +143,7 @@ def test_one_sided_pairs_lack_one_side_only() -> None:
 
 
 def test_half_of_the_repeats_are_corrections() -> None:
-    """Duplicates and corrections are different things to the daemon; both must occur."""
+    """Duplicates and corrections are different things to the daemon, so both must occur."""
     seen: dict[tuple[str, bytes, str], set[bytes]] = {}
     for tick in history(TickSettings(symbols=50, repeat_share=0.2), 5_000, 10, END):
         seen.setdefault((tick.topic_side, tick.key, fields(tick)["timestamp"]), set()).add(tick.value)
@@ -151,7 +152,7 @@ def test_half_of_the_repeats_are_corrections() -> None:
 
 
 def test_the_time_of_sending_never_goes_back() -> None:
-    """Kafka's record timestamps rise as in a real log, whatever the events inside do."""
+    """Record timestamps must rise as in a real log, whatever the event times do."""
     ticks = list(history(HOSTILE, 2_000, 1, END))
     assert all(before.timestamp_ms <= after.timestamp_ms for before, after in pairwise(ticks))
     assert ticks[-1].timestamp_ms <= END_MS
@@ -159,32 +160,32 @@ def test_the_time_of_sending_never_goes_back() -> None:
 
 @pytest.mark.parametrize("side", SIDES)
 def test_each_bad_value_is_rejected_for_its_own_reason(side: TopicSide) -> None:
-    """The generator knows the contract's order of reasons: a test may rely on which one it asked for."""
+    """The generator must know the order of reasons, so that a test gets the one that it asks for."""
     now_ms = END_MS
     for reason, values in bad_values(side, "SYM0001", now_ms * 1_000).items():
         assert reasons(side, values, now_ms) == [Reason(reason)] * len(values)
 
 
 def test_every_reject_reason_appears() -> None:
-    """No reason of the contract goes untested because the generator never makes it."""
+    """A reason that the generator never makes would go untested."""
     seen = {
         reason
         for tick in history(TickSettings(symbols=50, bad_share=0.2), 2_000, 1, END)
         for reason in reasons(tick.topic_side, [tick.value], tick.timestamp_ms)
     }
-    assert seen == set(Reason) - {Reason.EXPIRED, Reason.REFUSED}  # the tables decide about these
+    assert seen == set(Reason) - {Reason.EXPIRED, Reason.REFUSED}  # only the tables decide these
 
 
 @pytest.mark.parametrize(
     "wrong", [{"symbols": 0}, {"bad_share": 1.5}, {"disorder_share": -0.1}, {"step_seconds": 0}], ids=str
 )
 def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
-    """A percentage given where a share is meant is an error, not a market of garbage."""
+    """A percentage in the place of a share must be an error, not a market of garbage."""
     with pytest.raises(ValueError, match=r"symbols|share|step_seconds"):
         TickSettings(**wrong)  # type: ignore[arg-type]
 
 
 def test_iso_is_utc_to_the_microsecond() -> None:
-    """The text is one that the daemon reads back exactly."""
+    """The daemon must read the text back exactly."""
     assert iso(1) == "1970-01-01T00:00:00.000001Z"
     assert parse_text(iso(1_772_366_400_123_456)) == 1_772_366_400_123_456

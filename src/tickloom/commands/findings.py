@@ -11,7 +11,8 @@ from tickloom.errors import TickloomError
 from tickloom.settings import Settings, ignored
 from tickloom.source.clients import check_options
 from tickloom.source.cluster import Cluster, ask_group, check_cleanup, describe_cluster, peek_keys
-from tickloom.store import ledger, schema
+from tickloom.store import ledger, schema, source_claim
+from tickloom.store.check import check_schema, check_widths
 from tickloom.store.locks import judge_locks, lock_table
 from tickloom.store.pooler import refuse_poolers
 from tickloom.store.postgres import connected
@@ -108,7 +109,7 @@ async def _database(settings: Settings) -> str:
 
 async def _schema(settings: Settings) -> str:
     async with connected(settings) as connection:
-        await schema.check(connection, settings)
+        await check_schema(connection, settings)
     return "tables, columns and partitioning are as needed"
 
 
@@ -120,7 +121,7 @@ async def _rights(settings: Settings) -> str:
 async def _partitions(settings: Settings) -> str:
     maker, now = schema.partitioner(settings), datetime.now(UTC)
     async with connected(settings) as connection:
-        await schema.check_widths(connection, maker, now)
+        await check_widths(connection, maker, now)
         return await rehearse_partitions(connection, maker, now)
 
 
@@ -137,9 +138,9 @@ async def _source(settings: Settings, cluster: Cluster) -> str:
         noted = await connection.fetchrow("SELECT * FROM tickloom.source")
     if noted is None:
         return "nothing is loaded yet"
-    schema.refuse_other_source(noted, schema.source_of(settings, cluster.cluster_id))
-    schema.refuse_other_topics(noted, settings, cluster.topic_ids)
-    schema.refuse_other_group(noted, settings)
+    source_claim.refuse_other_source(noted, source_claim.source_of(settings, cluster.cluster_id))
+    source_claim.refuse_other_topics(noted, settings, cluster.topic_ids)
+    source_claim.refuse_other_group(noted, settings)
     return "the tables were made from these topics, by this group"
 
 

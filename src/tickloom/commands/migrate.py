@@ -13,8 +13,8 @@ def migrate(output: OutputOption = Output.TEXT, as_json: JsonOption = False) -> 
     """Create tables, bookkeeping and the first partitions; safe to repeat, never drops anything."""
     from tickloom.store.provision import provision
 
-    created = run_loop(provision(configured()))
+    done, created = run_loop(provision(configured()))
     if wants_json(output, as_json):
-        print_json({"partitions_created": created})
+        print_json({"done": done, "partitions_created": created})
     else:
-        print(f"the tables are in place; {created} partitions were created")
+        print("\n".join((*done[:-1], f"{created} partitions were created", done[-1])))

@@ -110,20 +110,37 @@ TABLES = (PRICES, VOLUMES, ANALYTICS)
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """One side of the input: the table of its rows, the columns of value and moving average, and its optional numbers."""
+    """One side of the input: the table of its rows, the columns of value and moving average, and its optional numbers.
+
+    ``not_negative``: the numbers that may not be below 0. ``ordered``: pairs of which the first may not be below the second.
+    """
 
     side: Side
     table: Table
     value: str
     average: str
     optional: tuple[str, ...] = ()
+    not_negative: tuple[str, ...] = ()
+    ordered: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The names of all its numbers in a message, the value first."""
+        return (self.value, *self.optional)
 
 
 FEEDS: Mapping[Side, Feed] = {
     feed.side: feed
     for feed in (
-        Feed(Side.PRICES, PRICES, "price", "price_moving_avg", ("open_price", "high_price", "low_price")),
-        Feed(Side.VOLUMES, VOLUMES, "volume", "trading_volume_moving_avg"),
+        Feed(
+            Side.PRICES,
+            PRICES,
+            "price",
+            "price_moving_avg",
+            optional=("open_price", "high_price", "low_price"),
+            ordered=(("high_price", "low_price"),),
+        ),
+        Feed(Side.VOLUMES, VOLUMES, "volume", "trading_volume_moving_avg", not_negative=("volume",)),
     )
 }
 

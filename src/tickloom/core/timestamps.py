@@ -1,7 +1,8 @@
 """Event times: ISO-8601 text or epoch numbers to microseconds since 1970 UTC. Pure, exact, no clock.
 
-Two parsers of one grammar: ``parse_text`` and ``parse_number`` for a single value, and ``parse_literals`` for many
-JSON literals at once, which answers for those that are written like many others. Tests hold them equal.
+Two parsers of one grammar: ``parse_text`` and ``parse_number`` take a single value; ``parse_alike`` takes many JSON
+literals at once and answers for those that are written like many others. Tests hold them equal.
+``parse_literal`` and ``parse_literals`` combine them, for the codecs of text formats.
 
     YYYY-MM-DD ("T" | " ") HH:MM [":" SS ["." digits]] ["Z" | ("+"|"-") HH [":"] MM | ("+"|"-") HH]
 """
@@ -12,33 +13,35 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 MICROSECONDS = 1_000_000
 DAY_MICROSECONDS = 86_400 * MICROSECONDS
 UNREACHABLE = 2**63 - 1
-"""Stands for an epoch number that no 64-bit count of microseconds can hold: always out of bounds."""
+"""Stands for an epoch number that exceeds a 64-bit count of microseconds: always out of bounds."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 EARLIEST = (date(2, 1, 1).toordinal() - _EPOCH_DAY) * DAY_MICROSECONDS
 LATEST = (date(9999, 1, 1).toordinal() - _EPOCH_DAY) * DAY_MICROSECONDS
-"""The years 2 to 9998, half open: what ``datetime`` can hold, with the end of the last partition and without the first
-instant, which asyncpg takes for minus infinity."""
+"""The years 2 to 9998, half open: ``datetime`` can hold all of them and the end of the last partition. The year 1 is
+left out because asyncpg takes its first instant for minus infinity."""
 
 _TEXT = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d+))?)?(?:Z|([+-])(\d\d)(?::?(\d\d))?)?", re.ASCII
 )
 _NUMBER = re.compile(r"(-)?(\d+)(?:\.(\d+))?(?:[eE]([+-]?)0*(\d+))?", re.ASCII)
+_STRING = msgspec.json.Decoder(str)
 _MAX_POWER_DIGITS = 7
-_MAX_MICROS_DIGITS = 18  # some 31,000 years; all that fits into 64 bits
+_MAX_MICROS_DIGITS = 18  # some 31,000 years; more digits may not fit into 64 bits
 _DAYS_IN_MONTH = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], dtype=np.int32)
-_MAX_LITERAL_BYTES = 80  # of those that are read at once
+_MAX_LITERAL_BYTES = 80  # longer ones are parsed one by one
 _ALIKE = 16
-"""Fewer literals of one form are faster read one by one."""
+"""Fewer literals of one form are parsed faster one by one."""
 _MOST_FORMS = 8
-"""Of one length; what is written in yet other ways is read one by one."""
+"""Forms of one length that are tried; literals of any further form are parsed one by one."""
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -46,18 +49,18 @@ Chars = NDArray[np.uint8]
 
 
 def moment(micros: int) -> datetime:
-    """The instant, in UTC. Raises ``OverflowError`` outside of the years 1 to 9999."""
+    """The instant, in UTC. Raises ``OverflowError`` outside the years 1 to 9999."""
     return _EPOCH + timedelta(microseconds=micros)
 
 
 def micros_of(time: datetime) -> int:
-    """Microseconds since 1970 of an instant that knows its zone."""
+    """Microseconds since 1970 UTC; ``time`` must have a zone."""
     since = time - _EPOCH
     return (since.days * 86_400 + since.seconds) * MICROSECONDS + since.microseconds
 
 
 def parse_text(text: str) -> int | None:
-    """Microseconds since 1970 UTC, digits past the microsecond cut off; None where ``text`` is no such time."""
+    """Microseconds since 1970 UTC, digits past the microsecond cut off; None if ``text`` is not a time."""
     match = _TEXT.fullmatch(text)
     if match is None:
         return None
@@ -89,9 +92,9 @@ def parse_number(literal: str) -> int:
         return 0
     if power and len(power) > _MAX_POWER_DIGITS:
         return 0 if power_sign == "-" else UNREACHABLE
-    # All on the digits as they were written: no float rounds them, and no length or power makes it slow.
+    # This works on the digits as they were written: no float rounds them, and no length or power makes it slow.
     shift = int(f"{power_sign}{power}") if power else 0
-    size = len(digits) - len(fraction or "") + shift  # how many digits stand before the point
+    size = len(digits) - len(fraction or "") + shift  # the number of digits before the point
     kept = size + _scale(size)
     if kept > _MAX_MICROS_DIGITS:
         return UNREACHABLE
@@ -100,16 +103,35 @@ def parse_number(literal: str) -> int:
 
 
 def _scale(size: int) -> int:
-    """By which power of ten a number is multiplied that has so many digits before its point: the unit's."""
+    """The power of ten that turns a number with ``size`` digits before its point into microseconds: its unit's."""
     return next((scale for limit, scale in ((11, 6), (14, 3), (17, 0)) if size <= limit), -3)
 
 
-def parse_literals(literals: Sequence[Any]) -> tuple[Ints, Bools]:
-    """Many JSON literals at once (texts in their quotes, or numbers; any buffers): microseconds, and which are known.
+def parse_literal(literal: bytes) -> int | None:
+    """Microseconds of a JSON literal: a text in its quotes, with any escapes, or a number; None if it is not a time."""
+    try:
+        return parse_text(_STRING.decode(literal)) if literal[:1] == b'"' else parse_number(literal.decode())
+    except ValueError:  # msgspec's errors are a subclass
+        return None
 
-    Literals of one length are held against the form of the first of them: where its digits stand, and what is
-    between. All that share the form are read together, then comes the form of what is left. What is not known is for
-    ``parse_text`` and ``parse_number``: rare forms, escapes, and all that is no time.
+
+def parse_literals(literals: Sequence[Any]) -> tuple[Ints, Bools]:
+    """Many JSON literals at once (any buffers): microseconds, and which of them are times."""
+    micros, known = parse_alike(literals)
+    if not known.all():
+        for row in np.flatnonzero(~known).tolist():
+            found = parse_literal(bytes(literals[row]))
+            if found is not None:
+                micros[row], known[row] = found, True
+    return micros, known
+
+
+def parse_alike(literals: Sequence[Any]) -> tuple[Ints, Bools]:
+    """Those of many JSON literals that are written like many others: microseconds, and which ones are known.
+
+    Literals of one length are compared with the form of the first one: where its digits are, and what is between
+    them. All that share this form are parsed together; then comes the form of the first literal that is left. Rare
+    forms, escapes, and everything that is not a time remain unknown.
     """
     count = len(literals)
     micros, known = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.bool_)
@@ -123,20 +145,20 @@ def parse_literals(literals: Sequence[Any]) -> tuple[Ints, Bools]:
         else:
             starts = (np.cumsum(lengths) - lengths)[rows]
             chars = raw[starts + np.arange(length)[:, None]]
-        # By character, then by row: what stands at one place of all literals lies together.
+        # By character, then by row, so that the characters at one place of all literals are adjacent in memory.
         _read_forms(np.ascontiguousarray(chars), rows, micros, known)
     return micros, known
 
 
 def _by_length(lengths: Ints) -> Iterator[tuple[int, Ints]]:
-    """Each length that many literals have, with their indexes."""
+    """Each length that many literals have, with the indexes of these."""
     counts = np.bincount(np.minimum(lengths, _MAX_LITERAL_BYTES + 1), minlength=_MAX_LITERAL_BYTES + 2)
     for length in np.flatnonzero(counts[: _MAX_LITERAL_BYTES + 1] >= _ALIKE).tolist():
         yield length, np.flatnonzero(lengths == length)
 
 
 def _read_forms(chars: Chars, rows: Ints, micros: Ints, known: Bools) -> None:
-    """Fill in what the literals in the columns of ``chars`` say, which are those of ``rows``."""
+    """Fill in the times of the literals at ``rows``, whose characters are the columns of ``chars``."""
     for _ in range(_MOST_FORMS):
         form = _form_of(chars[:, 0].tobytes())
         alike = form.matches(chars) if form is not None else np.arange(chars.shape[1]) == 0
@@ -151,7 +173,7 @@ def _read_forms(chars: Chars, rows: Ints, micros: Ints, known: Bools) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """How some literals are written: at ``places`` stands any digit, and elsewhere what ``literal`` has there."""
+    """How some literals are written: any digits at ``places``, and elsewhere the same characters as in ``literal``."""
 
     literal: bytes
     places: list[int]
@@ -164,7 +186,7 @@ class _Form:
 
 @dataclass(frozen=True, slots=True)
 class _TextForm(_Form):
-    """ISO-8601; the offset is the same in all, ``offset_minutes``. ``fraction``: where its digits stand."""
+    """ISO-8601 with one offset for all, ``offset_minutes``. ``fraction``: the places of its digits."""
 
     has_seconds: bool
     fraction: list[int]
@@ -189,7 +211,7 @@ class _TextForm(_Form):
 
 @dataclass(frozen=True, slots=True)
 class _NumberForm(_Form):
-    """An epoch number, whose first digit is none of 0. ``kept``: how many digits stand before the point in µs."""
+    """An epoch number that does not begin with 0. ``kept``: how many of its digits are before the point in µs."""
 
     kept: int
     negative: bool
@@ -229,7 +251,7 @@ def _digits(chars: Chars, places: Sequence[int]) -> Chars:
 
 
 def _number(digits: Chars) -> Ints:
-    """The numbers whose digits these are, the first the highest."""
+    """The numbers that have these digits, the highest first."""
     value = np.zeros(digits.shape[1], dtype=np.int64)
     for digit in digits:
         value = value * 10 + digit

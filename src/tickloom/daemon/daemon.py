@@ -37,7 +37,9 @@ from tickloom.source.clients import check_options
 from tickloom.source.cluster import Cluster, describe_cluster
 from tickloom.source.membership import Member
 from tickloom.store import schema
+from tickloom.store.check import check_schema, check_widths
 from tickloom.store.pooler import refuse_poolers
+from tickloom.store.source_claim import claim_source
 
 _log = Logger(__name__)
 
@@ -134,13 +136,13 @@ class Daemon:
         outages.postgres_expected()
         try:
             await store.run(lambda _: refuse_poolers(settings))
-            await store.run(lambda connection: schema.check(connection, settings))
+            await store.run(lambda connection: check_schema(connection, settings))
             self._health.schema_present = True
             cluster = await outages.ask_kafka(lambda: describe_cluster(settings))
             await store.run(
-                lambda connection: schema.claim_source(connection, settings, cluster.cluster_id, cluster.topic_ids)
+                lambda connection: claim_source(connection, settings, cluster.cluster_id, cluster.topic_ids)
             )
-            await store.run(lambda connection: schema.check_widths(connection, replica.partitioner, datetime.now(UTC)))
+            await store.run(lambda connection: check_widths(connection, replica.partitioner, datetime.now(UTC)))
             await store.run(housekeeping.make_partitions)
         finally:
             await store.close()

@@ -11,7 +11,7 @@ from tickloom.errors import Mistake, SchemaMismatch, StoreUnavailable, TickloomE
 from tickloom.logs import Logger
 from tickloom.observe.metrics import Metrics
 from tickloom.settings import Settings
-from tickloom.store import schema
+from tickloom.store.check import check_tables
 from tickloom.store.locks import judge_locks, lock_table
 from tickloom.store.partitions import Partitioner
 from tickloom.store.postgres import Connection, connected
@@ -90,6 +90,6 @@ class Housekeeping:
     async def _check_schema(self, connection: Connection) -> None:
         """The flow may not notice that somebody dropped a key or added a policy, and be wrong or slow."""
         try:
-            await schema.check(connection, self._settings)
+            await check_tables(connection, self._settings)
         except SchemaMismatch as error:
             self._fail(error)

@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar, assert_never
 
-from tickloom.core.decode import EventBounds, decode, without
+from tickloom.core.checks import EventBounds
+from tickloom.core.decode import decode, without
 from tickloom.core.encode import Work
 from tickloom.core.engine import Commit, Engine, Expiry, Need, NewestRows, RowsAround
 from tickloom.core.gather import BatchLimits, Gatherer
@@ -49,13 +50,15 @@ from tickloom.observe.metrics import CpuClock
 from tickloom.settings import Partitioning, Settings
 from tickloom.source.cluster import Cluster, Topics
 from tickloom.source.reader import Reader, find_gap
-from tickloom.store import copartition, ledger, schema
+from tickloom.store import copartition, ledger
 from tickloom.store.careful import CarefulWriter
+from tickloom.store.check import check_tables
 from tickloom.store.copartition import Entered, Stance, View
 from tickloom.store.history import History
 from tickloom.store.loader import Loaded, Loader
 from tickloom.store.locks import lock_budget
 from tickloom.store.postgres import Connection, connected
+from tickloom.store.source_claim import claim_source
 from tickloom.store.store import Store
 from tickloom.store.supplier import Supplier
 from tickloom.store.writers import FastWriter, Writer
@@ -297,7 +300,7 @@ class Session:
             replica.partitioner.forget()  # dropped by a person, or lost in a failover: look again
             if isinstance(error, Garbled):
                 async with connected(replica.settings) as another:
-                    await schema.check(another, replica.settings)
+                    await check_tables(another, replica.settings)
             raise
 
     async def _with_partitions(self, decoded: Decoded) -> Decoded:
@@ -400,7 +403,7 @@ async def open_session(
     reader = Reader(replica.settings, view.may_read)
     store = replica.store(writes_ledger=True)
     try:
-        await store.run(lambda connection: schema.claim_source(connection, replica.settings, cluster.cluster_id, ids))
+        await store.run(lambda connection: claim_source(connection, replica.settings, cluster.cluster_id, ids))
         marks = await loop.run_in_executor(None, reader.watermarks)
         firsts = {at: low for at, (low, _) in marks.items()}
         entered = await store.run(lambda connection: copartition.enter(connection, view, firsts, replica.owner))

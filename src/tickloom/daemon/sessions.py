@@ -19,7 +19,7 @@ from tickloom.logs import Logger
 from tickloom.observe.events import Committed, StandingBy
 from tickloom.observe.health import Health
 from tickloom.retry import Backoff, RetryPolicy
-from tickloom.store import schema
+from tickloom.store.check import check_tables
 
 _log = Logger(__name__)
 
@@ -163,7 +163,7 @@ class Sessions:
         """Raise ``SchemaMismatch`` where a table is no longer what this version writes into."""
         settings, store = self._replica.settings, self._replica.store()
         try:
-            await self._lifecycle.unless_stopped(store.run(lambda connection: schema.check(connection, settings)))
+            await self._lifecycle.unless_stopped(store.run(lambda connection: check_tables(connection, settings)))
         finally:
             await store.close()
 

@@ -1,7 +1,7 @@
-"""Whether a table is what we write into, and the statement that mends it. Pure.
+"""Whether a table can take our rows, and the statement that fixes it where it cannot. Pure.
 
-What a user adds is welcome: columns that take NULL or have a default, generated ones, indexes, triggers. What is
-refused is what would change, hide or refuse rows that are good: another type, a key that is gone, a rule, a policy.
+Users may add columns that take NULL or have a default, generated columns, indexes and triggers. Whatever would change, hide or
+refuse good rows is a fault: another type, a missing key, a rule, a policy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,13 @@ _LONG_NAMES = {
 }
 _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "i": "an index"}
 _NEVER_NULL = {name for feed in FEEDS.values() for name in (feed.value, feed.average)}
-"""Declared so that they may be, but no row of ours has a NULL there: NOT NULL does no harm."""
+"""Declared without NOT NULL, but no row of ours has a NULL there, so a NOT NULL that somebody added does no harm."""
 _RESERVED = {"timestamp", "offset", "partition", "key", "value", "user", "order", "group", "table", "column"}
 
 
 @dataclass(frozen=True, slots=True)
 class FoundColumn:
-    """A column as it is. ``required``: who does not write it is refused."""
+    """A column as Postgres has it. ``required``: a row without a value for it is refused."""
 
     name: str
     type: str
@@ -35,7 +35,7 @@ class FoundColumn:
 
 @dataclass(frozen=True, slots=True)
 class FoundTable:
-    """A table as it is: see ``sql/tables.sql``."""
+    """A table as Postgres has it: see ``sql/tables.sql``."""
 
     kind: str
     hides: bool
@@ -49,16 +49,16 @@ class FoundTable:
 
 
 def faults(table: Table, found: FoundTable, role: str) -> list[str]:
-    """What of ``table`` keeps us from writing into it, each with its mend; ``role``: who we are there."""
+    """What keeps ``role`` from writing into ``table`` as it was ``found``, each with its fix; empty where nothing does."""
     name = table.name
     if found.kind not in ("r", "p"):
-        return [f"{name} is {_KINDS.get(found.kind, 'no table')}; rename or drop it, then `tickloom migrate`"]
+        return [f"{name} is {_KINDS.get(found.kind, 'not a table')}; rename or drop it, then run `tickloom migrate`"]
     if missing := sorted(set(table.names) - set(found.columns)):
         return [_lacks(name, missing)]
-    told = [
+    listed = [
         fault for column in table.columns if (fault := _column(table, column, found.columns[column.name], found.kind))
     ]
-    told += [
+    listed += [
         f"column {column.name} of {name} takes no NULL and has no default, so every row is refused: "
         f"ALTER TABLE {name} ALTER COLUMN {quoted(column.name)} SET DEFAULT …, or "
         f"ALTER TABLE {name} ALTER COLUMN {quoted(column.name)} DROP NOT NULL"
@@ -68,30 +68,32 @@ def faults(table: Table, found: FoundTable, role: str) -> list[str]:
     if table.key and not (found.key_good and tuple(found.key_columns) == table.key):
         key = f"PRIMARY KEY ({', '.join(map(quoted, table.key))})"
         drop = "" if found.key_name is None else f"DROP CONSTRAINT {quoted(found.key_name)}, "
-        told.append(f"table {name} lacks its {key}: ALTER TABLE {name} {drop}ADD {key}")
+        listed.append(f"table {name} lacks its {key}: ALTER TABLE {name} {drop}ADD {key}")
     if found.hides:
-        told.append(
-            f"row-level security of {name} holds for role {role}: ALTER TABLE {name} DISABLE ROW LEVEL SECURITY, or "
+        listed.append(
+            f"row-level security of {name} applies to role {role}: ALTER TABLE {name} DISABLE ROW LEVEL SECURITY, or "
             f"ALTER ROLE {quoted(role)} BYPASSRLS"
         )
     if found.rule is not None:
-        told.append(f"a rule changes what is written into {name}: DROP RULE {quoted(found.rule)} ON {name}")
+        listed.append(f"a rule changes what is written into {name}: DROP RULE {quoted(found.rule)} ON {name}")
     if found.unlogged is not None:
-        told.append(
-            f"{found.unlogged} is UNLOGGED: a crash would empty it behind the ledger's back: "
+        listed.append(
+            f"{found.unlogged} is UNLOGGED, so a crash would empty it and the ledger would not know: "
             f"ALTER TABLE {found.unlogged} SET LOGGED"
         )
-    return told
+    return listed
 
 
 def _lacks(table: str, missing: Sequence[str]) -> str:
-    lacks = f"table {table} lacks {', '.join(missing)}; run `tickloom migrate`, which adds what an older version lacked"
-    renamed = f"if a column was renamed, ALTER TABLE {table} RENAME COLUMN … TO {quoted(missing[0])}"
-    return f"{lacks}; {renamed}; if another program made the table, rename or drop it before"
+    return (
+        f"table {table} lacks {', '.join(missing)}; if a column was renamed, ALTER TABLE {table} RENAME COLUMN … TO {quoted(missing[0])}; "
+        f"if it was dropped, restore the table from a backup; if another program made the table, rename or drop it, then run "
+        f"`tickloom migrate`"
+    )
 
 
 def _column(table: Table, wanted: Column, found: FoundColumn, kind: str) -> str | None:
-    """What is wrong with a column that we write."""
+    """What is wrong with a column that we write, with its fix; None where nothing is."""
     column, alter = (
         f"column {wanted.name} of {table.name}",
         f"ALTER TABLE {table.name} ALTER COLUMN {quoted(wanted.name)}",
@@ -103,10 +105,8 @@ def _column(table: Table, wanted: Column, found: FoundColumn, kind: str) -> str 
     if collation and found.collation != collation.strip('"'):
         return f'{column} has collation "{found.collation}", not {collation}: {alter} TYPE {wanted.type}'
     if found.generated == "v":
-        anew = f"DROP COLUMN {quoted(wanted.name)}, ADD COLUMN {quoted(wanted.name)} {wanted.sql}"
-        return (
-            f"{column} is generated, but we write it: ALTER TABLE {table.name} {anew}, then `tickloom verify --repair`"
-        )
+        plainly = f"DROP COLUMN {quoted(wanted.name)}, ADD COLUMN {quoted(wanted.name)} {wanted.sql}"
+        return f"{column} is generated, but we write it: ALTER TABLE {table.name} {plainly}, then run `tickloom verify --repair`"
     if found.generated:
         return f"{column} is generated, but we write it: {alter} DROP EXPRESSION"
     if found.identity:
@@ -114,13 +114,13 @@ def _column(table: Table, wanted: Column, found: FoundColumn, kind: str) -> str 
     if wanted.not_null and not found.not_null:
         return f"{column} may be NULL: {alter} SET NOT NULL"
     if nullable and found.not_null:
-        return f"{column} takes no NULL, which messages may leave there: {alter} DROP NOT NULL"
+        return f"{column} takes no NULL, but a message may lack the value: {alter} DROP NOT NULL"
     return None
 
 
 def _retyped(wanted: Column, plain: str, found: FoundColumn, alter: str, kind: str) -> str:
     if kind == "p" and wanted.name == "timestamp":
-        return "it is the partition key, so rename or drop the table, then `tickloom migrate`"
+        return "it is the partition key, so rename or drop the table, then run `tickloom migrate`"
     value = quoted(wanted.name)
     zoned = plain == "timestamptz" and "without time zone" in found.type
     how = f"{value} AT TIME ZONE 'UTC'" if zoned else f"{value}::{plain}"
@@ -128,6 +128,6 @@ def _retyped(wanted: Column, plain: str, found: FoundColumn, alter: str, kind: s
 
 
 def quoted(name: str) -> str:
-    """An identifier as a statement has it."""
+    """An identifier for a statement: in quotes where it needs them."""
     plain = name.isascii() and name.isidentifier() and name.islower() and name not in _RESERVED
     return name if plain else '"' + name.replace('"', '""') + '"'

@@ -6,7 +6,7 @@ its table still has its name.
 
 A partition is made as a table of its own and then attached: ``ATTACH`` takes SHARE UPDATE EXCLUSIVE on the parent, for
 which neither readers nor COPY wait, where ``CREATE … PARTITION OF`` takes ACCESS EXCLUSIVE. An advisory lock for each
-table keeps replicas from racing (``tickloom.make_partitions`` in ``sql/bookkeeping.sql``).
+table keeps replicas from racing (``tickloom.make_partitions`` in ``migrations/``).
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Whether a pooler gives one client several servers: then session settings and staging tables land anywhere."""
+"""Whether a pooler gives one client several servers: session settings and staging tables would land on any of them."""
 
 from tickloom.errors import SettingsError, StoreUnavailable
 from tickloom.settings import Settings
@@ -6,10 +6,11 @@ from tickloom.store.postgres import SESSION_MODE, Connection, connect
 
 
 async def refuse_poolers(settings: Settings) -> None:
-    """Raise ``SettingsError`` where a pooler in transaction or statement mode stands between; ``StoreUnavailable``, ``Mistake``.
+    """Raise ``SettingsError`` where a pooler in transaction or statement mode stands in between; ``StoreUnavailable``, ``Mistake``.
 
-    A session keeps its server from one transaction to the next, whatever others do. A pooler in another mode gives the
-    server that is free longest, or shortest: what one client has just let go of, another gets, or the same client gets another.
+    A session keeps its server from one transaction to the next, whatever other sessions do. A pooler in another mode hands out
+    the server that has been free for the longest or the shortest time: a client gets the one that another client has just
+    released, or gets a different one than before.
     """
     first = await connect(settings)
     try:
@@ -32,12 +33,12 @@ async def _compare(first: Connection, second: Connection) -> None:
                 mine.add(await _server(first))
         except StoreUnavailable as error:
             if "statement pooling" in str(error):
-                raise SettingsError(f"a pooler in statement mode stands between: {error}; {SESSION_MODE}") from error
+                raise SettingsError(f"a pooler in statement mode stands in between: {error}; {SESSION_MODE}") from error
             raise
     if len(mine) > 1 or len(theirs) > 1 or mine & theirs:
-        raise SettingsError(f"a pooler in transaction mode stands between; {SESSION_MODE}")
+        raise SettingsError(f"a pooler in transaction mode stands in between; {SESSION_MODE}")
 
 
 async def _server(connection: Connection) -> bytes:
-    """The number of the server's process. By COPY, which needs no prepared statement: a pooler may lose these."""
+    """The process id of the server. Asked by COPY, which needs no prepared statement: a pooler may lose those."""
     return await connection.copy_out("SELECT pg_backend_pid()")

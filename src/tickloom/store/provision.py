@@ -4,14 +4,15 @@ from datetime import UTC, datetime
 
 from tickloom.settings import Settings
 from tickloom.store import schema
+from tickloom.store.migrate import migrate
 from tickloom.store.postgres import connected
 
 
-async def provision(settings: Settings) -> int:
-    """Create what is missing; returns how many partitions were created. Safe to repeat, never drops anything.
+async def provision(settings: Settings) -> tuple[list[str], int]:
+    """Bring the tables to the newest version; gives what ``migrate`` did, and how many partitions were created.
 
-    Raises ``Mistake``, ``StoreUnavailable``.
+    Safe to repeat; data stay. Raises ``Mistake``, ``StoreUnavailable``.
     """
     async with connected(settings) as connection:
-        await schema.migrate(connection, settings)
-        return await schema.partitioner(settings).ensure_ahead(connection, datetime.now(UTC))
+        done = await migrate(connection, settings)
+        return done, await schema.partitioner(settings).ensure_ahead(connection, datetime.now(UTC))

@@ -1,4 +1,4 @@
-"""What ``run`` does to the database, tried and undone; and the GRANTs for a role that may not."""
+"""What ``run`` does to the database, tried and rolled back; and the GRANTs that a role lacks for it."""
 
 import uuid
 from collections.abc import Mapping, Sequence
@@ -27,20 +27,21 @@ _WHERE = """
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A statement of the kind that ``run`` gives, which changes nothing; and what allows it."""
+    """A statement that needs the rights of one that ``run`` gives but changes nothing, and the GRANT that allows it."""
 
     statement: str
     grant: str
 
 
 def trials(columns: Mapping[str, Sequence[str]]) -> list[Trial]:
-    """For each table (name to columns) what is done to it. Pure."""
+    """The trials for the tables (name to columns) that ``run`` writes, and for what else it reads and locks. Pure."""
     found: list[Trial] = []
     for table, names in columns.items():
         listed = ", ".join(f'"{name}"' for name in names)
         grant = f"GRANT SELECT, INSERT, UPDATE ON {table}"
         found.append(Trial(f"INSERT INTO {table} ({listed}) SELECT {listed} FROM {table} WHERE false", grant))
         found.append(Trial(f'UPDATE {table} SET "{names[-1]}" = "{names[-1]}" WHERE false', grant))
+    found.append(Trial("SELECT FROM tickloom.migrations WHERE false", "GRANT SELECT ON tickloom.migrations"))
     found.append(
         Trial(
             "LOCK TABLE tickloom.source IN SHARE ROW EXCLUSIVE MODE", "GRANT SELECT, INSERT, UPDATE ON tickloom.source"
@@ -50,20 +51,20 @@ def trials(columns: Mapping[str, Sequence[str]]) -> list[Trial]:
 
 
 async def rehearse(connection: Connection, settings: Settings) -> str:
-    """Try all that ``run`` does, and undo it; a partition may be made by somebody else (see ``rehearse_partitions``).
+    """Try all that ``run`` does, and roll it back, except for what ``rehearse_partitions`` tries. Gives a line for ``check``.
 
-    Raises ``TickloomError`` with the GRANTs to type; ``StoreUnavailable``.
+    Raises ``TickloomError`` with the GRANTs to type, ``StoreUnavailable``.
     """
     where = await connection.fetchrow(_WHERE)
     role, schema = where["role"], where["schema"]
     grants: dict[str, None] = {}
-    words = ""
+    refusal = ""
     try:
         await stage(connection)
     except NotAllowed as error:
-        words = str(error)
+        refusal = str(error)
         grants[f"GRANT TEMPORARY ON DATABASE {where['database']}"] = None
-    except SchemaMismatch:  # tables that this role does not see
+    except SchemaMismatch:  # this role does not see the tables
         pass
     columns = {f"{schema or 'public'}.{table.name}": table.names for table in TABLES}
     books = {table.name: table.names for table in BOOKKEEPING}
@@ -72,18 +73,18 @@ async def rehearse(connection: Connection, settings: Settings) -> str:
             async with connection.transaction(rehearsal=True):
                 await connection.execute(trial.statement)
         except NotAllowed as error:
-            words = words or str(error)
+            refusal = refusal or str(error)
             grants[trial.grant] = None
     if grants:
         usage = f"GRANT USAGE ON SCHEMA tickloom, {schema or 'public'}"
         typed = "; ".join(f"{grant} TO {role}" for grant in (usage, *_together(grants)))
-        raise TickloomError(f"{words.partition('; ')[0]}; as the tables' owner type: {typed}")
+        raise TickloomError(f"{refusal.partition('; ')[0]}; as the tables' owner type: {typed}")
     await _rehearse_ending_sessions(connection, settings)
-    return f"{role} may do all that run does; it was tried and undone"
+    return f"{role} may do all that run does; it was tried and rolled back"
 
 
 def _together(grants: dict[str, None]) -> list[str]:
-    """The same right on several tables by one GRANT."""
+    """One GRANT for the same right on several tables."""
     rights: dict[str, list[str]] = {}
     for grant in grants:
         right, _, table = grant.partition(" ON ")
@@ -92,9 +93,9 @@ def _together(grants: dict[str, None]) -> list[str]:
 
 
 async def rehearse_partitions(connection: Connection, maker: Partitioner, now: datetime) -> str:
-    """Make the partition that comes next, and undo it; what a role that may not should know.
+    """Create each table's next partition, and roll it back. Gives a line for ``check``: what a role that may not create any has to know.
 
-    Raises ``TickloomError`` where there is none for ``now``, and this role may not make one; ``StoreUnavailable``, ``Mistake``.
+    Raises ``TickloomError`` where a table has no partition for ``now`` and this role may not create one; ``StoreUnavailable``, ``Mistake``.
     """
     lines: list[str] = []
     for table, width in maker.widths.items():
@@ -111,16 +112,16 @@ async def rehearse_partitions(connection: Connection, maker: Partitioner, now: d
             refusal = await why_not(connection, error)
             if until <= micros_of(now):
                 raise TickloomError(
-                    f"{table} has no partition for now, and this role may make none, so somebody else must ahead of time: {refusal}"
+                    f"{table} has no partition for now and this role may not create one, so somebody else must, ahead of time: {refusal}"
                 ) from error
             lines.append(
-                f"{table} has partitions until {moment(until):%Y-%m-%dT%H:%MZ}; who makes the next ones? This role may not: {refusal}"
+                f"{table} has partitions until {moment(until):%Y-%m-%dT%H:%MZ}; somebody else must create the next ones, this role may not: {refusal}"
             )
-    return ". ".join(lines) or "the next ones can be made: it was tried and undone"
+    return ". ".join(lines) or "the next ones can be created: it was tried and rolled back"
 
 
 async def _rehearse_ending_sessions(connection: Connection, settings: Settings) -> None:
-    """A take-over ends the sessions of a predecessor that sleeps."""
+    """Try what a take-over does to the sessions of a predecessor that sleeps: end them."""
     owner = f"check-{uuid.uuid4().hex}"
     sleeper = await connect(settings, ledger.session_name(owner))
     try:
@@ -131,6 +132,6 @@ async def _rehearse_ending_sessions(connection: Connection, settings: Settings) 
     finally:
         await sleeper.close()
     raise TickloomError(
-        "this role cannot end its own sessions, so a replica that sleeps holds its successor up for a minute; see which roles "
-        "the replicas log in as: they must be the same"
+        "this role cannot end its own sessions, so a replica that sleeps delays its successor by a minute; let all replicas log in "
+        "as the same role"
     )

@@ -28,9 +28,10 @@ from typing import Any
 from tickloom.core.model import ANALYTICS, FEEDS, TABLES, Side
 from tickloom.errors import LocksExhausted, Mistake, StoreUnavailable
 from tickloom.settings import Settings
-from tickloom.store import schema
+from tickloom.store import schema, source_claim
 from tickloom.store.carry import Carry, Row
 from tickloom.store.catalogue import detached_partitions
+from tickloom.store.check import check_schema
 from tickloom.store.history import History
 from tickloom.store.locks import lock_budget
 from tickloom.store.parts import read_parts, refuse_dropped, with_cuts
@@ -77,7 +78,7 @@ async def verify(
     report = Report(span)
     try:
         async with connected(settings) as keeper, connected(settings) as connection:
-            await schema.check(connection, settings, writes=repair)
+            await check_schema(connection, settings, writes=repair)
             await _refuse_mistakes(connection, settings, repair)
             budget = await lock_budget(connection)
             async with keeper.exported_snapshot() as snapshot:
@@ -101,7 +102,7 @@ async def _refuse_mistakes(connection: Connection, settings: Settings, repair: b
         raise Mistake("this is a read-only standby; point TICKLOOM_DATABASE_URL at the primary to repair")
     noted = await connection.fetchrow("SELECT * FROM tickloom.source")
     if noted is not None:
-        schema.refuse_other_source(noted, schema.source_of(settings, noted["cluster_id"]))
+        source_claim.refuse_other_source(noted, source_claim.source_of(settings, noted["cluster_id"]))
 
 
 # --- looking ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
--- $1 names of tables. All their columns. "required": who does not write it is refused.
+-- $1 names of tables. All their columns. "required": a row without a value for it is refused.
 SELECT wanted.name AS "table", a.attname::text AS name, format_type(a.atttypid, a.atttypmod) AS type,
     o.collname::text AS "collation", a.attnotnull AS not_null, a.attgenerated::text AS generated,
     a.attidentity <> '' AS identity,

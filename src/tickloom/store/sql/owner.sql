@@ -1,4 +1,5 @@
--- make_partitions works with the rights of its owner, who must be the tables': whoever migrates need not be.
+-- make_partitions runs with the rights of its owner, who must own the tables. The role that migrates may be another one, and the tables
+-- may have been given to another owner since.
 DO $$
 DECLARE
     wanted regrole := (SELECT relowner::regrole FROM pg_class WHERE oid = 'stock_prices'::regclass);

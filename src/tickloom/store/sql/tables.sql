@@ -1,6 +1,6 @@
--- $1 names of tables. What each is, in this order; kind is NULL where there is none. "hides": row-level security holds for
--- this role. "rule": one that changes what is written. "unlogged": the table, or a partition of it, that a crash would empty.
--- "filled": triggers may fill columns in before they are looked at.
+-- $1 names of tables. What each of them is, in this order; kind is NULL where it does not exist. "hides": row-level security applies to
+-- this role. "rule": a rule that changes what is written. "unlogged": the table, or a partition of it, that a crash would empty.
+-- "filled": a trigger may fill columns in before they are checked.
 SELECT wanted.name AS "table", c.relkind::text AS kind, row_security_active(c.oid) AS hides,
     (SELECT min(rulename) FROM pg_rewrite WHERE ev_class = c.oid AND ev_type <> '1') AS rule,
     (

@@ -1,13 +1,13 @@
--- $1 cluster, $2 and $3 topics, $4 window rows, $5 and $6 the topics' ids, NULL where there is none, $7 group. Notes what is not yet
--- noted, but not of another source; gives what is.
-WITH noted AS (
+-- $1 cluster, $2 and $3 topics, $4 window rows, $5 and $6 the topics' ids (NULL where the brokers have none), $7 group. Records whatever is
+-- not recorded yet, unless the tables were made from another source. Returns what is recorded.
+WITH completed AS (
     UPDATE tickloom.source SET
         prices_topic_id = coalesce(prices_topic_id, $5),
         volumes_topic_id = coalesce(volumes_topic_id, $6),
         group_id = coalesce(group_id, $7)
     WHERE (cluster_id, prices_topic, volumes_topic, window_rows) = ($1, $2, $3, $4)
     RETURNING *
-), made AS (
+), inserted AS (
     INSERT INTO tickloom.source (
         cluster_id, prices_topic, volumes_topic, window_rows, prices_topic_id, volumes_topic_id, group_id
     )
@@ -15,6 +15,6 @@ WITH noted AS (
     WHERE NOT EXISTS (SELECT FROM tickloom.source)
     RETURNING *
 )
-SELECT * FROM noted
-UNION ALL SELECT * FROM made
-UNION ALL SELECT * FROM tickloom.source WHERE NOT EXISTS (SELECT FROM noted)
+SELECT * FROM completed
+UNION ALL SELECT * FROM inserted
+UNION ALL SELECT * FROM tickloom.source WHERE NOT EXISTS (SELECT FROM completed)

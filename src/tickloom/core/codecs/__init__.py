@@ -1,0 +1,1 @@
+"""The formats of message values: the protocol in ``codec``, then one module a format."""
