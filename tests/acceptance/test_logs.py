@@ -159,8 +159,8 @@ def test_topic_made_anew(kafka: Any, database_url: str, topics: tuple[str, str])
     for policy in ("halt", "continue"):
         done = world.tickloom("run", "--once", TICKLOOM_GAP_POLICY=policy)
         assert done.returncode == 2, done.stderr[-2000:]
-        assert "made anew" in done.stderr
-        assert "start with an empty database" in done.stderr.strip().splitlines()[-1]
+        assert "created again" in done.stderr
+        assert "empty database" in done.stderr.strip().splitlines()[-1]
     assert world.query(ledger) == before
     assert world.query("SELECT count(*) FROM tickloom.gaps")[0][0] == 0
 
