@@ -3,7 +3,7 @@
 import pytest
 
 from tickloom import errors
-from tickloom.daemon.session import Manner
+from tickloom.daemon.manner import Manner
 from tickloom.daemon.verdicts import (
     MAX_VANISHED,
     BackOff,

@@ -9,10 +9,11 @@ from tickloom.daemon.chores import end_all
 from tickloom.daemon.goal import Goal, log_ends
 from tickloom.daemon.group import Assignment, Group
 from tickloom.daemon.lifecycle import Lifecycle
+from tickloom.daemon.manner import Manner
 from tickloom.daemon.pipeline import flow
 from tickloom.daemon.replica import Replica
-from tickloom.daemon.session import Manner, open_session
 from tickloom.daemon.sharing_follower import SharingFollower
+from tickloom.daemon.take_over import open_session
 from tickloom.daemon.verdicts import BackOff, GiveUp, Insist, Restart, StandAside, Step, WaitForKafka, next_step
 from tickloom.errors import Fenced, RowsVanished, StandBy
 from tickloom.logs import Logger

@@ -19,7 +19,7 @@ any other error                  ``GiveUp``; before what may come from a table t
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from tickloom.daemon.session import MOST_PATIENCE_SECONDS, Manner
+from tickloom.daemon.manner import MOST_PATIENCE_SECONDS, Manner
 from tickloom.errors import (
     DataRefused,
     Fenced,
