@@ -1,11 +1,12 @@
 """What many tests build: an engine, and a batch joined as the first one of all."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tickloom.core.encode import Work
 from tickloom.core.engine import Engine, Expiry, NewestRows
 from tickloom.core.gather import BatchLimits, Gatherer
 from tickloom.core.model import TABLES, Batch, TopicPartition
+from tickloom.core.outputs import Output
 from tickloom.core.tails import Tails
 from tickloom.settings import Partitioning
 
@@ -18,11 +19,12 @@ def new_engine(
     logged: Mapping[TopicPartition, int] | None = None,
     tails: Tails | None = None,
     widths: Mapping[str, Partitioning] = HOURLY,
+    outputs: Sequence[Output] = (),
 ) -> Engine:
     """An engine whose batches close when the test says so."""
     if tails is None:
         tails = Tails(5, 16, 1_000, 1 << 20)
-    return Engine(Gatherer(UNBOUNDED, positions, logged), tails, widths)
+    return Engine(Gatherer(UNBOUNDED, positions, logged), tails, widths, outputs=outputs)
 
 
 def work_alone(engine: Engine, batch: Batch, now_micros: int = 0) -> Work:

@@ -6,7 +6,7 @@ The judge is the reference of all tests, which shares nothing with the project.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -29,6 +29,7 @@ from tickloom.store import postgres
 from tickloom.store.history import History
 from tickloom.store.loader import Loader, stage
 from tickloom.store.migrate import migrate
+from tickloom.store.outputs import declared, tables
 from tickloom.store.partitions import Partitioner
 from tickloom.store.postgres import connect
 from tickloom.store.supplier import Supplier
@@ -109,13 +110,13 @@ def chunk_of(side: Side, ticks: list[tuple[Tick, int]]) -> Decoded:
 
 
 async def begin_session(
-    connection: postgres.Connection, sources: dict[TopicPartition, int], tails: Tails, width: Partitioning
+    connection: postgres.Connection, sources: dict[TopicPartition, int], tails: Tails, widths: dict[str, Partitioning]
 ) -> tuple[Engine, Loader]:
     """What goes on from the ledger."""
     claims = await take_over(connection, sources, "test")
     positions = {at: claim.next_offset for at, claim in claims.items()}
     logged = {at: claim.logged for at, claim in claims.items()}
-    engine = new_engine(positions, logged, tails, dict.fromkeys(HOURLY, width))
+    engine = new_engine(positions, logged, tails, widths, declared())
     return engine, Loader(TOPICS, {at: claim.epoch for at, claim in claims.items()})
 
 
@@ -128,13 +129,14 @@ async def run_log(
     new_tails: Callable[[], Tails],
     width: Partitioning,
     budget: int,
+    after_each: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
-    await connection.execute(
-        "TRUNCATE stock_prices, stock_volumes, stock_analytics_data, tickloom.offsets, tickloom.symbols"
-    )
+    names = ", ".join(table.name for table in tables())
+    await connection.execute(f"TRUNCATE {names}, tickloom.offsets, tickloom.symbols")
+    widths = dict.fromkeys(HOURLY, width) | {output.name: output.partitioning for output in declared()}
     sources = {TopicPartition(topic, partition): 0 for topic in TOPICS.values() for partition in (0, 1)}
-    engine, loader = await begin_session(connection, sources, new_tails(), width)
-    partitioner = Partitioner(dict.fromkeys(HOURLY, width), 0)
+    engine, loader = await begin_session(connection, sources, new_tails(), widths)
+    partitioner = Partitioner(widths, 0)
     supplier = Supplier(lambda work: work(connection), History(partitioner, window, budget), partitioner)
     next_offset = dict.fromkeys(sources, 0)
     at = 0
@@ -148,7 +150,7 @@ async def run_log(
         if not part:
             break
         if restarts:
-            engine, loader = await begin_session(connection, sources, new_tails(), width)
+            engine, loader = await begin_session(connection, sources, new_tails(), widths)
         for side in Side:
             if any(tick.side is side for tick, _ in part):
                 engine.add(chunk_of(side, part), 0.0)
@@ -161,6 +163,8 @@ async def run_log(
         await partitioner.ensure_for(connection, work.encoded.needed)
         await loader.load(connection, work, datetime.now(UTC))
         engine.committed()
+        if after_each is not None:
+            await after_each()
 
 
 async def differences(judge: Any, ticks: list[Tick], window: int) -> list[str]:

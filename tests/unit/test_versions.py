@@ -12,6 +12,7 @@ RELEASED = {
     "0001_bookkeeping.sql": "cfe5134e3aad03a0",
     "0002_source_timestamp.sql": "8cb7a3efb5a21441",
     "0003_functions.sql": "829b7bd0db05b7f7",
+    "0004_outputs.sql": "1ed8a3c8ecc50409",
 }
 """The beginning of the SHA-256 of each migration file. Add a line for a new migration; a line that is here never changes."""
 

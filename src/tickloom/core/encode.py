@@ -12,6 +12,7 @@ from tickloom.core.join import Joined
 from tickloom.core.model import ANALYTICS, FEEDS, TABLES, Batch, Ints, Side
 from tickloom.core.partitioning import Range, ranges_of, runs_of
 from tickloom.core.streams import STREAMS
+from tickloom.core.touched import Recomputed, Touched, recomputed
 from tickloom.settings import Partitioning
 
 
@@ -30,7 +31,7 @@ class Encoded:
     ``copies``: the bytes. ``rows``: the number of rows. ``updates``: for a staged stream, the runs of partitions that hold its
     keys. ``needed``: by table, the event times (µs) whose partitions must exist. ``touched``: by table, the partitions of all
     its rows. ``counts``: by side and Kafka partition. ``collapsed``: superseded rows whose value differs from their successor's.
-    ``older``: symbols that have no row as old as the batch's oldest, in order, and that event time in µs.
+    ``derived``: the rows of derived outputs to recompute. ``older``: symbols that have no row as old as the batch's oldest, in order, and that event time in µs.
     """
 
     copies: Mapping[str, bytearray]
@@ -41,6 +42,7 @@ class Encoded:
     counts: Mapping[tuple[Side, int], Counts]
     collapsed: int
     older: tuple[list[str], list[int]]
+    derived: Sequence[Recomputed] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,12 @@ class Work:
     repairs: int | None = None
 
 
-def encode_batch(joined: Joined, now_micros: int, widths: Mapping[str, Partitioning]) -> Encoded:
-    """The streams of ``joined``. ``now_micros`` becomes ``processed_at``; ``widths``: partitioning by table."""
+def encode_batch(
+    joined: Joined, now_micros: int, widths: Mapping[str, Partitioning], keys: Sequence[Touched] = ()
+) -> Encoded:
+    """The streams of ``joined``. ``now_micros`` becomes ``processed_at``; ``widths``: partitioning by table; ``keys``: of derived
+    outputs.
+    """
     symbols = SymbolBytes.of(joined.symbols)
     frames = frames_of(joined, now_micros)
     updates: dict[str, list[Range]] = {}
@@ -68,11 +74,18 @@ def encode_batch(joined: Joined, now_micros: int, widths: Mapping[str, Partition
         touched[stream.table.name].update(ranges)
         if stream.staged:
             updates[name] = runs_of(ranges)
+    derived = [recomputed(one, symbols, widths) for one in keys]
+    for one in derived:
+        for table, ranges in one.touched.items():
+            touched.setdefault(table, set()).update(ranges)
     return Encoded(
         copies={name: encode(frame, symbols) for name, frame in frames.items()},
         rows={name: len(frame) for name, frame in frames.items()},
         updates=updates,
-        needed={name: frame["ts"].to_numpy() for name, frame in frames.items() if not STREAMS[name].staged},
+        needed={
+            **{name: frame["ts"].to_numpy() for name, frame in frames.items() if not STREAMS[name].staged},
+            **{one.output.name: one.needed for one in derived},
+        },
         touched={table: sorted(ranges) for table, ranges in touched.items()},
         counts={
             (side, partition): Counts(rows.stored.get(partition, 0), rows.superseded.get(partition, 0))
@@ -81,6 +94,7 @@ def encode_batch(joined: Joined, now_micros: int, widths: Mapping[str, Partition
         },
         collapsed=sum(rows.collapsed for rows in joined.sides.values()),
         older=(joined.symbols.gather(joined.older["code"]).to_list(), joined.older["ts"].to_list()),
+        derived=derived,
     )
 
 

@@ -15,7 +15,7 @@ The engine says what it needs and never fetches it: the driver decides whether r
 and what runs off the event loop. One task makes batches; ``committed`` is the only method that another one may call meanwhile.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, assert_never
 
@@ -28,7 +28,9 @@ from tickloom.core.gather import Gatherer, parts_of
 from tickloom.core.join import Begun, Joined, begin, finish, symbols_of
 from tickloom.core.merge import Around
 from tickloom.core.model import ANALYTICS, Batch, Decoded, EndOfPartition, Gap, Ints, Side, TopicPartition
+from tickloom.core.outputs import Output
 from tickloom.core.tails import Loaded, Points, Tails
+from tickloom.core.touched import Touched, touched_by
 from tickloom.settings import Partitioning
 
 _ROWS_SUPPLIED_AT_ONCE = 1 << 18
@@ -103,15 +105,27 @@ class _Making:
     stored: Stored | None = None
     joined: Joined | None = None
     asked_expiry: bool = False
+    touched: list[Touched] | None = None
+    """Of derived outputs: what was asked about, then what was not, which is ``unasked``."""
+    unasked: int = 0
 
 
 class Engine:
     """See the module. ``gatherer`` and ``tails`` belong to the engine from now on."""
 
     def __init__(
-        self, gatherer: Gatherer, tails: Tails, widths: Mapping[str, Partitioning], *, joins: bool = True
+        self,
+        gatherer: Gatherer,
+        tails: Tails,
+        widths: Mapping[str, Partitioning],
+        *,
+        joins: bool = True,
+        outputs: Sequence[Output] = (),
     ) -> None:
-        """``widths``: how each output table is partitioned. ``joins=False`` leaves the join to whoever writes the batch."""
+        """``widths``: how each output table is partitioned. ``joins=False`` leaves the join to whoever writes the batch.
+        ``outputs``: the derived ones.
+        """
+        self._outputs = outputs
         self._gatherer = gatherer
         self._tails = tails
         self._widths = widths
@@ -188,7 +202,7 @@ class Engine:
             making.joined = finish(making.begun, self._tails, None if making.stored is None else making.stored.around)
         if not making.asked_expiry and len(making.joined.met):
             return Expiry(ANALYTICS.name, making.joined.met["ts"].to_numpy())
-        return None
+        return self._needs_derived(making, making.joined)
 
     def supply(self, need: Need, answer: Any) -> None:
         """Answer what ``needs`` has asked for: each need says with what."""
@@ -199,6 +213,10 @@ class Engine:
                 self._tails.insert(symbols, answer)
             case RowsAround():
                 making.stored = answer
+            case Expiry(table, micros) if table != ANALYTICS.name:
+                assert making.touched is not None
+                making.touched[-making.unasked] = making.touched[-making.unasked].without(micros[answer])
+                making.unasked -= 1
             case Expiry():
                 making.asked_expiry = True
                 assert making.joined is not None
@@ -214,7 +232,7 @@ class Engine:
             return Work(batch, None)
         making, self._making = self._of(batch), None
         assert making.joined is not None, "something it needs was not supplied"
-        encoded = encode_batch(making.joined, now_micros, self._widths)
+        encoded = encode_batch(making.joined, now_micros, self._widths, making.touched or ())
         stored = making.stored
         # Three batches may be in memory at once: an encoded one is not kept as rows too.
         return Work(replace(batch, rows={}), encoded, stored is not None, None if stored is None else stored.repairs)
@@ -256,6 +274,17 @@ class Engine:
         count = max(1, _ROWS_SUPPLIED_AT_ONCE // making.rows_each)
         some, making.waiting = making.waiting[:count], making.waiting[count:]
         return NewestRows(some, making.rows_each) if some else None
+
+    def _needs_derived(self, making: _Making, joined: Joined) -> Need | None:
+        """Which keys of derived outputs have lost their partition, one output at a time."""
+        if making.touched is None:
+            making.touched = touched_by(joined, self._outputs)
+            making.unasked = len(making.touched)
+        if not making.unasked:
+            making.touched = [one for one in making.touched if len(one.keys)]
+            return None
+        one = making.touched[-making.unasked]
+        return Expiry(one.output.name, one.starts)
 
     def _needs_stored(self, making: _Making, begun: Begun) -> Need:
         """What the tables hold around late rows: all that came before this batch must be in them first."""

@@ -80,7 +80,7 @@ class Table:
         return tuple(column.name for column in self.columns)
 
 
-_KEY = (Column("symbol", 'text COLLATE "C" NOT NULL'), Column("timestamp", "timestamptz NOT NULL"))
+KEY = (Column("symbol", 'text COLLATE "C" NOT NULL'), Column("timestamp", "timestamptz NOT NULL"))
 _SOURCE = (
     Column("source_partition", "int NOT NULL"),
     Column("source_offset", "bigint NOT NULL"),
@@ -94,13 +94,13 @@ def _floats(*names: str) -> tuple[Column, ...]:
 
 PRICES = Table(
     "stock_prices",
-    (*_KEY, *_floats("price", "open_price", "high_price", "low_price", "price_moving_avg"), *_SOURCE),
+    (*KEY, *_floats("price", "open_price", "high_price", "low_price", "price_moving_avg"), *_SOURCE),
 )
-VOLUMES = Table("stock_volumes", (*_KEY, *_floats("volume", "trading_volume_moving_avg"), *_SOURCE))
+VOLUMES = Table("stock_volumes", (*KEY, *_floats("volume", "trading_volume_moving_avg"), *_SOURCE))
 ANALYTICS = Table(
     "stock_analytics_data",
     (
-        *_KEY,
+        *KEY,
         *_floats("price", "volume", "price_moving_avg", "trading_volume_moving_avg", "price_volume_ratio"),
         Column("processed_at", "timestamptz NOT NULL"),
     ),

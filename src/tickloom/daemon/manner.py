@@ -1,11 +1,11 @@
-"""How a session works: carefully or fast, with small batches or large ones. Pure."""
+"""How a session works: carefully or fast, with small batches or large ones."""
 
 from dataclasses import dataclass
 
 from tickloom.core.gather import BatchLimits
-from tickloom.core.model import TABLES
 from tickloom.core.tails import Tails
 from tickloom.settings import Partitioning, Settings
+from tickloom.store.outputs import tables
 
 MOST_PATIENCE_SECONDS = 8.0
 """The longest wait for more rows, after waits of 4, 2 and 1 s: nothing is committed for twice this time at most."""
@@ -35,7 +35,7 @@ def batch_limits(settings: Settings, manner: Manner, budget: int) -> BatchLimits
     if widths == {Partitioning.NONE}:
         span = _NO_LIMIT
     age = max(settings.batch_max_age_seconds, manner.patience_seconds)
-    return BatchLimits(messages, settings.batch_max_bytes, age, max(1, budget // 2 // len(TABLES)), span)
+    return BatchLimits(messages, settings.batch_max_bytes, age, max(1, budget // 2 // len(tables())), span)
 
 
 def new_tails(settings: Settings) -> Tails:

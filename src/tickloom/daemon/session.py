@@ -48,6 +48,7 @@ from tickloom.store.check import check_tables
 from tickloom.store.copartition import Entered
 from tickloom.store.history import History
 from tickloom.store.loader import Loaded, Loader
+from tickloom.store.outputs import declared
 from tickloom.store.placement import Placement
 from tickloom.store.postgres import Connection, connected
 from tickloom.store.store import Store
@@ -287,7 +288,8 @@ class Session:
         settings = self._replica.settings
         limits = batch_limits(settings, self._manner, self._taken.budget)
         gatherer = Gatherer(limits, positions, logged, keep_raw=not joins)
-        return Engine(gatherer, new_tails(settings), self._replica.partitioner.widths, joins=joins)
+        widths = self._replica.partitioner.widths
+        return Engine(gatherer, new_tails(settings), widths, joins=joins, outputs=declared())
 
     def _new_writer(self, history: History) -> Writer:
         replica, settings, patience = self._replica, self._replica.settings, self._manner.patience_seconds

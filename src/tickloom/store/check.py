@@ -3,15 +3,16 @@
 from dataclasses import replace
 from datetime import datetime
 
-from tickloom.core.model import TABLES, Table
+from tickloom.core.model import Table
 from tickloom.core.partitioning import Partition
 from tickloom.core.timestamps import micros_of, moment
 from tickloom.errors import SchemaMismatch
 from tickloom.settings import Partitioning, Settings
+from tickloom.store import derived_check, outputs
 from tickloom.store.inspection import FoundColumn, FoundTable, faults
 from tickloom.store.partitions import Partitioner
 from tickloom.store.postgres import Connection, sql
-from tickloom.store.schema import BOOKKEEPING, PARTITIONING_SETTINGS, partitioning
+from tickloom.store.schema import BOOKKEEPING, partitioning, partitioning_setting
 from tickloom.store.versions import check_version
 
 _MAY_MAKE = "SELECT has_function_privilege('tickloom.make_partitions(regclass, text[])', 'EXECUTE')"
@@ -34,9 +35,11 @@ async def check_tables(connection: Connection, settings: Settings, *, writes: bo
     Raises ``SchemaMismatch`` with the fix, ``StoreUnavailable``.
     """
     await _check_shape(connection)
-    for table in TABLES:
+    await outputs.refuse_others(connection)
+    for table in outputs.tables():
         await _check_partitioning(connection, table, partitioning(settings, table))
     await _check_rights(connection, writes)
+    await derived_check.try_selects(connection)
 
 
 async def check_encoding(connection: Connection) -> None:
@@ -51,7 +54,7 @@ async def check_encoding(connection: Connection) -> None:
 
 async def _check_shape(connection: Connection) -> None:
     """Columns, types, keys, and whatever else changes, hides or refuses rows: see ``inspection``."""
-    wanted = (*TABLES, *BOOKKEEPING)
+    wanted = (*outputs.tables(), *BOOKKEEPING)
     names = [table.name for table in wanted]
     columns: dict[str, dict[str, FoundColumn]] = {name: {} for name in names}
     for table, *column in await connection.fetch(sql("columns"), names):
@@ -93,7 +96,7 @@ async def _check_partitioning(connection: Connection, table: Table, width: Parti
     if (kind == "p") != (width is not Partitioning.NONE):
         state = "partitioned" if kind == "p" else "not partitioned"
         raise SchemaMismatch(
-            f"table {table.name} is {state}, the settings say {width.value}; set {PARTITIONING_SETTINGS[table.name]} to what the "
+            f"table {table.name} is {state}, the settings say {width.value}; set {partitioning_setting(table.name)} to what the "
             f"table is, or load the topics into an empty database"
         )
     by = await connection.fetchval("SELECT pg_get_partkeydef(to_regclass($1))", table.name)
@@ -118,18 +121,17 @@ async def check_widths(connection: Connection, maker: Partitioner, now: datetime
             fills = [replace(part, name=f"{table}_from_{part.start:%Y%m%d%H%M}").ddl for part in parts]
             raise SchemaMismatch(
                 f"{table} has partitions of another width than {width.value}, which cover only a part of {parts[0].start:%Y-%m-%d}; "
-                f"set {PARTITIONING_SETTINGS[table]} to what they are, or, to have {width.value} ones after them, create what is missing: "
+                f"set {partitioning_setting(table)} to what they are, or, to have {width.value} ones after them, create what is missing: "
                 f"{'; '.join(fills[:4])}{'; …' if len(fills) > 4 else ''}"
             )
 
 
 async def _check_rights(connection: Connection, writes: bool) -> None:
-    rights = ("SELECT", "INSERT", "UPDATE") if writes else ("SELECT",)
     missing: dict[str, list[str]] = {}
-    for table in (*(table.name for table in TABLES), *(table.name for table in BOOKKEEPING)):
+    for table, needed in outputs.rights(table.name for table in BOOKKEEPING).items():
         lacks = [
             right
-            for right in rights
+            for right in (needed if writes else ("SELECT",))
             if not await connection.fetchval("SELECT has_table_privilege($1, $2)", table, right)
         ]
         if lacks:

@@ -4,16 +4,26 @@ Users may add columns that take NULL or have a default, generated columns, index
 refuse good rows is a fault: another type, a missing key, a rule, a policy.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tickloom.core.model import FEEDS, Column, Table
 
 _LONG_NAMES = {
+    "bool": "boolean",
+    "decimal": "numeric",
+    "float4": "real",
     "float8": "double precision",
     "int": "integer",
+    "int2": "smallint",
+    "int4": "integer",
+    "int8": "bigint",
     "timestamptz": "timestamp with time zone",
+    "varchar": "character varying",
 }
+_TYPE = re.compile(r"([a-z0-9_ ]+?)(\(.*\))?(\[\])?")
+"""A name, its modifiers, and whether it is an array."""
 _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "i": "an index"}
 _NEVER_NULL = {name for feed in FEEDS.values() for name in (feed.value, feed.average)}
 """Declared without NOT NULL, but no row of ours has a NULL there, so a NOT NULL that somebody added does no harm."""
@@ -100,7 +110,7 @@ def _column(table: Table, wanted: Column, found: FoundColumn, kind: str) -> str 
     )
     plain, _, collation = wanted.type.partition(" COLLATE ")
     nullable = not (wanted.not_null or wanted.name in _NEVER_NULL or wanted.name in table.key)
-    if found.type != _LONG_NAMES.get(plain, plain):
+    if found.type != _long(plain):
         return f"{column} is {found.type}, not {plain}: {_retyped(wanted, plain, found, alter, kind)}"
     if collation and found.collation != collation.strip('"'):
         return f'{column} has collation "{found.collation}", not {collation}: {alter} TYPE {wanted.type}'
@@ -116,6 +126,14 @@ def _column(table: Table, wanted: Column, found: FoundColumn, kind: str) -> str 
     if nullable and found.not_null:
         return f"{column} takes no NULL, but a message may lack the value: {alter} DROP NOT NULL"
     return None
+
+
+def _long(plain: str) -> str:
+    """A type as ``format_type`` writes it."""
+    parts = _TYPE.fullmatch(plain.lower())
+    if parts is None:
+        return plain
+    return f"{_LONG_NAMES.get(parts[1], parts[1])}{(parts[2] or '').replace(' ', '')}{parts[3] or ''}"
 
 
 def _retyped(wanted: Column, plain: str, found: FoundColumn, alter: str, kind: str) -> str:

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tickloom.core.encode import Counts
-from tickloom.core.model import TABLES, Progress, TopicPartition
+from tickloom.core.model import Progress, TopicPartition
 from tickloom.core.timestamps import micros_of, moment
 from tickloom.errors import Fenced, LedgerLost, LockHeld, StateSpoilt
 from tickloom.logs import Logger
+from tickloom.store.outputs import tables
 from tickloom.store.postgres import Connection, sql
 
 PATIENCE_SECONDS = 2.0
@@ -33,10 +34,6 @@ _TAKE_OVER = sql("take_over")
 _COMPARE_AND_SET = sql("compare_and_set")
 _END_SESSIONS = sql("end_sessions")
 _BEYOND_LEDGER = sql("beyond_ledger")
-_FROM_THE_START = (
-    "put them back (a backup has them), or read the topics again from their start: TRUNCATE tickloom.offsets, "
-    f"tickloom.dead_letters, tickloom.gaps, tickloom.symbols, {', '.join(table.name for table in TABLES)}"
-)
 _END_SLEEPERS = sql("end_sleepers")
 _REPAIRS = "SELECT repairs FROM tickloom.source"
 _log = Logger(__name__)
@@ -92,7 +89,9 @@ async def refuse_beyond(connection: Connection, expected: Mapping[TopicPartition
         at = TopicPartition(row["topic"], row["partition"])
         raise LedgerLost(
             f"{row['table']} holds offset {row['offset']} of {at.topic} partition {at.partition}, and tickloom.offsets "
-            f"has not come further than {expected[at]}: its rows were deleted or set back by hand; {_FROM_THE_START}"
+            f"has not come further than {expected[at]}: its rows were deleted or set back by hand; put them back (a backup has them), or "
+            f"read the topics again from their start: TRUNCATE tickloom.offsets, tickloom.dead_letters, tickloom.gaps, "
+            f"tickloom.symbols, {', '.join(table.name for table in tables())}"
         )
 
 

@@ -16,7 +16,7 @@ from tickloom.core.model import ANALYTICS, Reason, Side, TopicPartition
 from tickloom.core.streams import STREAMS, Stream
 from tickloom.core.timestamps import moment
 from tickloom.errors import DataRefused, Fenced, RowsVanished
-from tickloom.store import dead_letters
+from tickloom.store import dead_letters, derived
 from tickloom.store.ledger import already_done, compare_and_set, refuse_repaired
 from tickloom.store.postgres import LOOKUPS_ONLY, Connection, sql
 from tickloom.store.statements import staging_table, update
@@ -67,6 +67,7 @@ class Loader:
                     await refuse_repaired(connection, work.repairs)
                 await dead_letters.note(connection, batch, now, self._copy_seconds)
                 await self._write(connection, encoded)
+                await derived.write(connection, encoded.derived, self._copy_seconds)
         return Loaded(
             stored=sum(count.stored for count in counts.values()),
             superseded=sum(count.superseded for count in counts.values()),
@@ -110,6 +111,7 @@ async def stage(connection: Connection) -> None:
     for stream in STREAMS.values():
         if stream.staged:
             await connection.execute(staging_table(stream, stream.name))
+    await derived.stage(connection)
 
 
 async def _introduce(connection: Connection, symbols: Sequence[str], since: Sequence[int]) -> None:

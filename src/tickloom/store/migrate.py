@@ -25,10 +25,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
-from tickloom.core.model import TABLES
 from tickloom.errors import LockHeld, NotAllowed, SchemaMismatch, StoreUnavailable, TickloomError
 from tickloom.settings import Settings
 from tickloom.store.check import check_encoding, check_schema
+from tickloom.store.outputs import register, tables
 from tickloom.store.postgres import Connection, sql
 from tickloom.store.schema import partitioning, table_ddl
 from tickloom.store.versions import Migration, applied_migrations, known_migrations, refuse_newer
@@ -111,7 +111,7 @@ async def _apply_patiently(connection: Connection, migration: Migration) -> None
             return await _apply(connection, migration)
         except LockHeld as error:
             if pause is None:
-                holders = await connection.fetchval(sql("lock_holders"), [table.name for table in TABLES])
+                holders = await connection.fetchval(sql("lock_holders"), [table.name for table in tables()])
                 raise LockHeld(
                     f"{_failed(migration)}: {error}; the locks are held by {holders or 'sessions that have just ended'}: wait until they "
                     f"are done, or SELECT pg_terminate_backend(…), then run `tickloom migrate` again"
@@ -148,20 +148,21 @@ async def _create_output_tables(connection: Connection, settings: Settings) -> l
     """Create the declared output tables that are missing, and let ``make_partitions`` serve them; gives what was done."""
     done: list[str] = []
     async with connection.transaction():
-        for table in TABLES:
+        for table in tables():
             if await connection.fetchval("SELECT to_regclass($1) IS NULL", table.name):
                 width = partitioning(settings, table)
                 await connection.execute(table_ddl(table, width))
                 done.append(f"created {table.name}, partitioning {width.value}")
         await _serve_output_tables(connection)
         await connection.execute(sql("owner"))
+        done += await register(connection)
     return done
 
 
 async def _serve_output_tables(connection: Connection) -> None:
     """Let ``make_partitions`` serve all declared tables, and those that another tickloom declares."""
     served = set(await connection.fetchval("SELECT tickloom.output_tables()"))
-    declared = {table.name for table in TABLES}
+    declared = {table.name for table in tables()}
     if not declared <= served:
         names = ",".join(sorted(served | declared))
         await connection.execute(

@@ -15,7 +15,6 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from tickloom.core.model import TABLES
 from tickloom.core.partitioning import (
     Far,
     Partition,
@@ -99,12 +98,12 @@ class Partitioner(Catalogue):
         Where this role may not make any, ``refusal`` says so. Raises ``StoreUnavailable``, ``Mistake``.
         """
         made = 0
-        for table in TABLES:
-            if (width := self.widths[table.name]) is not Partitioning.NONE:
-                starts = [micros_of(part.start) for part in partitions_ahead(table.name, width, now, self._ahead)]
+        for table, width in self.widths.items():
+            if width is not Partitioning.NONE:
+                starts = [micros_of(part.start) for part in partitions_ahead(table, width, now, self._ahead)]
                 starts[0] = micros_of(now)
                 try:
-                    made += await self._ensure(connection, table.name, np.array(starts))
+                    made += await self._ensure(connection, table, np.array(starts))
                 except PartitionMissing:
                     continue  # no row waits for it yet
         return made

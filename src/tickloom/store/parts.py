@@ -1,6 +1,6 @@
 """The tables as parts to cut into slices (see ``slices``), read from the catalogue."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from tickloom.core.model import TABLES
@@ -9,11 +9,12 @@ from tickloom.store.postgres import Connection, sql
 from tickloom.store.slices import BEGINNING, END, Part
 
 _SAMPLE_PAGES = 500
+_THE_THREE = tuple(table.name for table in TABLES)
 
 
-async def read_parts(connection: Connection) -> list[Part]:
-    """The partitions of all tables, and the tables that have none. Raises ``StoreUnavailable``, ``Mistake``."""
-    found = await connection.fetch(sql("verify_partitions"), [table.name for table in TABLES])
+async def read_parts(connection: Connection, tables: Sequence[str] = _THE_THREE) -> list[Part]:
+    """The partitions of these tables, and those of the tables that have none. Raises ``StoreUnavailable``, ``Mistake``."""
+    found = await connection.fetch(sql("verify_partitions"), tables)
     return [
         Part(row["table"], row["name"], row["start"] or BEGINNING, row["stop"] or END, row["size"]) for row in found
     ]

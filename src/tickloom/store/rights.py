@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from tickloom.core.model import TABLES
@@ -12,6 +12,7 @@ from tickloom.errors import NotAllowed, SchemaMismatch, StoreUnavailable, Ticklo
 from tickloom.settings import Partitioning, Settings
 from tickloom.store import ledger
 from tickloom.store.loader import stage
+from tickloom.store.outputs import declared
 from tickloom.store.partitions import Partitioner, why_not
 from tickloom.store.postgres import Connection, connect
 from tickloom.store.schema import BOOKKEEPING
@@ -50,6 +51,16 @@ def trials(columns: Mapping[str, Sequence[str]]) -> list[Trial]:
     return found
 
 
+def derived_trials(columns: Mapping[str, Sequence[str]]) -> list[Trial]:
+    """For derived outputs (name to columns): their rows are deleted, too. Pure."""
+    found: list[Trial] = []
+    for table, names in columns.items():
+        grant = f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table}"
+        found += [replace(trial, grant=grant) for trial in trials({table: names})[:2]]
+        found.append(Trial(f"DELETE FROM {table} WHERE false", grant))
+    return found
+
+
 async def rehearse(connection: Connection, settings: Settings) -> str:
     """Try all that ``run`` does, and roll it back, except for what ``rehearse_partitions`` tries. Gives a line for ``check``.
 
@@ -67,8 +78,9 @@ async def rehearse(connection: Connection, settings: Settings) -> str:
     except SchemaMismatch:  # this role does not see the tables
         pass
     columns = {f"{schema or 'public'}.{table.name}": table.names for table in TABLES}
-    books = {table.name: table.names for table in BOOKKEEPING}
-    for trial in trials({**columns, **books}):
+    books = {table.name: table.names for table in BOOKKEEPING if table.name != "tickloom.outputs"}
+    derived = {f"{schema or 'public'}.{output.name}": output.table.names for output in declared()}
+    for trial in [*trials({**columns, **books}), *derived_trials(derived)]:
         try:
             async with connection.transaction(rehearsal=True):
                 await connection.execute(trial.statement)

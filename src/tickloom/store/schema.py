@@ -5,8 +5,9 @@
 
 from collections.abc import Mapping
 
-from tickloom.core.model import ANALYTICS, PRICES, TABLES, VOLUMES, Column, Table
+from tickloom.core.model import ANALYTICS, PRICES, VOLUMES, Column, Table
 from tickloom.settings import Partitioning, Settings
+from tickloom.store.outputs import declared, tables
 from tickloom.store.partitions import Partitioner
 
 
@@ -85,6 +86,7 @@ BOOKKEEPING = (
         },
         "one",
     ),
+    _bookkeeping("outputs", {"name": "text NOT NULL", "definition": "text NOT NULL"}, "name"),
     _bookkeeping(
         "source",
         {
@@ -101,12 +103,16 @@ BOOKKEEPING = (
 )
 """The tables that ``migrations/`` creates in the schema ``tickloom``, as ``check`` expects to find them: columns and key."""
 
-PARTITIONING_SETTINGS = {
+_PARTITIONING_SETTINGS = {
     PRICES.name: "TICKLOOM_PRICES_PARTITIONING",
     VOLUMES.name: "TICKLOOM_VOLUMES_PARTITIONING",
     ANALYTICS.name: "TICKLOOM_ANALYTICS_PARTITIONING",
 }
-"""The setting that says how wide a table's partitions are."""
+
+
+def partitioning_setting(table: str) -> str:
+    """What says how wide the partitions of a table are: a setting, or a declaration."""
+    return _PARTITIONING_SETTINGS.get(table, f"partitioning in the declaration of {table}")
 
 
 def partitioning(settings: Settings, table: Table) -> Partitioning:
@@ -115,13 +121,14 @@ def partitioning(settings: Settings, table: Table) -> Partitioning:
         PRICES.name: settings.prices_partitioning,
         VOLUMES.name: settings.volumes_partitioning,
         ANALYTICS.name: settings.analytics_partitioning,
+        **{output.name: output.partitioning for output in declared()},
     }
     return wanted[table.name]
 
 
 def partitioner(settings: Settings) -> Partitioner:
     """A partitioner for all output tables, of the widths that the settings want."""
-    return Partitioner({table.name: partitioning(settings, table) for table in TABLES}, settings.partitions_ahead)
+    return Partitioner({table.name: partitioning(settings, table) for table in tables()}, settings.partitions_ahead)
 
 
 def table_ddl(table: Table, width: Partitioning) -> str:

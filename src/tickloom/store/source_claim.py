@@ -5,6 +5,7 @@ from typing import Any
 
 from tickloom.errors import LogLost, WrongSource
 from tickloom.settings import Settings
+from tickloom.store.outputs import refuse_others
 from tickloom.store.postgres import Connection, sql
 
 
@@ -14,8 +15,10 @@ async def claim_source(
     """Record in ``tickloom.source`` what the tables are made from and which group fills them, or compare with what is recorded.
 
     ``topic_ids``: Kafka's id by topic name, where the brokers have ids. A topic that was deleted and created again has
-    another id. Raises ``WrongSource``, ``LogLost``, ``StoreUnavailable``.
+    another id. Raises ``WrongSource``, ``LogLost``, ``StoreUnavailable``; ``SchemaMismatch``
+    where this process does not maintain the database's outputs.
     """
+    await refuse_others(connection)
     mine = source_of(settings, cluster_id)
     ids = [(topic_ids or {}).get(topic) for topic in mine[1:3]]
     row = await connection.fetchrow("SELECT * FROM tickloom.source")

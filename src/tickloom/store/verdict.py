@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from tickloom.core.model import ANALYTICS, FEEDS, TABLES
+from tickloom.core.model import FEEDS, TABLES
 from tickloom.store.slices import BEGINNING, END, Span
 
 RAW_TABLES = tuple(feed.table.name for feed in FEEDS.values())
@@ -21,7 +21,9 @@ class Kind(NamedTuple):
     @property
     def repairable(self) -> bool:
         """Whether ``--repair`` puts it right."""
-        return self.table == ANALYTICS.name or self.column in SIDE_OF_AVERAGE or self.column == "symbol"
+        if self.table in RAW_TABLES:
+            return self.column in SIDE_OF_AVERAGE or self.column == "symbol"
+        return not self.table.startswith("tickloom.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +47,12 @@ class Difference:
 
 @dataclass(slots=True)
 class Report:
-    """What ``verify`` saw. ``wrong`` and ``left_out`` count differences by kind; ``first`` holds the first of the wrong ones.
+    """What ``verify`` saw of ``tables``. ``wrong`` and ``left_out`` count differences by kind; ``first`` holds the first of the wrong ones.
     ``repaired``: rows written, by table; None without a repair.
     """
 
     span: Span
+    tables: tuple[str, ...] = tuple(table.name for table in TABLES)
     rows: Counter[str] = field(default_factory=Counter[str])
     wrong: Counter[Kind] = field(default_factory=Counter[Kind])
     left_out: Counter[Kind] = field(default_factory=Counter[Kind])
@@ -70,14 +73,14 @@ class Report:
             "exact": not self.wrong,
             "from": None if self.span.start == BEGINNING else self.span.start.isoformat(),
             "to": None if self.span.stop == END else self.span.stop.isoformat(),
-            "rows": {table.name: self.rows[table.name] for table in TABLES},
+            "rows": {table: self.rows[table] for table in self.tables},
             "differences": counted(self.wrong),
             "first": [asdict(difference) for difference in self.first],
             "left_out": [
                 entry | {"why": _DOUBTS[kind.doubt]}
                 for kind, entry in zip(sorted(self.left_out), counted(self.left_out), strict=True)
             ],
-            "repaired": None if self.repaired is None else {table.name: self.repaired[table.name] for table in TABLES},
+            "repaired": None if self.repaired is None else {table: self.repaired[table] for table in self.tables},
             "remaining": counted(self.remaining),
             "mends": self.fixes(),
             "seconds": round(self.seconds, 3),
@@ -87,7 +90,7 @@ class Report:
         """For people: a line a table, the first differences, and what to do."""
         bookkeeping = "every offset is counted; dead letters and gaps exist"
         lines = [self._line("tickloom", bookkeeping)]
-        lines += [self._line(table.name, f"{self.rows[table.name]:,} rows, exact") for table in TABLES]
+        lines += [self._line(table, f"{self.rows[table]:,} rows, exact") for table in self.tables]
         lines += [f"     {difference}" for difference in self.first]
         if (more := sum(self.wrong.values()) - len(self.first)) > 0:
             lines.append(f"     and {more:,} more")
@@ -98,7 +101,7 @@ class Report:
                 "note the ledger has no event times: numbers of rows are compared with it only without --from and --to"
             )
         if self.repaired is not None:
-            done = ", ".join(f"{self.repaired[table.name]:,} of {table.name}" for table in TABLES)
+            done = ", ".join(f"{self.repaired[table]:,} of {table}" for table in self.tables)
             lines.append(f"repaired rows: {done}")
         lines += [f"fix  {fix}" for fix in self.fixes()]
         verdict = "exact" if not self.remaining else f"{sum(self.remaining.values()):,} differences"
@@ -119,6 +122,7 @@ _DOUBTS = {
     "short": "their windows reach back to rows that are gone (dropped partitions?)",
     "dropped": "a raw table has no partition there any more",
     "detached": "their partition was detached",
+    "partial": "rows that they were computed from are gone (dropped partitions?)",
 }
 
 
@@ -134,7 +138,7 @@ def _fix(kind: Kind) -> str:
             "--repair` puts them back; then restart the replicas, which may take these symbols for new ones"
         )
     if kind.repairable:
-        return "averages and joined rows: `tickloom verify --repair` computes them again from the raw tables"
+        return "averages, joined and derived rows: `tickloom verify --repair` computes them again from the raw tables"
     match kind.column:
         case "rows" if kind.table in RAW_TABLES:
             return (

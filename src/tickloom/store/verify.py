@@ -28,12 +28,13 @@ from typing import Any
 from tickloom.core.model import ANALYTICS, FEEDS, TABLES, Side
 from tickloom.errors import LocksExhausted, Mistake, StoreUnavailable
 from tickloom.settings import Settings
-from tickloom.store import schema, source_claim
+from tickloom.store import derived_check, schema, source_claim
 from tickloom.store.carry import Carry, Row
 from tickloom.store.catalogue import detached_partitions
 from tickloom.store.check import check_schema
 from tickloom.store.history import History
 from tickloom.store.locks import lock_budget
+from tickloom.store.outputs import tables
 from tickloom.store.parts import read_parts, refuse_dropped, with_cuts
 from tickloom.store.postgres import Connection, connected, sql
 from tickloom.store.recompute import (
@@ -75,7 +76,7 @@ async def verify(
     SELECT is enough, and so is a standby. Raises ``Mistake``, ``StoreUnavailable`` (a repair then ends between two slices).
     """
     started = time.monotonic()
-    report = Report(span)
+    report = Report(span, tuple(table.name for table in tables()))
     try:
         async with connected(settings) as keeper, connected(settings) as connection:
             await check_schema(connection, settings, writes=repair)
@@ -88,6 +89,8 @@ async def verify(
             if repair:
                 damage = seen.damage(incomplete)
                 report.repaired = await repair_slices(connection, keeper, settings, damage, budget, watch)
+                maker, complete = schema.partitioner(settings), not incomplete
+                report.repaired.update(await derived_check.repair(connection, maker, damage, seen.derived, complete))
     except LocksExhausted as error:
         raise Mistake(str(error)) from error
     except StoreUnavailable as error:
@@ -145,8 +148,15 @@ class _Seen:
     totals: Counter[Kind] = field(default_factory=Counter[Kind])
     first: list[tuple[Kind, Difference]] = field(default_factory=list[tuple[Kind, Difference]])
     slices: list[tuple[Slice, frozenset[Kind]]] = field(default_factory=list[tuple[Slice, frozenset[Kind]]])
+    derived: Sequence[derived_check.Found] = ()
 
     def add(self, piece: Slice, rows: Iterable[Any], limit: int) -> None:
+        """Take in the differences of a slice."""
+        if kinds := self.note(rows, limit):
+            self.slices.append((piece, frozenset(kinds)))
+
+    def note(self, rows: Iterable[Any], limit: int) -> set[Kind]:
+        """Take in differences; gives their kinds."""
         kinds: set[Kind] = set()
         kept = Counter(kind for kind, _ in self.first)
         for row in rows:
@@ -158,11 +168,10 @@ class _Seen:
                 kept[kind] += 1
                 names = ("table", "column", "found", "expected", "symbol", "timestamp")
                 self.first.append((kind, Difference(**{name: row[name] for name in names})))
-        if kinds:
-            self.slices.append((piece, frozenset(kinds)))
+        return kinds
 
     def damage(self, incomplete: set[str]) -> Damage:
-        """What a repair can put right; ``incomplete``: the raw tables that lack rows."""
+        """What a repair can put right; ``incomplete``: the tables that lack rows."""
         damaged = [
             piece
             for piece, kinds in self.slices
@@ -188,6 +197,10 @@ async def _look(look: _Look, report: Report, limit: int, watch: OnProgress, leas
         if piece.size_bytes:  # else its partitions are empty files
             seen.add(piece, await _check_slice(look, report, piece, detached, limit), limit)
             done += piece.size_bytes
+    seen.derived = await derived_check.look(look, cuts, report.span, largest, limit)
+    for one in seen.derived:
+        report.rows[one.output.name] += one.rows
+        seen.note(one.differences, limit)
     await refuse_dropped(look.connection, parts)
     watch("verify", total, total)
     return seen
@@ -229,7 +242,7 @@ _SLICE = sql("verify_slice").format(prices=query_rows(Side.PRICES, 8), volumes=q
 
 
 async def _conclude(look: _Look, report: Report, limit: int, seen: _Seen, repair: bool) -> set[str]:
-    """Check bookkeeping and counts, and decide the doubts; gives the raw tables that lack rows."""
+    """Check bookkeeping and counts, and decide the doubts; gives the tables that lack rows."""
     first = await _check_bookkeeping(look, report)
     stored = await _stored_rows(look)
     incomplete: set[str] = set()
@@ -244,6 +257,8 @@ async def _conclude(look: _Look, report: Report, limit: int, seen: _Seen, repair
         if report.span.everything and rows != expected:
             first.append(Difference(table, "rows", str(rows), str(expected), topic=topic))
             report.wrong[Kind(table, "rows")] += 1
+    if any(kind.doubt == "detached" for kind in seen.totals):
+        incomplete.add(ANALYTICS.name)
     for kind, count in seen.totals.items():
         if _left_out(kind, incomplete):
             report.left_out[kind] += count
@@ -276,7 +291,10 @@ async def _rows_if_needed(look: _Look, report: Report, seen: _Seen, side: Side, 
     table = FEEDS[side].table.name
     if report.span.everything:
         return report.rows[table]
-    doubted = any(kind.doubt == "short" and SIDE_OF_AVERAGE[kind.column] is side for kind in seen.totals)
+    doubted = any(
+        kind.doubt == "partial" or (kind.doubt == "short" and SIDE_OF_AVERAGE[kind.column] is side)
+        for kind in seen.totals
+    )
     if doubted or (repair and seen.slices):
         return await _count_all(look, seen.parts, table)
     return None
@@ -296,4 +314,4 @@ def _left_out(kind: Kind, incomplete: set[str]) -> bool:
     """Whether a difference may be right after all."""
     if kind.doubt == "short":
         return FEEDS[SIDE_OF_AVERAGE[kind.column]].table.name in incomplete
-    return kind.doubt != ""
+    return bool(incomplete) if kind.doubt == "partial" else kind.doubt != ""
