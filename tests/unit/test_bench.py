@@ -14,9 +14,9 @@ from tickloom.bench.child import Outcome, environment
 from tickloom.bench.databases import at_database, database_of
 from tickloom.bench.latency import Latency
 from tickloom.bench.plan import LOG_HOURS, LogPlan, Plan, log_of, one_pair_each
-from tickloom.bench.report import Found, document, percentiles, picture, ratio
+from tickloom.bench.report import Measurements, document, percentiles, ratio, render
 from tickloom.bench.steady import Restart
-from tickloom.bench.throughput import Shaped, Throughput
+from tickloom.bench.throughput import ShapeRuns, Throughput
 from tickloom.settings import Settings
 from tickloom.shapes import SHAPES, reshaped
 from tickloom.synthetic import Tick
@@ -41,13 +41,13 @@ def test_a_ratio_is_taken_within_each_repetition() -> None:
 
 
 def test_percentiles_are_values_that_were_seen() -> None:
-    """An interpolated p99.9 is a latency that nobody had; of one slow message in a thousand, the maximum tells."""
-    told = percentiles([0.001] * 990 + [0.1] * 9 + [5.0])
-    assert told == {"p50_ms": 1.0, "p99_ms": 1.0, "p999_ms": 100.0, "max_ms": 5000.0}
+    """An interpolated p99.9 is a latency that was never measured; the maximum shows one slow message in a thousand."""
+    figures = percentiles([0.001] * 990 + [0.1] * 9 + [5.0])
+    assert figures == {"p50_ms": 1.0, "p99_ms": 1.0, "p999_ms": 100.0, "max_ms": 5000.0}
 
 
-def test_volumes_come_so_many_prices_behind() -> None:
-    """A side that lags by 200,000 messages in the asking must lag by as many in the log, in record time too."""
+def test_volumes_lag_by_the_requested_number_of_prices() -> None:
+    """A side that should lag by 200,000 messages must do so in the log, in record time too."""
     plain = list(log_of(LogPlan(messages=2_000, symbols=20), END))
     ticks = list(log_of(LogPlan(messages=2_000, symbols=20, volumes_behind=300), END))
     assert Counter((tick.topic_side, tick.value) for tick in ticks) == Counter(
@@ -129,37 +129,39 @@ def test_the_daemon_gets_the_bench_s_places_and_the_user_s_tuning(monkeypatch: p
     assert not {"TICKLOOM_DATABASE_URL_FILE", "TICKLOOM_DATABASE_PASSWORD"} & given.keys()
 
 
-def test_the_document_and_its_picture() -> None:
-    """Other programs read the document: each of its keys is told in the package's docstring, and is no other."""
+def test_the_document_and_its_tables() -> None:
+    """Other programs read the document: each of its keys stands in the package's docstring."""
     outcome = Outcome(2.0, 1.0, {"start": 0.25, "decode": 0.5, "other": 0.25}, 2**28)
     half_as_fast = Outcome(4.0, 3.0, {"start": 0.25, "decode": 2.5, "other": 0.25}, 2**28)
     plan = Plan(LogPlan(messages=1_000_000, symbols=7), rates=(10,), idle=True, restart=True)
-    latency = Latency(10, 20, 200, looks=[0.005], late=[0.0], cpu_share=0.123)
+    latency = Latency(10, 20, 200, polls=[0.005], late=[0.0], cpu_share=0.123)
     for seen in latency.by_table.values():
         seen.append(0.1)
-    found = Found(
+    measurements = Measurements(
         Throughput(1_000_000, 1_500_000, [1.0], [1.5], [outcome], [outcome]),
-        [Shaped(SHAPES["bad-1"], [half_as_fast], [outcome])],
+        [ShapeRuns(SHAPES["bad-1"], [half_as_fast], [outcome])],
         [latency],
         0.011,
         Restart(7, 168, 75, [1.25], [1.5]),
     )
-    told = document(plan, settings(), found, END, {"python": "3", "kafka": None}, {"cpus": 2, "memory_bytes": 2**30})
-    told["machine"]["system"] = "Linux"
-    told["versions"] |= dict.fromkeys(("polars", "confluent_kafka", "librdkafka", "postgres"), "1")
-    end_to_end = told["throughput"]["end_to_end"]
+    report = document(
+        plan, settings(), measurements, END, {"python": "3", "kafka": None}, {"cpus": 2, "memory_bytes": 2**30}
+    )
+    report["machine"]["system"] = "Linux"
+    report["versions"] |= dict.fromkeys(("polars", "confluent_kafka", "librdkafka", "postgres"), "1")
+    end_to_end = report["throughput"]["end_to_end"]
     assert end_to_end["messages_per_second"] == 500_000
     assert end_to_end["cpu_by_stage"] == outcome.cpu_by_stage
-    assert told["throughput"]["copy_floor"]["rows_per_second"] == 1_000_000
-    assert told["throughput"]["ratios"]["end_to_end_to_copy_floor"] == 0.75
-    plain, bad = told["shapes"]
+    assert report["throughput"]["copy_floor"]["rows_per_second"] == 1_000_000
+    assert report["throughput"]["ratios"]["end_to_end_to_copy_floor"] == 0.75
+    plain, bad = report["shapes"]
     assert (plain["shape"], plain["ratio_to_plain"], plain["decode_cpu_seconds_per_million"]) == ("plain", 1.0, 0.5)
     assert (bad["shape"], bad["ratio_to_plain"], bad["decode_cpu_seconds_per_million"]) == ("bad-1", 0.5, 2.5)
     assert (bad["messages_per_second"], bad["cpu_seconds_per_million"]) == (250_000, 3.0)
-    for key in keys_of(told) - settings().shown().keys():
-        assert re.search(rf"\b{key}\b", bench.__doc__ or ""), f"{key} is not told in the docstring"
+    for key in keys_of(report) - settings().shown().keys():
+        assert re.search(rf"\b{key}\b", bench.__doc__ or ""), f"{key} is missing from the docstring"
     console = Console(width=120, file=StringIO())
-    console.print(picture(told))
+    console.print(render(report))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     for part in (
         "read floor",

@@ -1,6 +1,6 @@
-"""All that the bench does with Kafka: topics and groups of its own, producers, and reading without anything else.
+"""Everything that the bench does in Kafka: topics and groups of its own, producers, and reading without any other work.
 
-Everything here blocks; the callers run it in threads. ``Broker.stop`` ends what is under way.
+All methods block, and the callers run them in threads. Setting ``Broker.stop`` ends them early.
 """
 
 import threading
@@ -25,7 +25,7 @@ _TOPIC_CONFIG = {"retention.ms": "-1", "retention.bytes": "-1", "message.timesta
 
 
 class Broker:
-    """The broker of the settings, as the bench uses it."""
+    """The bench's access to the broker in the settings."""
 
     def __init__(self, settings: Settings) -> None:
         """Connects lazily. Raises ``SettingsError``."""
@@ -36,33 +36,33 @@ class Broker:
         try:
             self._admin: Any = kafka_admin.AdminClient(self._config)
         except (kafka.KafkaException, ValueError, TypeError) as error:
-            raise SettingsError(f"librdkafka refuses the settings: {error}; mend TICKLOOM_KAFKA_OPTIONS") from None
+            raise SettingsError(f"librdkafka refuses the settings: {error}; fix TICKLOOM_KAFKA_OPTIONS") from None
 
     def check(self) -> None:
-        """Whether it answers. Raises ``SourceUnavailable``, ``Mistake``: a bench does not wait for better days."""
+        """Check that the broker answers. Raises ``SourceUnavailable`` or ``Mistake`` at once: a bench waits for no outage."""
         try:
             self._admin.list_topics(timeout=_ANSWER_SECONDS)
         except kafka.KafkaException as error:
-            told = translate(error.args[0])
+            translated = translate(error.args[0])
             servers = self._settings.kafka_bootstrap_servers
-            raise type(told)(
-                f"{told}; is a broker up at {servers}? Else mend TICKLOOM_KAFKA_BOOTSTRAP_SERVERS"
+            raise type(translated)(
+                f"{translated}; is a broker up at {servers}? If not, fix TICKLOOM_KAFKA_BOOTSTRAP_SERVERS"
             ) from None
 
     def create(self, topics: Iterable[str], partitions: int) -> None:
-        """Make the topics; returns when each partition has its leader. Raises ``SourceUnavailable``, ``Mistake``."""
+        """Create the topics, and wait until each partition has a leader. Raises ``SourceUnavailable``, ``Mistake``."""
         topics = list(topics)
         wanted = [
             kafka_admin.NewTopic(name, partitions, config=_TOPIC_CONFIG)  # pyright: ignore[reportPrivateImportUsage]
             for name in topics
         ]
         try:
-            for made in self._admin.create_topics(wanted, operation_timeout=_ADMIN_SECONDS).values():
-                made.result(_ADMIN_SECONDS)
+            for created in self._admin.create_topics(wanted, operation_timeout=_ADMIN_SECONDS).values():
+                created.result(_ADMIN_SECONDS)
         except kafka.KafkaException as error:
-            raise _told(error.args[0]) from None
+            raise _cannot_create(error.args[0]) from None
         except TimeoutError:
-            raise SourceUnavailable(f"the broker made no topic in {_ADMIN_SECONDS:.0f} s; see its log") from None
+            raise SourceUnavailable(f"the broker created no topic in {_ADMIN_SECONDS:.0f} s; see its log") from None
         deadline = time.monotonic() + _ADMIN_SECONDS
         while True:
             try:
@@ -74,23 +74,23 @@ class Broker:
                 time.sleep(0.1)
 
     def delete(self, topics: Iterable[str], groups: Iterable[str]) -> list[str]:
-        """Delete what the bench made; never raises, but returns a line for each that is left behind."""
-        doing: dict[str, Any] = {}
+        """Delete these topics and groups. Never raises: returns a warning for each that could not be deleted."""
+        pending: dict[str, Any] = {}
         if topics := list(topics):
-            doing |= self._admin.delete_topics(topics, operation_timeout=_ADMIN_SECONDS)
+            pending |= self._admin.delete_topics(topics, operation_timeout=_ADMIN_SECONDS)
         if groups := list(groups):
-            doing |= self._admin.delete_consumer_groups(groups, request_timeout=_ADMIN_SECONDS)
-        left: list[str] = []
-        for name, done in doing.items():
+            pending |= self._admin.delete_consumer_groups(groups, request_timeout=_ADMIN_SECONDS)
+        warnings: list[str] = []
+        for name, deleted in pending.items():
             try:
-                done.result(_ADMIN_SECONDS)
-            except Exception as error:  # what was wrong before must not be hidden by this
-                if not _never_there(error):
-                    left.append(f"{name} is left behind: {error or type(error).__name__}")
-        return left
+                deleted.result(_ADMIN_SECONDS)
+            except Exception as error:  # an earlier error, which ended the bench, must not be hidden by this one
+                if not _did_not_exist(error):
+                    warnings.append(f"{name} could not be deleted: {error or type(error).__name__}; delete it")
+        return warnings
 
-    def fill(self, topics: Mapping[TopicSide, str], ticks: Iterable[Tick], told: Callable[[int], None]) -> None:
-        """Send all of them as fast as they go; ``told`` hears how many were sent. Raises ``SourceUnavailable``."""
+    def fill(self, topics: Mapping[TopicSide, str], ticks: Iterable[Tick], sent_so_far: Callable[[int], None]) -> None:
+        """Send all ticks as fast as possible, and report now and then how many were sent. Raises ``SourceUnavailable``."""
         producer: Any = kafka.Producer(
             self._config | {"enable.idempotence": True, "linger.ms": 20, "compression.type": "lz4"}
         )
@@ -103,14 +103,16 @@ class Broker:
             sent += 1
             if sent % _CONSUME_MESSAGES == 0:
                 producer.poll(0)
-                told(sent)
+                sent_so_far(sent)
         producer.flush(_SILENCE_SECONDS)
         arrived = self.end_of(topics.values()) - before
         if arrived != sent:
-            raise SourceUnavailable(f"only {arrived} of {sent} messages arrived at the broker; see its log, then again")
+            raise SourceUnavailable(
+                f"only {arrived} of {sent} messages arrived at the broker; see its log, and run the bench again"
+            )
 
     def end_of(self, topics: Iterable[str]) -> int:
-        """The number of messages that the topics hold, all in all. Raises ``SourceUnavailable``, ``Mistake``."""
+        """The number of messages in all these topics together. Raises ``SourceUnavailable``, ``Mistake``."""
         consumer: Any = kafka.Consumer(reader_config(self._settings))
         try:
             return sum(
@@ -124,20 +126,23 @@ class Broker:
             consumer.close()
 
     def read_all(self, topics: Mapping[TopicSide, str], messages: int) -> float:
-        """Seconds for the raw messages of both topics, by two consumers like the daemon's, and nothing else."""
+        """Seconds to read both topics with two consumers like the daemon's, and without any other work.
+
+        Raises ``SourceUnavailable``.
+        """
         started = time.perf_counter()
         consumers: dict[TopicSide, Any] = {side: kafka.Consumer(reader_config(self._settings)) for side in SIDES}
         try:
             for side, consumer in consumers.items():
                 consumer.assign(_partitions(consumer, topics[side]))
-            left, heard = messages, started
+            left, last_message = messages, started
             while left > 0 and not self.stop.is_set():
-                got = sum(_read_some(consumer) for consumer in consumers.values())
-                left -= got
+                count = sum(_read_some(consumer) for consumer in consumers.values())
+                left -= count
                 now = time.perf_counter()
-                heard = now if got else heard
-                if now - heard > _SILENCE_SECONDS:
-                    raise SourceUnavailable(f"the broker fell silent with {left} messages to come; see its log")
+                last_message = now if count else last_message
+                if now - last_message > _SILENCE_SECONDS:
+                    raise SourceUnavailable(f"the broker fell silent before the last {left} messages; see its log")
             return time.perf_counter() - started
         finally:
             for consumer in consumers.values():
@@ -146,9 +151,9 @@ class Broker:
     def paced(
         self, topics: Mapping[TopicSide, str], ticks: Iterable[Tick], note: Callable[[int, Tick, float], None]
     ) -> None:
-        """Send each tick at its ``timestamp_ms``, late ones at once, with a producer as librdkafka makes it.
+        """Send each tick at its ``timestamp_ms``, or at once if that has passed, with librdkafka's default producer.
 
-        ``note`` hears before each sending the tick's number, from 0, the tick, and by how many seconds it is late.
+        Calls ``note`` before each tick with its number (from 0), the tick, and by how many seconds it is late.
         """
         producer: Any = kafka.Producer(self._config)
         for number, tick in enumerate(ticks):
@@ -164,24 +169,24 @@ class Broker:
 
 
 def client_versions() -> dict[str, str]:
-    """Of the Python client and of the C library under it."""
+    """The versions of the Python client and of the C library under it."""
     return {"confluent_kafka": str(kafka.__version__), "librdkafka": str(kafka.libversion()[0])}
 
 
-def _told(error: Any) -> Exception:
-    """Whose turn it is when a topic cannot be made."""
+def _cannot_create(error: Any) -> Exception:
+    """The error for a topic that cannot be created."""
     if error.code() in (kafka.KafkaError.TOPIC_AUTHORIZATION_FAILED, kafka.KafkaError.CLUSTER_AUTHORIZATION_FAILED):
         return Mistake(
-            f"Kafka refuses: {error.str()}; the bench makes topics of its own: grant the client CREATE, DELETE, READ and "
-            f"WRITE on the topics tickloom_bench_*, or bench another cluster"
+            f"Kafka refuses: {error.str()}; the bench creates topics of its own: grant the client CREATE, DELETE, READ and "
+            f"WRITE on the topics tickloom_bench_*, or use another cluster"
         )
     return translate(error)
 
 
-def _never_there(error: Exception) -> bool:
-    """Whether there was nothing to delete: a bench that ends early has not made everything."""
-    gone = (kafka.KafkaError.UNKNOWN_TOPIC_OR_PART, kafka.KafkaError.GROUP_ID_NOT_FOUND)
-    return isinstance(error, kafka.KafkaException) and error.args[0].code() in gone
+def _did_not_exist(error: Exception) -> bool:
+    """Whether there was nothing to delete: a bench that ends early may not have created everything."""
+    codes = (kafka.KafkaError.UNKNOWN_TOPIC_OR_PART, kafka.KafkaError.GROUP_ID_NOT_FOUND)
+    return isinstance(error, kafka.KafkaException) and error.args[0].code() in codes
 
 
 def _produce(producer: Any, topic: str, tick: Tick) -> None:
@@ -189,12 +194,12 @@ def _produce(producer: Any, topic: str, tick: Tick) -> None:
         try:
             producer.produce(topic, tick.value, tick.key, timestamp=tick.timestamp_ms)
             return
-        except BufferError:  # full: let some go first
+        except BufferError:  # librdkafka's queue is full: let it send some
             producer.poll(0.05)
 
 
 def _partitions(consumer: Any, topic: str) -> list[Any]:
-    """All partitions of a topic, from their start."""
+    """All partitions of a topic, to be read from their first offset."""
     found = consumer.list_topics(topic, timeout=_ADMIN_SECONDS).topics[topic]
     if found.error is not None:
         raise kafka.KafkaException(found.error)
@@ -202,7 +207,7 @@ def _partitions(consumer: Any, topic: str) -> list[Any]:
 
 
 def _read_some(consumer: Any) -> int:
-    """How many messages there were to have, at most a chunk; waits a little for the first."""
+    """Read the messages that are available, at most a chunk; returns their number. Waits a little for the first."""
     found: list[Any] = consumer.consume(1, 0.01)
     if found:
         found += consumer.consume(_CONSUME_MESSAGES - 1, 0)

@@ -1,8 +1,8 @@
 """The daemon as a measured process: wall time and CPU from its own rusage, memory and threads from ``/proc``.
 
-Peak memory is ``VmHWM`` and not ``ru_maxrss``, which begins with what the parent held when it forked. Threads are told
-apart by the names that librdkafka and polars give theirs; the stages' own threads are Python's, which have none, so the
-daemon counts them itself and says so in its last line.
+Peak memory is ``VmHWM``, because ``ru_maxrss`` begins with the memory that the parent held when it forked. The threads of
+librdkafka and polars are recognised by their names. The threads of the stages are Python's and have no names, so the
+daemon itself counts their CPU time, and logs it in its last line.
 """
 
 import asyncio
@@ -21,17 +21,17 @@ from tickloom.environment import PREFIX
 from tickloom.errors import TickloomError
 from tickloom.settings import Settings
 
-_LOOK_SECONDS = 0.05
-_THREADS_EVERY = 4  # looks: there are some forty threads, and each is two files
+_SAMPLE_SECONDS = 0.05
+_THREADS_EVERY = 4  # samples: there are some forty threads, and each takes two files to read
 _START_SECONDS = 120.0
 _DRAIN_SECONDS = 30.0
 _POOLS = {"rdk": "librdkafka"} | dict.fromkeys(("polars", "async-executor", "tokio-rt", "jemalloc_bg"), "polars")
-"""Beginnings of the names of threads that are not Python's, and what they are told as."""
+"""Prefixes of the names of threads, and the stage to which their CPU time belongs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a daemon took from its start to its exit. ``cpu_by_stage`` adds up to ``cpu_seconds``."""
+    """What a daemon used from its start to its exit. ``cpu_by_stage`` adds up to ``cpu_seconds``."""
 
     seconds: float
     cpu_seconds: float
@@ -40,7 +40,7 @@ class Outcome:
 
 
 class Child:
-    """One daemon. All of it belongs to the event loop; a thread waits for its end."""
+    """One daemon. Everything belongs to the event loop; a thread waits for the process to end."""
 
     def __init__(self, settings: Settings, arguments: tuple[str, ...], log: Path) -> None:
         self.started = time.perf_counter()
@@ -52,7 +52,7 @@ class Child:
                 (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
                 (os.POSIX_SPAWN_DUP2, 1, 2),
             ],
-            setpgroup=0,  # Ctrl-C is for the bench, which then ends its daemon
+            setpgroup=0,  # so that Ctrl-C reaches only the bench, which then ends the daemon
         )
         self._log = log
         self._proc = Path("/proc", str(self.pid))
@@ -61,62 +61,65 @@ class Child:
         self._end = asyncio.get_running_loop().run_in_executor(None, self._wait)
 
     def _wait(self) -> tuple[float, int, float]:
-        """In a thread: when it ended, with which code, and the CPU seconds that it took."""
+        """Wait, in a thread, for the process to end; returns the time, the exit code and the CPU seconds."""
         _, status, usage = os.wait4(self.pid, 0)
         return time.perf_counter(), os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
 
     async def outcome(self) -> Outcome:
-        """Wait for its end by itself. Raises ``TickloomError`` where that is not exit code 0."""
-        looks = 0
+        """Wait for the daemon to end by itself. Raises ``TickloomError`` for an exit code other than 0."""
+        samples = 0
         while not self._end.done():
-            self._look(threads=looks % _THREADS_EVERY == 0)
-            looks += 1
-            await asyncio.wait({self._end}, timeout=_LOOK_SECONDS)
+            self._sample(threads=samples % _THREADS_EVERY == 0)
+            samples += 1
+            await asyncio.wait({self._end}, timeout=_SAMPLE_SECONDS)
         ended, code, cpu = await self._end
         if code != 0:
             raise self._failed(code)
-        stages = dict(self._said("cpu_seconds") or {})
+        stages = dict(self._logged("cpu_seconds") or {})
         for name, nanoseconds in self._threads.values():
-            for beginning, pool in _POOLS.items():
-                if name.startswith(beginning):
+            for prefix, pool in _POOLS.items():
+                if name.startswith(prefix):
                     stages[pool] = stages.get(pool, 0.0) + nanoseconds / 1e9
         stages["other"] = cpu - sum(stages.values())
         return Outcome(ended - self.started, cpu, stages, self._peak)
 
-    async def took_over(self) -> None:
-        """Wait until it has its partitions. Raises ``TickloomError`` where it ends before that."""
+    async def wait_for_takeover(self) -> None:
+        """Wait until the daemon has its partitions. Raises ``TickloomError`` if it ends before that."""
         deadline = time.monotonic() + _START_SECONDS
-        while self._said("messages", event="took over") is None:
+        while self._logged("messages", event="took over") is None:
             if self._end.done():
                 raise self._failed((await self._end)[1])
             if time.monotonic() > deadline:
-                raise TickloomError(f"the daemon took over nothing in {_START_SECONDS:.0f} s: {self._last_words()}")
-            await asyncio.sleep(_LOOK_SECONDS)
+                raise TickloomError(
+                    f"the daemon took over no partition in {_START_SECONDS:.0f} s: {self._last_line()}; fix what this line "
+                    f"says, and run the bench again"
+                )
+            await asyncio.sleep(_SAMPLE_SECONDS)
 
-    def must_live(self) -> None:
-        """Raises ``TickloomError`` where it has ended."""
+    def check_alive(self) -> None:
+        """Raise ``TickloomError`` if the daemon has ended."""
         if self._end.done():
             raise self._failed(self._end.result()[1])
 
     def cpu_seconds(self) -> float:
-        """What it has taken so far. Raises ``TickloomError`` where the system does not tell."""
+        """CPU seconds so far. Raises ``TickloomError`` on a system without ``/proc``."""
         try:
             text = (self._proc / "stat").read_text()
         except OSError:
-            raise TickloomError("no /proc here, so the CPU of a running daemon cannot be told; use Linux") from None
-        fields = text.rpartition(")")[2].split()  # proc(5): utime and stime are the 14th and 15th of all
+            raise TickloomError("the CPU time of a running daemon is unknown without /proc; use Linux") from None
+        fields = text.rpartition(")")[2].split()  # proc(5): utime and stime are fields 14 and 15 of the line
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     async def end(self) -> None:
-        """Let it drain and leave; kill it after half a minute."""
-        for how, patience in ((signal.SIGTERM, _DRAIN_SECONDS), (signal.SIGKILL, None)):
+        """Let the daemon finish its batch and leave; kill it after half a minute."""
+        for number, timeout in ((signal.SIGTERM, _DRAIN_SECONDS), (signal.SIGKILL, None)):
             if not self._end.done():
                 with suppress(ProcessLookupError):
-                    os.kill(self.pid, how)
-                await asyncio.wait({self._end}, timeout=patience)
+                    os.kill(self.pid, number)
+                await asyncio.wait({self._end}, timeout=timeout)
 
-    def _look(self, threads: bool) -> None:
-        with suppress(OSError, ValueError):  # it may end at any moment; elsewhere there is no /proc
+    def _sample(self, threads: bool) -> None:
+        with suppress(OSError, ValueError):  # the daemon may end at any moment, and only Linux has /proc
             for line in (self._proc / "status").read_text().splitlines():
                 if line.startswith("VmHWM:"):
                     self._peak = int(line.split()[1]) * 1024
@@ -125,8 +128,8 @@ class Child:
                     name, ran = (task / "comm").read_text(), (task / "schedstat").read_text()
                     self._threads[task.name] = (name.strip(), int(ran.split()[0]))
 
-    def _said(self, key: str, event: str | None = None) -> Any:
-        """What a line of its log (the last that has it) says under ``key``."""
+    def _logged(self, key: str, event: str | None = None) -> Any:
+        """The value of ``key`` in the last line of the daemon's log that has it; None if no line has."""
         for line in reversed(self._log.read_text().splitlines()):
             with suppress(json.JSONDecodeError):
                 document = json.loads(line)
@@ -135,16 +138,16 @@ class Child:
         return None
 
     def _failed(self, code: int) -> TickloomError:
-        return TickloomError(f"the daemon ended with {code}: {self._last_words()}")
+        return TickloomError(f"the daemon ended with exit code {code}: {self._last_line()}")
 
-    def _last_words(self) -> str:
+    def _last_line(self) -> str:
         lines = self._log.read_text().strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else "its log is empty"
 
 
 @asynccontextmanager
 async def running(settings: Settings, log: Path, *arguments: str) -> AsyncGenerator[Child]:
-    """``tickloom run`` while inside."""
+    """``tickloom run`` as a process that ends with the block."""
     child = Child(settings, arguments, log)
     try:
         yield child
@@ -153,7 +156,7 @@ async def running(settings: Settings, log: Path, *arguments: str) -> AsyncGenera
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The user's own environment, but for what the bench decides."""
+    """The user's environment, except for the settings that the bench chooses itself."""
     ours = {
         "PRICES_TOPIC": settings.prices_topic,
         "VOLUMES_TOPIC": settings.volumes_topic,
@@ -163,7 +166,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "LOG_FORMAT": "json",
         "LOG_LEVEL": "info",
     }
-    decided = {*ours, "DATABASE_PASSWORD"}
-    hidden = {PREFIX + name for name in decided} | {f"{PREFIX}{name}_FILE" for name in decided}
+    replaced = {*ours, "DATABASE_PASSWORD"}
+    hidden = {PREFIX + name for name in replaced} | {f"{PREFIX}{name}_FILE" for name in replaced}
     kept = {name: value for name, value in os.environ.items() if name not in hidden}
     return kept | {PREFIX + name: value for name, value in ours.items()}

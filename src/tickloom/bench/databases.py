@@ -1,4 +1,4 @@
-"""All that the bench does with Postgres: databases of its own, history, the rows out and in by COPY, waiting for rows."""
+"""Everything that the bench does in Postgres: databases of its own, history, COPY out and COPY in, waiting for rows."""
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
@@ -24,41 +24,42 @@ _LOOKUPS_ONLY = """
     SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off; SET jit = off;
     SET plan_cache_mode = force_custom_plan
 """
-"""A generic plan would know no bounds, and open every partition there is."""
+"""A generic plan does not know the bounds of the times, and would open every partition."""
 _MINUTE_OF_PAIRS = timedelta(minutes=30)
 
 
 class Databases:
-    """Makes databases named with ``prefix`` on the server of the settings, and drops them."""
+    """Creates databases whose names begin with ``prefix`` on the server in the settings, and drops them."""
 
     def __init__(self, settings: Settings, prefix: str) -> None:
         self._settings = settings
         self._prefix = prefix
-        self._made = 0
+        self._count = 0
 
     async def check(self) -> str:
-        """The server's version. Raises ``Mistake`` where the role may not make a database, ``StoreUnavailable``."""
+        """The server's version. Raises ``Mistake`` if the role may not create databases, ``StoreUnavailable``."""
         async with connected(self._settings) as connection:
             may = await connection.fetchval("SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user")
             if not may:
                 role = await connection.fetchval("SELECT current_user")
                 raise Mistake(
-                    f"role {role} may not make databases, and the bench touches none that is there; "
-                    f"ALTER ROLE {role} CREATEDB, or give a role that may in TICKLOOM_DATABASE_URL"
+                    f"role {role} may not create databases, and the bench uses only databases of its own; "
+                    f"run ALTER ROLE {role} CREATEDB, or name another role in TICKLOOM_DATABASE_URL"
                 )
             return str(await connection.fetchval("SHOW server_version"))
 
     @asynccontextmanager
     async def fresh(self, template: Settings | None = None) -> AsyncGenerator[Settings]:
-        """The settings of a database of our own while inside: a copy of ``template``, or with new, empty tables.
+        """Yields the settings of a new database, and drops it at the end of the block. It is a copy of ``template``, or has
+        empty tables.
 
-        Making and dropping one also writes a checkpoint, so that measurements do not pay for what was before.
+        Creating and dropping a database also writes a checkpoint, so that no measurement pays for the writes before it.
         """
-        self._made += 1
-        name = f"{self._prefix}_{self._made}"
-        copied = f" TEMPLATE {database_of(template)}" if template else ""
+        self._count += 1
+        name = f"{self._prefix}_{self._count}"
+        options = f" TEMPLATE {database_of(template)}" if template else ""
         try:
-            await self._create(name, copied)
+            await self._create(name, options)
             settings = at_database(self._settings, name)
             if template is None:
                 await provision(settings)
@@ -67,15 +68,15 @@ class Databases:
             async with connected(self._settings) as connection:
                 await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
-    async def _create(self, name: str, copied: str) -> None:
+    async def _create(self, name: str, options: str) -> None:
         async with connected(self._settings) as connection:
-            if copied and await connection.fetchval("SELECT current_setting('server_version_num')::int >= 150000"):
-                copied += " STRATEGY file_copy"  # else all of the history goes through the WAL
-            await connection.execute(f"CREATE DATABASE {name}{copied}")
+            if options and await connection.fetchval("SELECT current_setting('server_version_num')::int >= 150000"):
+                options += " STRATEGY file_copy"  # otherwise the whole history goes through the WAL
+            await connection.execute(f"CREATE DATABASE {name}{options}")
 
 
 def at_database(settings: Settings, name: str) -> Settings:
-    """The settings, with another database of the same server."""
+    """The same settings with another database on the same server."""
     parts = urlsplit(settings.database_dsn())
     query = f"?{parts.query}" if parts.query else ""
     # not urlunsplit: it drops the slashes of postgresql:///name
@@ -91,9 +92,8 @@ def database_of(settings: Settings) -> str:
 async def fill_history(
     settings: Settings, symbols: Sequence[str], days: int, end: datetime, progress: Callable[[int], None]
 ) -> int:
-    """One pair an hour and symbol for the ``days`` before ``end`` (a whole hour); returns the rows of all tables.
-
-    ``progress`` hears after each day how many are done.
+    """Write one pair per hour and symbol for the ``days`` before ``end`` (a whole hour); returns the number of rows in all
+    tables. Calls ``progress`` after each day with the number of days done.
     """
     start = end - timedelta(days=days)
     async with connected(settings) as connection:
@@ -108,7 +108,7 @@ async def fill_history(
 
 
 async def make_partitions(connection: Connection, settings: Settings, first: datetime, last: datetime) -> None:
-    """The partitions of all tables from that of ``first`` to that of ``last``."""
+    """Create the partitions of all tables for the times from ``first`` to ``last``."""
     hours = int((last - first).total_seconds() // 3600) + 1
     micros = np.array([int((first + timedelta(hours=hour)).timestamp()) for hour in range(hours)] + [last.timestamp()])
     times = (micros * 1_000_000).astype(np.int64)
@@ -125,10 +125,10 @@ async def partitions_of(connection: Connection) -> int:
 
 
 async def check_ledger(settings: Settings, messages: int, bad: int, superseded: int) -> None:
-    """Whether the whole log is in the tables, each message as what it must become: else a rate is no rate.
+    """Check that the daemon handled every message of the log correctly; without that, its rate means nothing.
 
-    ``bad`` of the messages are to be dead letters, and ``superseded`` meet the key of another one. Raises
-    ``TickloomError``.
+    ``bad`` messages must have become dead letters, and ``superseded`` ones must have met the key of another message.
+    Raises ``TickloomError``.
     """
     async with connected(settings) as connection:
         row = await connection.fetchrow(
@@ -138,14 +138,14 @@ async def check_ledger(settings: Settings, messages: int, bad: int, superseded: 
     wanted = {"stored": messages - bad - superseded, "superseded": superseded, "dead": bad}
     if dict(row) != wanted:
         raise TickloomError(
-            f"of {messages} messages the daemon stored {row['stored']} and rejected {row['dead']}, where {wanted['stored']} "
-            f"are to be stored and {bad} are bad, so there is no rate to tell; leave TICKLOOM_EVENT_MAX_AGE_SECONDS above "
-            f"six hours for the bench, and report this if it is"
+            f"the daemon stored {row['stored']} of {messages} messages and rejected {row['dead']}, but it should have stored "
+            f"{wanted['stored']} and rejected {bad}, so its rate means nothing; set TICKLOOM_EVENT_MAX_AGE_SECONDS to more "
+            f"than six hours for the bench, or report this if it is"
         )
 
 
 async def copy_out(settings: Settings, since: datetime, folder: Path) -> int:
-    """The rows from ``since`` on as COPY files in ``folder``, in the order of the key; how many there are."""
+    """Write the rows from ``since`` on to COPY files in ``folder``, in key order; returns their number."""
     rows = 0
     async with connected(settings) as connection:
         for table in TABLES:
@@ -159,7 +159,7 @@ async def copy_out(settings: Settings, since: datetime, folder: Path) -> int:
 
 
 async def copy_in(settings: Settings, first: datetime, last: datetime, folder: Path) -> float:
-    """Seconds to write the files of ``copy_out`` into partitions that are there, in one transaction."""
+    """Seconds to load the files of ``copy_out`` in one transaction, into partitions that exist beforehand."""
     async with connected(settings) as connection:
         await make_partitions(connection, settings, first, last)
         started = time.perf_counter()
@@ -171,21 +171,21 @@ async def copy_in(settings: Settings, first: datetime, last: datetime, folder: P
 
 
 async def _blocks(path: Path) -> AsyncIterator[bytes]:
-    with path.open("rb", buffering=0) as file:  # in the page cache: it was just written
+    with path.open("rb", buffering=0) as file:  # the file was just written, so it is in the page cache
         while block := file.read(_BLOCK_BYTES):
             yield block
 
 
 @asynccontextmanager
 async def watcher(settings: Settings) -> AsyncGenerator[Connection]:
-    """A session of its own that looks rows up by key, and never scans."""
+    """A connection that looks rows up by key and never scans a table."""
     async with connected(settings) as connection:
         await connection.execute(_LOOKUPS_ONLY)
         yield connection
 
 
 async def visible(connection: Connection, table: str, keys: Sequence[tuple[str, datetime]]) -> list[int]:
-    """Which of ``keys`` (symbol, timestamp) have a row in ``table`` by now: their indexes."""
+    """The indexes of those ``keys`` (symbol, timestamp) that have a row in ``table`` by now."""
     if not keys:
         return []
     moments = [moment for _, moment in keys]
@@ -197,5 +197,5 @@ _VISIBLE: Mapping[str, str] = {table.name: sql("bench_visible").format(table=tab
 
 
 async def rows_at(connection: Connection, moment: datetime) -> int:
-    """How many rows of stock_analytics_data have this very timestamp."""
+    """The number of rows of stock_analytics_data with exactly this timestamp."""
     return int(await connection.fetchval('SELECT count(*) FROM stock_analytics_data WHERE "timestamp" = $1', moment))

@@ -1,4 +1,4 @@
-"""What a bench is asked to do, and the log that follows from it. Pure."""
+"""The requested measurements, and the messages of the log. Pure."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -11,14 +11,14 @@ from tickloom.synthetic import SIDES, Tick, TickSettings, history, iso
 
 LOG_HOURS = 12
 LATE_HOURS = (1.0, 6.0)
-"""How far back in event time the pairs of ``late_hours`` lie."""
+"""How late the pairs of ``late_hours`` are, in hours of event time."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogPlan:
-    """A log, and what lies in the tables before it. Shares are 0 to 1, of messages (``disorder``) or pairs.
+    """A log, and the history in the tables before it.
 
-    ``shape``: how its messages are written.
+    ``disorder`` is a share (0 to 1) of messages, ``late_hours`` one of pairs. ``shape``: how the messages are written.
     """
 
     messages: int = 500_000
@@ -33,7 +33,7 @@ class LogPlan:
 
     @property
     def plain(self) -> "LogPlan":
-        """The same number of messages, and nothing else that was asked for."""
+        """The default log with the same number of messages."""
         return LogPlan(messages=self.messages)
 
     @property
@@ -41,12 +41,14 @@ class LogPlan:
         return [self.shape.symbol(index) for index in range(self.symbols)]
 
     def first_event(self, log_end: datetime) -> datetime:
-        """No event of a log with this end lies before. A whole minute, since a shape may cut its times to one."""
+        """A lower bound of the event times, for a log with this end. It is a whole minute, because a shape may truncate
+        times to minutes.
+        """
         first = log_end - timedelta(hours=LOG_HOURS + (LATE_HOURS[1] if self.late_hours else 0))
         return first.replace(second=0, microsecond=0)
 
     def history_end(self, log_end: datetime) -> datetime:
-        """A whole hour, and not after the first event."""
+        """The end of the history: a whole hour, no later than the first event."""
         return self.first_event(log_end).replace(minute=0, second=0, microsecond=0)
 
     def as_dict(self) -> dict[str, Any]:
@@ -55,9 +57,9 @@ class LogPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One run of the bench. ``rates``: messages a second of the open loop, one after the other.
+    """One run of the bench. ``rates``: messages a second in the open loop; each is measured in turn.
 
-    ``shapes``: measure the log in each of them in turn, in place of the log as it is.
+    ``shapes``: measure the log in each of these shapes instead of its own.
     """
 
     log: LogPlan = field(default_factory=LogPlan)
@@ -71,9 +73,9 @@ class Plan:
 
 
 def log_of(log: LogPlan, end: datetime) -> Iterator[Tick]:
-    """The messages of ``log``, in the order of their sending; the last event lies just before ``end``.
+    """The messages of ``log`` in sending order; the last event is just before ``end``.
 
-    They are plain: whoever sends them puts them into the log's shape, and counts what comes of that.
+    They are plain: the sender rewrites them in the log's shape, and counts what that changes.
     """
     settings = TickSettings(
         symbols=log.symbols,
@@ -83,11 +85,11 @@ def log_of(log: LogPlan, end: datetime) -> Iterator[Tick]:
         late_hours=LATE_HOURS,
     )
     ticks = history(settings, log.messages // 2, LOG_HOURS / 24, end)
-    return volumes_held_back(ticks, log.volumes_behind) if log.volumes_behind else ticks
+    return hold_volumes_back(ticks, log.volumes_behind) if log.volumes_behind else ticks
 
 
-def volumes_held_back(ticks: Iterable[Tick], behind: int) -> Iterator[Tick]:
-    """Each volume comes when ``behind`` prices were sent after its own; that is then its time of sending."""
+def hold_volumes_back(ticks: Iterable[Tick], behind: int) -> Iterator[Tick]:
+    """Send each volume ``behind`` prices after its own price, and give it the record timestamp of that moment."""
     held: deque[tuple[int, Tick]] = deque()
     prices, now_ms = 0, 0
     for tick in ticks:
@@ -103,7 +105,7 @@ def volumes_held_back(ticks: Iterable[Tick], behind: int) -> Iterator[Tick]:
 
 
 def one_pair_each(symbols: Iterable[str], moment: datetime) -> Iterator[Tick]:
-    """A price and a volume for each symbol, all of the same event time, sent at it."""
+    """A price and a volume for each symbol; ``moment`` is the event time and the record timestamp of all."""
     micros = round(moment.timestamp() * 1_000_000)
     for symbol in symbols:
         for side, name in zip(SIDES, ("price", "volume"), strict=True):

@@ -1,4 +1,4 @@
-"""The bench from its start to its document."""
+"""The whole bench: runs the requested measurements and returns the document."""
 
 import asyncio
 import os
@@ -11,40 +11,41 @@ import polars as pl
 
 from tickloom.bench import latency, steady, throughput
 from tickloom.bench.broker import client_versions
-from tickloom.bench.ground import Progress, prepared
 from tickloom.bench.plan import Plan
-from tickloom.bench.report import Found, document
+from tickloom.bench.report import Measurements, document
+from tickloom.bench.rig import Progress, rig_for
 from tickloom.errors import TickloomError
 from tickloom.settings import Settings
 
 
 async def bench(settings: Settings, plan: Plan, progress: Progress) -> dict[str, Any]:
-    """The document that this package's docstring describes. Takes minutes; leaves nothing behind, also when stopped.
+    """Run the bench; returns the document that this package's docstring describes. Takes minutes.
 
-    Raises ``Mistake`` where the settings do not allow it, ``TickloomError`` for what went wrong on the way.
+    Removes everything that it created, even if it is stopped. Raises ``Mistake`` if the settings do not allow a bench,
+    and ``TickloomError`` if a measurement fails.
     """
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     began, messages = datetime.now(UTC), plan.log.messages
     try:
-        async with prepared(settings, progress) as ground:
-            postgres = await ground.databases.check()
-            await ground.offload(ground.broker.check)
-            found = Found(
-                throughput=await throughput.measure(ground, plan, began) if messages and not plan.shapes else None,
-                shapes=await throughput.measure_shapes(ground, plan, began) if messages and plan.shapes else None,
-                latency=[await latency.measure(ground, plan, rate) for rate in plan.rates],
-                idle_share=await steady.idle_share(ground, plan) if plan.idle else None,
-                restart=await steady.restart(ground, plan) if plan.restart else None,
+        async with rig_for(settings, progress) as rig:
+            postgres = await rig.databases.check()
+            await rig.offload(rig.broker.check)
+            found = Measurements(
+                throughput=await throughput.measure(rig, plan, began) if messages and not plan.shapes else None,
+                shapes=await throughput.measure_shapes(rig, plan, began) if messages and plan.shapes else None,
+                latency=[await latency.measure(rig, plan, rate) for rate in plan.rates],
+                idle_share=await steady.idle_share(rig, plan) if plan.idle else None,
+                restart=await steady.restart(rig, plan) if plan.restart else None,
             )
     except asyncio.CancelledError:
-        raise TickloomError("stopped; the topics and databases of this bench are removed") from None
+        raise TickloomError("stopped; the bench removed its topics and databases, so it can be run again") from None
     return document(plan, settings, found, began, versions(postgres), machine())
 
 
 def versions(postgres: str) -> dict[str, str | None]:
-    """Of all that the figures depend on. A Kafka client cannot ask a broker for its own."""
+    """The versions that the figures depend on. A Kafka client cannot ask a broker for its version."""
     return {
         "python": platform.python_version(),
         "polars": pl.__version__,
@@ -55,7 +56,7 @@ def versions(postgres: str) -> dict[str, str | None]:
 
 
 def machine() -> dict[str, Any]:
-    """Where it ran; nothing that names it."""
+    """The size of this machine and its system, without its name."""
     return {
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),

@@ -64,8 +64,8 @@ def bench(
 
     from tickloom import logs, settings
     from tickloom.bench.plan import LogPlan, Plan
-    from tickloom.bench.progress import Shown
-    from tickloom.bench.report import picture
+    from tickloom.bench.progress import ConsoleProgress
+    from tickloom.bench.report import render
     from tickloom.bench.run import bench as run_bench
     from tickloom.shapes import PLAIN
 
@@ -92,9 +92,9 @@ def bench(
         idle=idle,
         restart=restart,
     )
-    with Shown() as progress:
+    with ConsoleProgress() as progress:
         document = run_loop(run_bench(settings.load(), plan, progress))
-    print_json(document) if wants_json(output, as_json) else Console().print(picture(document))
+    print_json(document) if wants_json(output, as_json) else Console().print(render(document))
 
 
 def _shapes(names: list[str] | None) -> "tuple[Shape, ...]":

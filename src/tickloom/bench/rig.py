@@ -1,4 +1,4 @@
-"""What all measurements stand on: the settings, broker and databases of this run, and the removal of all that it made."""
+"""The rig of one run: its settings, broker, databases and folder. It removes everything that it created."""
 
 import asyncio
 import tempfile
@@ -18,24 +18,24 @@ T = TypeVar("T")
 
 
 class Progress(Protocol):
-    """Where a person sees what is being done."""
+    """Shows a person what the bench is doing."""
 
-    def step(self, told: str, total: int | None = None) -> None:
-        """The next piece of work, of ``total`` parts where that is known."""
+    def step(self, message: str, total: int | None = None) -> None:
+        """Begin the next step, of ``total`` parts if that is known."""
         ...
 
     def done(self, parts: int) -> None:
-        """How many parts of the current piece are done. From any thread."""
+        """Show how many parts of the current step are done. May be called from any thread."""
         ...
 
-    def warn(self, told: str) -> None:
-        """Something that a person should know, and that stops nothing."""
+    def warn(self, message: str) -> None:
+        """Show a warning. The bench goes on."""
         ...
 
 
 @dataclass(slots=True)
-class Ground:
-    """One run of the bench. ``folder`` is for files of this run."""
+class Rig:
+    """Everything that the measurements of one run share. ``folder`` holds the files of this run."""
 
     settings: Settings
     broker: Broker
@@ -46,7 +46,7 @@ class Ground:
     groups: int = 0
 
     async def offload(self, work: Callable[[], T]) -> T:
-        """Blocking ``work`` in a thread; when this is cancelled, the work is told to stop and waited for."""
+        """Run blocking ``work`` in a thread. If this call is cancelled, it stops the work and waits for its end."""
         future = asyncio.get_running_loop().run_in_executor(None, work)
         try:
             return await asyncio.shield(future)
@@ -57,7 +57,7 @@ class Ground:
 
     @asynccontextmanager
     async def topics(self, label: str, partitions: int) -> AsyncGenerator[dict[TopicSide, str]]:
-        """A pair of fresh, empty topics while inside."""
+        """Create a pair of empty topics, and delete them at the end of the block."""
         names: dict[TopicSide, str] = {
             "prices": f"{self.name}_{label}_prices",
             "volumes": f"{self.name}_{label}_volumes",
@@ -66,12 +66,12 @@ class Ground:
             await self.offload(lambda: self.broker.create(names.values(), partitions))
             yield names
         finally:
-            for left in await self.offload(lambda: self.broker.delete(names.values(), [])):
-                self.progress.warn(left)
+            for warning in await self.offload(lambda: self.broker.delete(names.values(), [])):
+                self.progress.warn(warning)
 
     @asynccontextmanager
     async def group(self, database: Settings, topics: dict[TopicSide, str]) -> AsyncGenerator[Settings]:
-        """The settings of daemons with a fresh group while inside; its offsets are deleted after them."""
+        """Yields settings for daemons in a new group, and deletes the group at the end of the block."""
         self.groups += 1
         name = f"{self.name}_{self.groups}"
         try:
@@ -83,13 +83,13 @@ class Ground:
                 }
             )
         finally:
-            for left in await self.offload(lambda: self.broker.delete([], [name])):
-                self.progress.warn(left)
+            for warning in await self.offload(lambda: self.broker.delete([], [name])):
+                self.progress.warn(warning)
 
 
 @asynccontextmanager
-async def prepared(settings: Settings, progress: Progress) -> AsyncGenerator[Ground]:
-    """A ground with a random name. Raises ``Mistake`` where the settings do not allow a bench."""
+async def rig_for(settings: Settings, progress: Progress) -> AsyncGenerator[Rig]:
+    """A rig with a random name. Raises ``Mistake`` if the settings do not allow a bench."""
     name = f"tickloom_bench_{uuid4().hex[:8]}"
     with tempfile.TemporaryDirectory(prefix="tickloom-bench-") as folder:
-        yield Ground(settings, Broker(settings), Databases(settings, name), progress, Path(folder), name)
+        yield Rig(settings, Broker(settings), Databases(settings, name), progress, Path(folder), name)
