@@ -253,7 +253,7 @@ def test_a_failed_run_alerts(world: World, instance: dg.DagsterInstance, monkeyp
     server = HTTPServer(("127.0.0.1", 0), _Hook)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}/hook"
-    monkeypatch.setattr(alerts, "KNOBS", DagsterSettings(alert_url=address))  # type: ignore[call-arg]
+    monkeypatch.setattr(alerts, "DEFAULTS", DagsterSettings(alert_url=address))  # type: ignore[call-arg]
     try:
         world.query("DROP TABLE stock_volumes CASCADE")
         done = materialize(instance, good=False)

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tickloom.errors import SettingsError
-from tickloom.integrations.dagster import pictures
-from tickloom.integrations.dagster.looks import Sides, hours_of, spans_of
-from tickloom.integrations.dagster.resource import DagsterSettings, read_knobs
+from tickloom.integrations.dagster import markdown
+from tickloom.integrations.dagster.queries import Sides, hours_of, spans_of
+from tickloom.integrations.dagster.resource import DagsterSettings, read_defaults
 from tickloom.settings import unknown_variables
 from tickloom.store.slices import Span
 
@@ -20,36 +20,36 @@ HOUR = timedelta(hours=1)
 
 def test_a_symbol_breaks_no_table() -> None:
     """A symbol with a bar or a tag in it would shift all columns, or put its own markup on the page."""
-    told = pictures.table(("symbol", "price"), [("a|b<i>\n", 1.5), ("*S*", None)])
-    lines = told.splitlines()
+    text = markdown.table(("symbol", "price"), [("a|b<i>\n", 1.5), ("*S*", None)])
+    lines = text.splitlines()
     assert lines[0] == "| symbol | price |"
     assert len(lines) == 4
     assert all(line.count("|") == 3 for line in lines)
-    assert "<" not in told
-    assert "*" not in told
-    assert pictures.table(("symbol",), []) == "No row in this range."
+    assert "<" not in text
+    assert "*" not in text
+    assert markdown.table(("symbol",), []) == "No rows in this range."
 
 
 def test_the_chart_is_a_picture() -> None:
     """The page would show a broken image, or bars that are not the counts."""
     last = TEN + timedelta(minutes=30, seconds=12)
     minutes = {TEN + timedelta(minutes=minute): minute for minute in range(31)}
-    (encoded,) = re.findall(r"base64,([^)]+)\)", pictures.chart(minutes, last))
+    (encoded,) = re.findall(r"base64,([^)]+)\)", markdown.chart(minutes, last))
     root = ET.fromstring(base64.b64decode(encoded))
     bars = [float(bar.attrib["height"]) for bar in root.findall("{*}g/{*}rect")]
     assert len(bars) == 60
     assert bars[:30] == [0.0] * 30  # the half hour before
     assert bars[-1] == max(bars) == 64
     assert bars[-16] == 32
-    assert "30 rows a minute at most" in "".join(root.itertext())
+    assert "30 rows per minute at most" in "".join(root.itertext())
 
 
 def test_the_sparkline_is_an_hour() -> None:
     """A minute with one row would look like one with none."""
-    line = pictures.sparkline({TEN: 1_000, TEN - timedelta(minutes=59): 1}, TEN)
+    line = markdown.sparkline({TEN: 1_000, TEN - timedelta(minutes=59): 1}, TEN)
     assert len(line) == 60
     assert (line[0], line[1], line[-1]) == ("▁", " ", "█")
-    assert pictures.sparkline({}, TEN) == " " * 60
+    assert markdown.sparkline({}, TEN) == " " * 60
 
 
 def test_touched_hours_become_few_spans() -> None:
@@ -79,11 +79,11 @@ def test_check_does_not_complain_of_the_integration() -> None:
     assert unknown_variables(["TICKLOOM_DAGSTER_ALERT_URL"]) == {}
 
 
-def test_a_misspelt_knob_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs would take a hundred seconds, whatever was meant, and no word of it."""
+def test_a_misspelt_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs would silently keep the default of a hundred seconds."""
     for name in ("TICKLOOM_DAGSTER_SERVICE_HOST", "TICKLOOM_DAGSTER_PORT_3000_TCP", "TICKLOOM_WINDOW_ROW"):
         monkeypatch.setenv(name, "x")  # Kubernetes', and the daemon's own affair
-    read_knobs()
+    read_defaults()
     monkeypatch.setenv("TICKLOOM_DAGSTER_MAX_SECOND", "20")
     with pytest.raises(SettingsError, match="did you mean TICKLOOM_DAGSTER_MAX_SECONDS"):
-        read_knobs()
+        read_defaults()

@@ -1,1 +1,1 @@
-"""tickloom inside of other people's schedulers; each needs its extra. They call ``tickloom.drain``, and know no daemon."""
+"""tickloom inside other schedulers; each integration needs its extra. They call ``tickloom.drain`` and run no daemon."""

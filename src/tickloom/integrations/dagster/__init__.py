@@ -1,7 +1,8 @@
 """The Dagster code location: ``dagster dev -m tickloom.integrations.dagster`` (``pip install "tickloom[dagster]"``).
 
-One exactly-once drain materialises the three assets; what it loaded is then looked at by asset checks, in all and by the
-hour. Runs may overlap each other and a daemon, and may be killed: see ``tickloom.drain``. docs/how-to/dagster.md is the guide.
+One exactly-once drain materialises the three assets. Asset checks then check the loaded rows, both as a whole and by the
+hour. Runs may overlap with each other and with a daemon, and may be killed: see ``tickloom.drain``. The guide is
+docs/how-to/dagster.md.
 """
 
 try:
@@ -34,5 +35,5 @@ defs = dg.Definitions(
     schedules=[stock_data_schedule],
     sensors=[stock_data_alert],
     resources={"tickloom": TickloomResource()},
-    executor=dg.in_process_executor,  # what the checks look at was loaded by the same process a moment before
+    executor=dg.in_process_executor,  # the same process loads the rows and checks them
 )

@@ -1,19 +1,20 @@
-"""Tells people that a run has failed."""
+"""Alerts people when a run has failed."""
 
 import json
 import urllib.request
 
 import dagster as dg
 
-from tickloom.integrations.dagster.resource import KNOBS
+from tickloom.integrations.dagster.resource import DEFAULTS
 
 _POST_SECONDS = 10.0
 
 
 def alert(url: str, job: str, run_id: str, error: str) -> str:
-    """Say that a run of ``job`` has failed; by POST where there is a ``url``: JSON with ``text``, as chat hooks take it.
+    """Returns the message that a run of ``job`` has failed. Posts it to ``url`` first, unless that is empty: as JSON with a
+    ``text``, which chat webhooks accept.
 
-    Gives the line. Blocks for ten seconds at most. Raises ``OSError`` where the address does not take it.
+    Blocks for up to ten seconds. Raises ``OSError`` if the POST fails.
     """
     text = f"Dagster run {run_id} of {job} has failed: {error}"
     if url:
@@ -26,8 +27,8 @@ def alert(url: str, job: str, run_id: str, error: str) -> str:
 
 @dg.run_failure_sensor(name="stock_data_alert", default_status=dg.DefaultSensorStatus.RUNNING)
 def stock_data_alert(context: dg.RunFailureSensorContext) -> None:
-    """A failed run is logged as an error, and posted to TICKLOOM_DAGSTER_ALERT_URL where that is set."""
+    """Logs each failed run as an error, and posts it to TICKLOOM_DAGSTER_ALERT_URL if that is set."""
     run = context.dagster_run
     causes = [str(event.message) for event in context.get_step_failure_events()]
-    text = alert(KNOBS.alert_url, run.job_name, run.run_id, "; ".join(causes) or context.failure_event.message or "")
+    text = alert(DEFAULTS.alert_url, run.job_name, run.run_id, "; ".join(causes) or context.failure_event.message or "")
     context.log.error(text)

@@ -6,9 +6,9 @@ from typing import Any
 import dagster as dg
 
 from tickloom.core.model import ANALYTICS, PRICES, VOLUMES, Table
-from tickloom.integrations.dagster import pictures
-from tickloom.integrations.dagster.hours import note_hours
-from tickloom.integrations.dagster.looks import preview, rows_by_table, spans_of
+from tickloom.integrations.dagster import markdown
+from tickloom.integrations.dagster.hours import mark_hours
+from tickloom.integrations.dagster.queries import preview, rows_by_table, spans_of
 from tickloom.integrations.dagster.resource import TickloomResource
 from tickloom.observe.outcome import Ended, Outcome
 from tickloom.settings import Settings
@@ -50,39 +50,43 @@ SPECS = (
 
 @dg.multi_asset(name="stock_data", specs=SPECS)
 def stock_data(context: dg.AssetExecutionContext, tickloom: TickloomResource) -> Iterator[dg.MaterializeResult[Any]]:
-    """Loads the log up to its end, or for as long as a run may take. Safe beside other runs and a daemon, also killed."""
+    """Loads the log up to its end, or until the time limit of a run. It may run beside other runs and a daemon, and may be
+    killed.
+    """
     settings = tickloom.settings()
     outcome = tickloom.drain()
     for line in outcome.lines():
         context.log.info(line)
     if outcome.ended is Ended.STOPPED:
-        raise dg.Failure("the drain was stopped; what it had loaded is committed, and the next run goes on from there")
-    note_hours(context, outcome)
+        raise dg.Failure(
+            "the drain was stopped; its loaded batches are committed, and the next run continues from there"
+        )
+    mark_hours(context, outcome)
     rows = rows_by_table(settings, spans_of(list(outcome.hours), tickloom.verify_hours))
     for key, table in TABLE_OF.items():
         yield dg.MaterializeResult(asset_key=key, metadata=_metadata(settings, outcome, table, rows[table.name]))
 
 
 def _metadata(settings: Settings, outcome: Outcome, table: Table, rows: int) -> dict[str, Any]:
-    """What people look at, and what the checks read (``hours``, ``messages``, ``rejected``)."""
+    """The metadata for people, and for the checks (``hours``, ``messages``, ``rejected``, ``rejects``)."""
     topics = {PRICES.name: [settings.prices_topic], VOLUMES.name: [settings.volumes_topic]}.get(
         table.name, [settings.prices_topic, settings.volumes_topic]
     )
-    told: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     if outcome.first_event is not None and outcome.last_event is not None:
-        seen = preview(settings, table, outcome.last_event)
-        told |= {
-            "rows by minute, the last hour": pictures.sparkline(seen.minutes, outcome.last_event),
-            "chart": dg.MetadataValue.md(pictures.chart(seen.minutes, outcome.last_event)),
-            "preview": dg.MetadataValue.md(pictures.table(seen.names, seen.rows)),
+        newest = preview(settings, table, outcome.last_event)
+        metadata |= {
+            "rows by minute, the last hour": markdown.sparkline(newest.minutes, outcome.last_event),
+            "chart": dg.MetadataValue.md(markdown.chart(newest.minutes, outcome.last_event)),
+            "preview": dg.MetadataValue.md(markdown.table(newest.names, newest.rows)),
             "first event": dg.MetadataValue.timestamp(outcome.first_event),
             "last event": dg.MetadataValue.timestamp(outcome.last_event),
         }
     if outcome.lag is not None:
-        told["lag"] = sum(outcome.lag.get(topic, 0) for topic in topics)
+        metadata["lag"] = sum(outcome.lag.get(topic, 0) for topic in topics)
     if table is ANALYTICS:
-        told |= {"rows stored": outcome.stored, "rows superseded": outcome.superseded}
-    told |= {
+        metadata |= {"rows stored": outcome.stored, "rows superseded": outcome.superseded}
+    metadata |= {
         "messages": sum(outcome.read.get(topic, 0) for topic in topics),
         "rejected": sum(outcome.dead.get(topic, 0) for topic in topics),
         "rejects": dg.MetadataValue.json(dict(outcome.rejects)),
@@ -92,4 +96,4 @@ def _metadata(settings: Settings, outcome: Outcome, table: Table, rows: int) -> 
         "seconds": round(outcome.seconds, 2),
         "hours": dg.MetadataValue.json({hour.isoformat(): count for hour, count in outcome.hours.items()}),
     }
-    return told
+    return metadata

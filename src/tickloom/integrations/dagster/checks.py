@@ -1,4 +1,4 @@
-"""The asset checks: what a run has loaded, looked at. Each may also be run alone; it then looks at what the last run loaded."""
+"""The asset checks of the rows that a run has loaded. A check that runs alone checks the rows of the last run."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,24 +8,24 @@ from typing import Any
 import dagster as dg
 
 from tickloom.integrations.dagster import results
-from tickloom.integrations.dagster.looks import exactness, gaps_since, is_fresh, ledger_faults, sides_of, spans_of
+from tickloom.integrations.dagster.queries import exactness, gaps_since, is_fresh, ledger_faults, sides_of, spans_of
 from tickloom.integrations.dagster.resource import TickloomResource
 from tickloom.integrations.dagster.results import EXACT, FRESH, GAPS, JOIN, LEDGER, REJECTS
 
 _JOINED = dg.AssetKey("joined_stock_data")
 _RAW = [dg.AssetKey(name) for name in ("stock_prices_asset", "stock_volume")]
 _DESCRIPTIONS = {
-    LEDGER: "Every offset that was read is counted once: stored, superseded, dead, skipped or missing.",
+    LEDGER: "The ledger counts every offset once: stored, superseded, dead, skipped or missing.",
     EXACT: "`tickloom verify` of the hours that the run touched: averages, join and numbers, to the last bit.",
-    FRESH: "A joined row is younger than `fresh_seconds`.",
-    GAPS: "Nothing was lost to the topics' retention in the last `gap_hours`.",
-    JOIN: "In the hours that the run touched, the share of keys on one side only is below `one_sided_share`.",
+    FRESH: "The event of the newest joined row is younger than `fresh_seconds`.",
+    GAPS: "The topics' retention removed no unread message in the last `gap_hours`.",
+    JOIN: "In the hours that the run touched, the share of keys on one side only is at most `one_sided_share`.",
 }
 SPECS = [
-    *(dg.AssetCheckSpec(name, asset=_JOINED, description=told) for name, told in _DESCRIPTIONS.items()),
+    *(dg.AssetCheckSpec(name, asset=_JOINED, description=description) for name, description in _DESCRIPTIONS.items()),
     *(
         dg.AssetCheckSpec(
-            REJECTS, asset=key, description="The share of bad messages in the run is below `reject_share`."
+            REJECTS, asset=key, description="The share of bad messages in the run is at most `reject_share`."
         )
         for key in _RAW
     ),
@@ -34,7 +34,7 @@ SPECS = [
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a run says of an asset, as its metadata hold it."""
+    """What a run loaded of one asset, from its metadata. ``reasons``: rejects of both topics by reason."""
 
     messages: int
     rejected: int
@@ -43,14 +43,14 @@ class Loaded:
 
 
 def loaded_by(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> Loaded:
-    """What this run loaded of the asset; where it loaded nothing, the last run that did."""
+    """What this run loaded of the asset; if this run did not materialise it, what the last run loaded."""
     event = None
     for record in context.instance.all_logs(context.run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION):
         if record.asset_materialization is not None and record.asset_materialization.asset_key == key:
             event = record
     event = event or context.instance.get_latest_materialization_event(key)
-    told = event.asset_materialization.metadata if event is not None and event.asset_materialization else {}
-    values: dict[str, Any] = {name: value.value for name, value in told.items()}
+    metadata = event.asset_materialization.metadata if event is not None and event.asset_materialization else {}
+    values: dict[str, Any] = {name: value.value for name, value in metadata.items()}
     return Loaded(
         values.get("messages", 0),
         values.get("rejected", 0),
@@ -63,19 +63,19 @@ def loaded_by(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> Loade
 def stock_data_checks(
     context: dg.AssetCheckExecutionContext, tickloom: TickloomResource
 ) -> Iterator[dg.AssetCheckResult]:
-    """Looks at what was loaded. A check that fails leaves the run as it is: what was loaded is committed."""
+    """Checks the loaded rows. A failed check does not fail the run, whose rows are committed."""
     for check in sorted(context.selected_asset_check_keys, key=lambda key: (key.name, key.asset_key.to_user_string())):
-        yield _look(tickloom, check.name, check.asset_key, loaded_by(context, check.asset_key))
+        yield _run_check(tickloom, check.name, check.asset_key, loaded_by(context, check.asset_key))
 
 
-def _look(tickloom: TickloomResource, name: str, key: dg.AssetKey, loaded: Loaded) -> dg.AssetCheckResult:
+def _run_check(tickloom: TickloomResource, name: str, key: dg.AssetKey, loaded: Loaded) -> dg.AssetCheckResult:
     settings, now = tickloom.settings(), datetime.now(UTC)
     spans = spans_of(loaded.hours, tickloom.verify_hours)
     if name == LEDGER:
         return results.ledger(key, ledger_faults(settings))
     if name == EXACT:
-        left_out = max(0, len(loaded.hours) - tickloom.verify_hours)
-        return results.exact(key, exactness(settings, spans) if spans else [], left_out)
+        skipped_hours = max(0, len(loaded.hours) - tickloom.verify_hours)
+        return results.exact(key, exactness(settings, spans) if spans else [], skipped_hours)
     if name == REJECTS:
         return results.rejects(key, loaded.messages, loaded.rejected, tickloom.reject_share, loaded.reasons)
     if name == FRESH:

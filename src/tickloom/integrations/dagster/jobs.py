@@ -1,4 +1,4 @@
-"""The job and its schedule, by the names that they had in the original."""
+"""The job and its schedule. Existing deployments refer to them by these names."""
 
 import dagster as dg
 
@@ -16,5 +16,5 @@ stock_data_schedule = dg.ScheduleDefinition(
     cron_schedule="*/2 * * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Every two minutes. Runs that overlap are safe; TICKLOOM_DAGSTER_MAX_SECONDS keeps them from it.",
+    description="Every two minutes. Overlapping runs are safe; TICKLOOM_DAGSTER_MAX_SECONDS avoids them.",
 )

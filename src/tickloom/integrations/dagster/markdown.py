@@ -1,4 +1,4 @@
-"""Tables and charts as the Markdown that Dagster's page shows. Pure."""
+"""Tables and charts in Markdown, for Dagster's page. Pure."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -11,15 +11,15 @@ _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 def table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table; a line that says so where there is no row."""
+    """A Markdown table; without rows, a sentence instead."""
     if not rows:
-        return "No row in this range."
+        return "No rows in this range."
     lines = [names, ["---"] * len(names), *([cell(value) for value in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def cell(value: Any) -> str:
-    """A value as one cell: nothing in it ends the cell or the line."""
+    """A value as one cell, with every character escaped that would end the cell or the line."""
     match value:
         case None:
             return ""
@@ -32,24 +32,24 @@ def cell(value: Any) -> str:
 
 
 def sparkline(minutes: Mapping[datetime, int], last: datetime) -> str:
-    """Rows by minute as a line of blocks, for the hour that ends with ``last``; it is seen without a click."""
+    """Rows by minute as a line of block characters, for the hour that ends with ``last``. Dagster shows it without a click."""
     counts = [minutes.get(minute, 0) for minute in _minutes(last)]
     highest = max(*counts, 1)
     return "".join(_BLOCKS[-(-count * (len(_BLOCKS) - 1) // highest)] for count in counts)
 
 
 def chart(minutes: Mapping[datetime, int], last: datetime) -> str:
-    """Rows by minute as bars, for the hour that ends with ``last``: a picture that is in the text itself."""
+    """Rows by minute as bars, for the hour that ends with ``last``: an image that is embedded in the text."""
     shown = _minutes(last)
     counts = [minutes.get(minute, 0) for minute in shown]
-    highest, step, tall = max(*counts, 1), _WIDTH / len(shown), _HEIGHT - 2 * _FOOT
+    highest, step, full_height = max(*counts, 1), _WIDTH / len(shown), _HEIGHT - 2 * _FOOT
     bars = "".join(
-        f'<rect x="{number * step:.1f}" y="{_FOOT + tall - tall * count / highest:.1f}" width="{step - 1.5:.1f}" '
-        f'height="{tall * count / highest:.1f}"/>'
+        f'<rect x="{number * step:.1f}" y="{_FOOT + full_height - full_height * count / highest:.1f}" width="{step - 1.5:.1f}" '
+        f'height="{full_height * count / highest:.1f}"/>'
         for number, count in enumerate(counts)
     )
     text = (
-        f'<text x="0" y="11">{highest:,} rows a minute at most</text>'
+        f'<text x="0" y="11">{highest:,} rows per minute at most</text>'
         f'<text x="0" y="{_HEIGHT - 3}">{shown[0]:%H:%M}</text>'
         f'<text x="{_WIDTH}" y="{_HEIGHT - 3}" text-anchor="end">{shown[-1]:%H:%M} UTC</text>'
     )
@@ -62,6 +62,6 @@ def chart(minutes: Mapping[datetime, int], last: datetime) -> str:
 
 
 def _minutes(last: datetime) -> list[datetime]:
-    """The sixty minutes up to that of ``last``, oldest first."""
+    """The sixty minutes that end with the minute of ``last``, oldest first."""
     end = last.replace(second=0, microsecond=0)
     return [end - number * _MINUTE for number in reversed(range(60))]

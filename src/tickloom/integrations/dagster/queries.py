@@ -1,6 +1,6 @@
-"""What the integration asks the tables. Each query has a range of event times, so it locks the partitions of that range.
+"""The integration's queries. Each query of a table has a range of event times, so it locks only the partitions of that range.
 
-All are short; each opens a connection of its own, in a thread of its own (see ``run_apart``). They block, and raise
+All are short. Each opens a connection of its own, in a thread of its own (see ``run_apart``). They block, and raise
 ``StoreUnavailable`` or ``Mistake``.
 """
 
@@ -35,7 +35,7 @@ def ask(settings: Settings, question: Callable[[Connection], Awaitable[T]]) -> T
 
 
 def spans_of(hours: Sequence[datetime], most: int) -> list[Span]:
-    """The newest ``most`` of these hours, neighbours put together, oldest first. Pure."""
+    """The newest ``most`` of these hours as spans, oldest first. Adjacent hours make one span. Pure."""
     spans: list[Span] = []
     for hour in sorted(hours)[-most:]:
         if spans and spans[-1].stop == hour:
@@ -49,7 +49,7 @@ def spans_of(hours: Sequence[datetime], most: int) -> list[Span]:
 
 
 def rows_by_table(settings: Settings, spans: Sequence[Span]) -> dict[str, int]:
-    """Rows of each table with event times in ``spans``."""
+    """The number of rows of each table with event times in ``spans``."""
 
     async def question(connection: Connection) -> dict[str, int]:
         return {table.name: sum([await _count(connection, table, span) for span in spans]) for table in TABLES}
@@ -63,7 +63,7 @@ async def _count(connection: Connection, table: Table, span: Span) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """The newest rows of a table, and how many rows of it each minute of the hour before the newest event has."""
+    """The newest rows of a table, and the number of its rows in each minute of the hour before the newest event."""
 
     names: Sequence[str]
     rows: Sequence[Sequence[Any]]
@@ -71,7 +71,7 @@ class Preview:
 
 
 def preview(settings: Settings, table: Table, newest: datetime) -> Preview:
-    """The rows of the hour that ends with ``newest``."""
+    """The preview of the hour that ends with ``newest``."""
     span = (newest - HOUR, newest + timedelta(microseconds=1))
 
     async def question(connection: Connection) -> Preview:
@@ -91,7 +91,7 @@ def preview(settings: Settings, table: Table, newest: datetime) -> Preview:
 
 
 def is_fresh(settings: Settings, since: datetime) -> bool:
-    """Whether any joined row has an event since then."""
+    """Whether a joined row has an event time at or after ``since``."""
     ahead = datetime.now(UTC) + timedelta(seconds=settings.event_max_ahead_seconds)
 
     async def question(connection: Connection) -> bool:
@@ -104,7 +104,7 @@ def is_fresh(settings: Settings, since: datetime) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """Keys that are in both raw tables, and those that are in one of them only."""
+    """The number of keys in both raw tables, and of keys in only one of them."""
 
     both: int = 0
     prices_only: int = 0
@@ -112,13 +112,13 @@ class Sides:
 
     @property
     def share(self) -> float:
-        """Of keys that are on one side only; 0 where there is none at all."""
-        alone = self.prices_only + self.volumes_only
-        return alone / (self.both + alone) if alone else 0.0
+        """The share of keys on one side only; 0 without any key."""
+        one_sided = self.prices_only + self.volumes_only
+        return one_sided / (self.both + one_sided) if one_sided else 0.0
 
 
 def sides_of(settings: Settings, spans: Sequence[Span]) -> Sides:
-    """The keys with event times in ``spans``, an hour at a time."""
+    """Count the keys with event times in ``spans``, one hour per query."""
     statement = f"""
         SELECT count(*) FILTER (WHERE v.symbol IS NOT NULL AND p.symbol IS NOT NULL) AS both,
             count(*) FILTER (WHERE v.symbol IS NULL) AS prices_only, count(*) FILTER (WHERE p.symbol IS NULL) AS volumes_only
@@ -128,16 +128,16 @@ def sides_of(settings: Settings, spans: Sequence[Span]) -> Sides:
     """
 
     async def question(connection: Connection) -> Sides:
-        seen = Sides()
+        total = Sides()
         for span in spans:
             for hour in hours_of(span):
                 row = await connection.fetchrow(statement, hour, hour + HOUR)
-                seen = Sides(
-                    seen.both + row["both"],
-                    seen.prices_only + row["prices_only"],
-                    seen.volumes_only + row["volumes_only"],
+                total = Sides(
+                    total.both + row["both"],
+                    total.prices_only + row["prices_only"],
+                    total.volumes_only + row["volumes_only"],
                 )
-        return seen
+        return total
 
     return ask(settings, question)
 
@@ -148,9 +148,9 @@ def hours_of(span: Span) -> list[datetime]:
 
 
 def exactness(settings: Settings, spans: Sequence[Span]) -> list[Report]:
-    """``tickloom verify`` of each span. Raises also ``SettingsError``, where there are none."""
+    """``tickloom verify`` of each span. Also raises ``SettingsError`` if ``spans`` is empty."""
     if not spans:
-        raise SettingsError("there is nothing to verify; give at least one hour")
+        raise SettingsError("no hours were given to verify; give at least one")
 
     async def work() -> list[Report]:
         return [await verify(settings, span) for span in spans]
@@ -162,7 +162,7 @@ def exactness(settings: Settings, spans: Sequence[Span]) -> list[Report]:
 
 
 def ledger_faults(settings: Settings) -> list[str]:
-    """Partitions whose offsets do not add up, a line each."""
+    """A line for each topic partition whose offsets do not add up."""
 
     async def question(connection: Connection) -> list[str]:
         rows = await connection.fetch(
@@ -176,7 +176,7 @@ def ledger_faults(settings: Settings) -> list[str]:
 
 
 def gaps_since(settings: Settings, since: datetime) -> list[str]:
-    """What was lost to retention and noticed since then, a line each."""
+    """A line for each range of offsets that retention removed unread and that was noticed at or after ``since``."""
 
     async def question(connection: Connection) -> list[str]:
         rows = await connection.fetch(
