@@ -3,7 +3,7 @@
 import pytest
 
 from tickloom import errors
-from tickloom.daemon.manner import Manner
+from tickloom.daemon.mode import Mode
 from tickloom.daemon.verdicts import (
     MAX_VANISHED,
     BackOff,
@@ -32,14 +32,14 @@ from tickloom.errors import (
     Undecided,
 )
 
-USUAL = Manner()
-CAREFUL = Manner(careful=True, patience_seconds=4, max_messages=50)
+USUAL = Mode()
+CAREFUL = Mode(careful=True, patience_seconds=4, max_messages=50)
 
 
-@pytest.mark.parametrize("manner", [USUAL, CAREFUL])
-def test_a_fenced_session_always_waits(manner: Manner) -> None:
+@pytest.mark.parametrize("mode", [USUAL, CAREFUL])
+def test_a_fenced_session_always_waits(mode: Mode) -> None:
     """Two owners of one partition would take it from each other without end, committing a batch each time."""
-    assert next_step(Fenced("x"), manner) == BackOff(manner, "fenced", always=True)
+    assert next_step(Fenced("x"), mode) == BackOff(mode, "fenced", always=True)
 
 
 @pytest.mark.parametrize(("messages", "most"), [(1_000, 500), (3, 1), (1, 1)])
@@ -47,15 +47,15 @@ def test_batches_get_narrower(messages: int, most: int) -> None:
     """A batch that needs more locks than the server has would be tried for ever."""
     step = next_step(TooWide(messages), USUAL)
     assert isinstance(step, Restart)
-    assert step.manner == Manner(max_messages=most)
+    assert step.mode == Mode(max_messages=most)
 
 
 @pytest.mark.parametrize(("patience", "then"), [(0, 1), (1, 2), (4, 8), (8, 8)])
 def test_patience_grows_up_to_a_limit(patience: float, then: float) -> None:
     """It would take minutes to tell a table that refuses everything from a bad row."""
-    step = next_step(Undecided("x"), Manner(careful=True, patience_seconds=patience))
+    step = next_step(Undecided("x"), Mode(careful=True, patience_seconds=patience))
     assert isinstance(step, Restart)
-    assert step.manner == Manner(careful=True, patience_seconds=then)
+    assert step.mode == Mode(careful=True, patience_seconds=then)
 
 
 def test_rows_that_vanish_again_and_again_are_a_mistake() -> None:
@@ -69,21 +69,21 @@ def test_rows_that_vanish_again_and_again_are_a_mistake() -> None:
 
 def test_a_refused_row_is_looked_for_with_care() -> None:
     """One row that Postgres refuses would stop the whole stream."""
-    step = next_step(RowsRefused("x"), Manner(max_messages=50))
+    step = next_step(RowsRefused("x"), Mode(max_messages=50))
     assert isinstance(step, BackOff)
-    assert step.manner == Manner(careful=True, max_messages=50)
+    assert step.mode == Mode(careful=True, max_messages=50)
     assert step.check_tables, "a table that was changed refuses rows, too"
 
 
 @pytest.mark.parametrize("error", [StateSpoilt("x"), AwayFromHome("x")])
 @pytest.mark.parametrize(
-    ("manner", "then"), [(USUAL, USUAL), (CAREFUL, Manner(max_messages=50)), (Manner(max_messages=50), USUAL)]
+    ("mode", "then"), [(USUAL, USUAL), (CAREFUL, Mode(max_messages=50)), (Mode(max_messages=50), USUAL)]
 )
-def test_spoilt_state_is_thrown_away(error: StateSpoilt, manner: Manner, then: Manner) -> None:
+def test_spoilt_state_is_thrown_away(error: StateSpoilt, mode: Mode, then: Mode) -> None:
     """The daemon would stay careful, and slow, long after the last bad row."""
-    step = next_step(error, manner)
+    step = next_step(error, mode)
     assert isinstance(step, BackOff)
-    assert (step.manner, step.always, step.check_tables) == (then, False, False)
+    assert (step.mode, step.always, step.check_tables) == (then, False, False)
 
 
 def test_replicas_that_cannot_share() -> None:

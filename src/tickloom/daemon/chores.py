@@ -19,7 +19,7 @@ class Chores:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, *chores: Coroutine[Any, Any, None]) -> None:
-        """Start these chores, too."""
+        """Start these chores as well."""
         for chore in chores:
             task = asyncio.create_task(chore, name=chore.__qualname__)
             task.add_done_callback(self._ended)

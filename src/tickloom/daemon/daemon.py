@@ -1,7 +1,7 @@
-"""The daemon: start → run → drain. It checks everything before it reads anything, and then runs session after session.
+"""The daemon: start → run → drain. It checks everything before it reads anything, and then runs one session after another.
 
-Each part is in a module of its own: ``group`` knows the assignment, ``sessions`` runs sessions and decides what their ends
-mean (``verdicts``), ``lifecycle`` ends a session or the run, and the chores go on beside them.
+Each part has a module of its own: ``group`` knows the assignment, ``sessions`` runs sessions, ``verdicts`` decides what
+follows a session, ``lifecycle`` ends a session or the run, and the chores run beside them.
 """
 
 import asyncio
@@ -50,8 +50,8 @@ class Daemon:
     def __init__(
         self, settings: Settings, *, once: Bounds | None = None, serve: bool = True, notify: bool = True
     ) -> None:
-        """``once``: drain the log to its end as it is now, or to these bounds. ``serve``: answer by HTTP. ``notify``: tell
-        systemd how it goes, where it asked.
+        """``once``: drain the log to its current end, or to these bounds. ``serve``: answer HTTP requests. ``notify``: send
+        notifications to systemd, if it asked for them.
         """
         self._settings = settings
         self._serve = serve
@@ -78,17 +78,17 @@ class Daemon:
         return Outcome.of(self._tally, self._lifecycle.ended or Ended.STOPPED, time.monotonic() - self._started)
 
     async def run(self) -> None:
-        """Until stopped or, for ``once``, drained or at a bound.
+        """Run until the daemon is stopped or, with ``once``, has drained the log or reached a bound.
 
-        Raises ``Mistake``; ``SourceUnavailable`` or ``StoreUnavailable`` when the time was over during an outage, or the
-        membership ended; and whatever a chore failed with, which is a bug.
+        Raises ``Mistake``; ``SourceUnavailable`` or ``StoreUnavailable`` if the time ran out during an outage, or the
+        membership ended; and the exception of a chore that failed, which is a bug.
         """
         settings, lifecycle, metrics = self._settings, self._lifecycle, self._metrics
         metrics.stage_cpu_seconds.labels("start").inc(time.thread_time())
         metrics.build_info.labels(**build_info()).set(1)
         loop_clock = CpuClock(metrics.stage_cpu_seconds.labels("loop"), time.thread_time)
         self._events.subscribe(Committed, lambda _: loop_clock.note())
-        check_options(settings)  # here, because a reader is made only after the group was joined
+        check_options(settings)  # here, because the first reader is made only after the group is joined
         group = Group(lifecycle, self._outages, self._events)
         member = Member(settings, group.post)
         with ThreadPoolExecutor(1, "tickloom-cpu") as executor:
@@ -97,7 +97,7 @@ class Daemon:
             async with self._serving():
                 await self._run(replica, group)
         loop_clock.note()
-        _log.info("left the group; all that was loaded is committed", cpu_seconds=metrics.cpu_by_stage())
+        _log.info("left the group; every loaded batch is committed", cpu_seconds=metrics.cpu_by_stage())
         if lifecycle.error is not None:
             raise lifecycle.error
         if lifecycle.ended is Ended.MAX_SECONDS and self._outages.current is not None:
@@ -108,12 +108,12 @@ class Daemon:
         housekeeping = Housekeeping(self._settings, partitioner, self._metrics, lifecycle.fail)
         sharing = SharingFollower(replica, lifecycle)
         sessions = Sessions(replica, group, sharing, lifecycle, self._health, self._goal)
-        chores = Chores(lifecycle.fail)  # nobody would do a chore that has failed any more
+        chores = Chores(lifecycle.fail)  # the daemon cannot do without a chore that has failed
         chores.start(systemd.feed_watchdog(self._health, self._notify))
         if self._goal is not None:
             chores.start(self._goal.keep_time())
         try:
-            self._notify("READY=1")  # at once: an outage is waited out, and must not look like a failed start
+            self._notify("READY=1")  # at once: the checks wait out an outage, which must not look like a failed start
             cluster = await lifecycle.unless_stopped(self._check(replica, housekeeping))
             if cluster is not None:
                 chores.start(self._monitor.ask_kafka(), self._monitor.ask_postgres(), group.follow())
@@ -128,7 +128,7 @@ class Daemon:
             await chores.end()
 
     async def _check(self, replica: Replica, housekeeping: Housekeeping) -> Cluster:
-        """Check database, schema, topics and source, in this order, before anything is consumed; outages are waited out.
+        """Check database, schema, topics and source, in this order, before any message is read. Waits out outages.
 
         Raises ``Mistake``.
         """
@@ -159,5 +159,5 @@ class Daemon:
 
 
 def _owner() -> str:
-    """A name for this replica in the ledger that no other one has ever had."""
+    """A unique name for this replica in the ledger."""
     return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"

@@ -1,7 +1,8 @@
-"""``tickloom.drain``: the daemon as a call, for an orchestrator or a script, in a process that belongs to somebody else.
+"""``tickloom.drain``: the daemon as a function call, for an orchestrator or a script, within its process.
 
-The process stays as it is: no signal handler, no exit, no change to the interpreter, the allocator or logging, and no port
-unless it is asked for. Where structlog is not set up, log lines go to Python's ``logging``, below the name ``tickloom``.
+It leaves that process alone: no signal handler, no exit, no change to the interpreter, the allocator or logging, and no port
+unless the caller asks for one. If structlog is not set up, log lines go to Python's ``logging``, below the name
+``tickloom``.
 """
 
 import asyncio
@@ -34,9 +35,9 @@ def drain(
     stop: threading.Event | None = None,
     serve: bool = False,
 ) -> Outcome:
-    """Load the log up to its end as it is now, or up to a bound, whichever comes first.
+    """Load the log up to its current end or up to a bound, whichever comes first.
 
-    Blocks; may be called from any thread, and again and again. It ends between two batches, and everything that the
+    Blocks. It may be called from any thread, and repeatedly. It ends between two batches, and everything that the
     outcome counts is committed. A drain is a replica like any other: beside daemons of the same group it takes its share,
     and waits until they have done theirs.
 
@@ -45,8 +46,8 @@ def drain(
     never exceeded. ``stop``, once set, ends the drain after the batch in flight; so does an exception that a signal handler
     raises in the calling thread, as Ctrl-C does. ``serve``: answer by HTTP as the daemon does, at the port in the settings.
 
-    Raises ``Mistake`` (a person must act); ``SourceUnavailable`` or ``StoreUnavailable`` when the time was over while Kafka
-    or Postgres was away; ``SettingsError`` for a bound that allows nothing.
+    Raises ``Mistake`` (a person must act); ``SourceUnavailable`` or ``StoreUnavailable`` if the time ran out while Kafka or
+    Postgres was away; ``SettingsError`` for a bound that allows no message.
     """
     daemon = Daemon(settings, once=Bounds(max_seconds, max_messages), serve=serve, notify=False)
     interrupted = threading.Event()
@@ -63,9 +64,10 @@ def drain(
 
 
 async def with_lag(outcome: Outcome, settings: Settings) -> Outcome:
-    """The outcome with its lag: by topic, how many messages of the log as it ends now are not in the ledger.
+    """The outcome with its lag: by topic, how many messages of the log, up to its current end, are not in the ledger.
 
-    Without it where Kafka or Postgres does not answer, and after a stop, when somebody waits. Raises ``Mistake``.
+    The lag is left out if Kafka or Postgres does not answer, and after a stop, because then somebody waits for the end.
+    Raises ``Mistake``.
     """
     if outcome.ended is Ended.STOPPED:
         return outcome

@@ -1,4 +1,4 @@
-"""``Goal``: what a drain works towards, which is the log's end as it was at its start, or a bound before that."""
+"""``Goal``: where a drain ends, which is at the log's end as it was when the drain started, or at a bound before that."""
 
 import asyncio
 import contextlib
@@ -19,18 +19,18 @@ Ends = Mapping[TopicPartition, int]
 
 
 class Goal:
-    """Belongs to the event loop. ``ends``: the ends to drain to, once they are known."""
+    """Belongs to the event loop. ``ends``: per partition, the offset to drain to; None until Kafka has answered."""
 
     def __init__(self, bounds: Bounds, tally: Tally, lifecycle: Lifecycle) -> None:
-        """``tally`` counts what this drain commits. The time bound counts from now."""
+        """``tally`` counts the messages that this drain commits. The time bound counts from now."""
         self.ends: Ends | None = None
         self._bounds, self._tally, self._lifecycle = bounds, tally, lifecycle
         self._started = time.monotonic()
 
     def messages_left(self) -> int | None:
-        """How many more messages this drain may commit; None for all."""
-        most = self._bounds.max_messages
-        return None if most is None else max(0, most - self._tally.messages)
+        """How many more messages this drain may commit; None without a bound."""
+        bound = self._bounds.max_messages
+        return None if bound is None else max(0, bound - self._tally.messages)
 
     async def keep_time(self) -> None:
         """A chore: end the drain when its time is over."""
@@ -39,11 +39,10 @@ class Goal:
             self._lifecycle.end(Ended.MAX_SECONDS)
 
     async def reached(self, store: Store) -> bool:
-        """Whether the drain is done: the tables hold the log up to ``ends``, or it has committed all that it may.
+        """Whether the drain is done: the tables hold the log up to ``ends``, or it has committed as many messages as it may.
 
-        Other replicas may have loaded their part. While theirs is missing this waits, and asks the ledger from time to
-        time; False when the session's loop has something else to do. The partitions of a replica that died come to us
-        when the group has noticed.
+        Other replicas may load their part of the log. Until they have, this waits and polls the ledger; it returns False
+        when it is interrupted. The group gives us the partitions of a replica that died as soon as it notices.
         """
         ends, interrupted = self.ends or {}, self._lifecycle.interrupted
         while not self._lifecycle.stopping:
@@ -65,7 +64,7 @@ class Goal:
 
 
 def log_ends(settings: Settings) -> dict[TopicPartition, int]:
-    """Where the logs of both topics end now, in all partitions, without what open transactions hold back.
+    """The current ends of all partitions of both topics, without the messages that open transactions hold back.
 
     Blocks. Raises ``SourceUnavailable``, ``Mistake``.
     """

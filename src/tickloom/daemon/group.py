@@ -1,16 +1,16 @@
 """``Group``: turns the events of this replica's membership into its current assignment.
 
 ========================  ==========================================================================================
-event                     what follows
+event                     effect
 ========================  ==========================================================================================
-``Assigned``              this is the assignment now, and the session for an older one ends
-``Revoked``               there is no assignment, and the session ends; the member's thread waits until ``let_go``
-``MemberRefused``         nothing, as the member goes on asking; ends the run where Kafka has never let us in
-``MemberFailed``          ends the run
+``Assigned``              it replaces the assignment, and ends the session of the old one
+``Revoked``               it removes the assignment and ends the session; the member's thread waits until ``let_go``
+``MemberRefused``         none, because the member keeps asking; it ends the run if Kafka has never let us in
+``MemberFailed``          it ends the run
 ========================  ==========================================================================================
 
-The client of KIP-848's protocol says nothing to a member that joins a group in which all partitions are taken; ``notice_spare``
-finds that out by asking the group.
+With KIP-848's protocol, the client does not call back if a member joins a group in which all partitions are taken.
+``notice_spare`` finds that out by asking the group.
 """
 
 import asyncio
@@ -38,10 +38,10 @@ class Group:
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[MemberEvent] = asyncio.Queue()
         self._assignment: Assignment | None = None  # None: not received yet, or revoked
-        self._revocation: threading.Event | None = None  # set it once nothing of the revoked assignment is in flight
+        self._revocation: threading.Event | None = None  # to be set once nothing of the revoked assignment is in flight
 
     def post(self, event: MemberEvent) -> None:
-        """Take an event of the member's thread. Does not block."""
+        """Queue an event from the member's thread. Does not block."""
         try:
             self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
         except RuntimeError:  # the loop is closed, so nothing is in flight
@@ -49,13 +49,13 @@ class Group:
                 event.done.set()
 
     async def assignment(self, *, even_empty: bool = False) -> Assignment | None:
-        """The partitions that the group has given this replica; waits for some. None when the run ends.
+        """Wait for an assignment; returns its partitions, or None when the run ends.
 
-        ``even_empty``: an empty assignment will do, too.
+        ``even_empty``: also return an empty assignment.
         """
         lifecycle = self._lifecycle
         while not lifecycle.stopping:
-            lifecycle.interrupted.clear()  # what is returned now is the news
+            lifecycle.interrupted.clear()  # the caller is about to get the newest assignment
             if self._assignment or (even_empty and self._assignment is not None):
                 return self._assignment
             await lifecycle.interrupted.wait()
@@ -68,12 +68,12 @@ class Group:
             self._revocation = None
 
     async def follow(self) -> None:
-        """A chore: act on the member's events as they come."""
+        """A chore: handle the member's events as they arrive."""
         while True:
             self._act(await self._queue.get())
 
     async def notice_spare(self, member: Member, partitions: int) -> None:
-        """A chore: notice that other members own all of the topics' ``partitions``, where the client would not say so."""
+        """A chore: notice that other members own all of the topics' ``partitions``, if the client would not report it."""
         while member.may_be_spare_in_silence and self._assignment is None:
             await asyncio.sleep(_SPARE_SECONDS)
             spare = await self._loop.run_in_executor(None, member.is_spare, partitions)

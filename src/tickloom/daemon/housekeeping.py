@@ -1,4 +1,4 @@
-"""A chore: table partitions ahead of time, a look at the schema each minute, and a warning before locks run out."""
+"""A chore: every minute it creates partitions ahead of time, checks the schema, and warns before locks run out."""
 
 import asyncio
 import time
@@ -27,13 +27,13 @@ class Housekeeping:
     def __init__(
         self, settings: Settings, partitioner: Partitioner, metrics: Metrics, fail: Callable[[Mistake], object]
     ) -> None:
-        """``fail`` is called with the mistake when the tables are no longer what this version writes into."""
+        """``fail`` is called with the mistake when the tables no longer fit this version."""
         self._settings, self._partitioner, self._metrics = settings, partitioner, metrics
         self._fail = fail
         self._warned_of_locks = -_HOUR_SECONDS  # monotonic
 
     async def keep(self) -> None:
-        """Do it all each minute, until cancelled."""
+        """Do all of it every minute, until cancelled."""
         while True:
             await asyncio.sleep(_EVERY_SECONDS)
             try:
@@ -46,7 +46,7 @@ class Housekeeping:
                 _log.error("housekeeping failed", error=str(error))
 
     async def make_partitions(self, connection: Connection) -> None:
-        """Make partitions ahead of time; warn when they run out, are detached, or are too many.
+        """Create partitions ahead of time; warn if they run out, are detached, or are too many.
 
         Raises ``StoreUnavailable``, ``Mistake``.
         """
@@ -71,7 +71,7 @@ class Housekeeping:
         if partitioner.refusal and until < now.timestamp() + _HOUR_SECONDS:
             missing = partition_at(table, partitioner.widths[table], now)
             _log.warning(
-                "partitions run out, and this role may not make any",
+                "partitions run out, and this role may not create any",
                 table=table,
                 until=datetime.fromtimestamp(until, UTC).isoformat(),
                 fix=f"{partitioner.refusal}; or: {missing.ddl}",
@@ -88,7 +88,7 @@ class Housekeeping:
                 _log.warning("there are many partitions", reason=str(error))
 
     async def _check_schema(self, connection: Connection) -> None:
-        """The flow may not notice that somebody dropped a key or added a policy, and be wrong or slow."""
+        """Check the tables: without this, the flow might not notice a dropped key or an added policy, and be wrong or slow."""
         try:
             await check_tables(connection, self._settings)
         except SchemaMismatch as error:

@@ -1,4 +1,4 @@
-"""What ends when: the session, or the whole run. One object, shared by the sessions' loop and all who may end it."""
+"""Ends the session, or the whole run. One object, shared by the sessions' loop and everything that may end them."""
 
 import asyncio
 import contextlib
@@ -15,9 +15,9 @@ T = TypeVar("T")
 class Lifecycle:
     """Belongs to the event loop.
 
-    ``session`` is the one that has something in flight; None between sessions, and while one is being opened.
-    ``interrupted`` is set when whatever the loop does now (a session, a wait) must end; the loop clears it before it looks
-    at what it should do next. ``ended``: why the run ends. ``error``: what it ends with.
+    ``session`` is the one that may have a batch in flight; None between sessions, and while one opens. ``interrupted`` is
+    set when the loop must end its current session or wait; the loop clears it before it decides what to do next. ``ended``:
+    why the run ends. ``error``: the exception to end with.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Lifecycle:
         return self._stop.is_set()
 
     def end_session(self) -> None:
-        """End the session, or what is done in place of one, after the batch in flight; another one begins."""
+        """End the session after the batch in flight, or the wait between two sessions; then another session begins."""
         self.interrupted.set()
         if self.session is not None:
             self.session.stop()
@@ -50,7 +50,7 @@ class Lifecycle:
         self.end(Ended.STOPPED)
 
     async def unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """The result of ``work``; None if the run ends first, and then ``work`` is cancelled."""
+        """The result of ``work``. If the run ends first, cancels ``work`` and returns None."""
         task = asyncio.create_task(work)
         stop = asyncio.create_task(self._stop.wait())
         await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,7 +1,7 @@
-"""Two chores that ask Kafka and Postgres every few seconds, so that an operator of an idle daemon learns of an outage,
-of how much waits, and of who holds it up.
+"""Two chores that ask Kafka and Postgres every few seconds. So the operator of an idle daemon also learns of an outage, of
+waiting messages, and of a transaction that holds them back.
 
-They use a client and a connection of their own, which stay open. What the flow meets meanwhile counts just as much (see
+They use a client and a connection of their own, which stay open. Outages that the flow meets count equally (see
 ``Reachability``).
 """
 
@@ -26,7 +26,7 @@ from tickloom.store.postgres import Connection, connect
 
 _EVERY_SECONDS = 2.0
 _ANSWER_SECONDS = 4.0
-"""With the pause before it: an outage is reported within ten seconds, even if a service does not refuse but is silent."""
+"""Together with the pause before it this bounds the report of an outage to ten seconds, even if the service is silent."""
 _OPEN_TOO_LONG_SECONDS = 10.0
 _log = Logger(__name__)
 
@@ -41,7 +41,7 @@ class Monitor:
         self._reported_open: set[TopicPartition] = set()  # partitions whose open transaction is in the log
 
     def subscribe(self, events: Events) -> None:
-        """Follow which partitions are ours, and how far they are committed. Health must have subscribed before."""
+        """Follow our partitions and their commits. Health must have subscribed before."""
         events.subscribe(AssignmentReceived, lambda event: self._own(event.partitions))
         events.subscribe(AssignmentRevoked, lambda _: self._own(()))
         events.subscribe(StandingBy, lambda _: self._own(()))
@@ -49,7 +49,7 @@ class Monitor:
         events.subscribe(Committed, self._committed)
 
     async def ask_kafka(self) -> None:
-        """Follow the ends of our logs, until cancelled. A replica that owns none asks for the sake of an answer."""
+        """Follow the ends of our logs, until cancelled. A replica without partitions asks as well, to notice an outage."""
         ends, loop = LogEnds(self._settings, _ANSWER_SECONDS), asyncio.get_running_loop()
         topics = (self._settings.prices_topic, self._settings.volumes_topic)
         while True:
@@ -64,7 +64,7 @@ class Monitor:
             await asyncio.sleep(_EVERY_SECONDS)
 
     async def ask_postgres(self) -> None:
-        """Follow the ledger, until cancelled, even if it is not this replica that moves it."""
+        """Follow the ledger, until cancelled, even if another replica moves it."""
         try:
             while True:
                 try:
@@ -89,7 +89,7 @@ class Monitor:
             await connection.close()
 
     def _own(self, partitions: Iterable[TopicPartition]) -> None:
-        """This replica reads these partitions and no others: what was shown of others goes at once."""
+        """This replica reads these partitions and no others. The metrics of all others disappear at once."""
         self._backlog.own(partitions)
         self._show()
 
@@ -103,8 +103,8 @@ class Monitor:
         self._show()
 
     def _show(self) -> None:
-        """Metrics and health show what is known now. What is unknown has no series: NaN would spoil each sum and maximum
-        over it, and an outage has an alert of its own.
+        """Update metrics and health. An unknown value has no series: NaN would spoil each sum and maximum over it, and an
+        outage has an alert of its own.
         """
         now, wall, metrics = time.monotonic(), time.time(), self._metrics
         lags, transactions = self._backlog.messages(), self._backlog.open_transactions(now)
@@ -124,7 +124,7 @@ class Monitor:
             if one.seconds >= _OPEN_TOO_LONG_SECONDS and at not in self._reported_open:
                 self._reported_open.add(at)
                 _log.warning(
-                    "a producer's transaction stays open; what lies behind its first message cannot be read until it ends",
+                    "a producer's transaction stays open; no message after its first one can be read until it ends",
                     topic=at.topic,
                     partition=at.partition,
                     messages=one.messages,

@@ -1,4 +1,4 @@
-"""Outages of Kafka and Postgres as the daemon meets them: the one it waits for now, and where each of them is reported."""
+"""Outages of Kafka and Postgres: which one the daemon waits out now, and the reports to metrics, health and the log."""
 
 import asyncio
 import time
@@ -18,14 +18,14 @@ from tickloom.settings import Settings
 
 _log = Logger(__name__)
 _TRUSTED_SECONDS = 10.0
-"""A session that lasts this long was refused nothing: by then every partition has been asked for."""
+"""A session that lasts this long was not refused: by then it has asked for every partition."""
 T = TypeVar("T")
 
 
 class Outages:
     """The ``StoreObserver`` of all stores, and its counterpart for Kafka. Belongs to the event loop.
 
-    ``current`` is the outage that is being waited out now; None while all goes well.
+    ``current`` is the outage that the daemon waits out now; None without one.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics, health: Health) -> None:
@@ -39,20 +39,24 @@ class Outages:
 
     def subscribe(self, events: Events) -> None:
         """Follow these events from now on."""
-        events.subscribe(AssignmentReceived, lambda _: self.kafka.forget(self))  # it may be empty: we may ask no more
+        events.subscribe(
+            AssignmentReceived, lambda _: self.kafka.forget(self)
+        )  # an empty one: this replica may ask nothing more
         events.subscribe(Committed, self._committed)
 
     # --- Postgres -----------------------------------------------------------------------------------------------
 
     def postgres_expected(self) -> None:
-        """Note that Postgres is asked for the first time: until it answers, it counts as away."""
-        self.current = StoreUnavailable("Postgres has not answered in all that time")
+        """The daemon is about to ask Postgres for the first time. Until Postgres answers, it counts as away."""
+        self.current = StoreUnavailable(
+            "Postgres has not answered since the start; is it up? If not, start it, or fix TICKLOOM_DATABASE_URL"
+        )
 
     def postgres_failed(self, store: object, failure: Failure[StoreUnavailable]) -> None:
         """See ``StoreObserver``."""
         error = failure.error
         self.current = error
-        if isinstance(error, PartitionMissing):  # Postgres does answer; it is a person who keeps us waiting
+        if isinstance(error, PartitionMissing):  # Postgres does answer: the wait is for a person
             self._lack_partitions.add(store)
             self._health.missing_partition = str(error)
             self.postgres.answered(store)
@@ -83,11 +87,13 @@ class Outages:
     # --- Kafka --------------------------------------------------------------------------------------------------
 
     async def ask_kafka(self, question: Callable[[], T]) -> T:
-        """Run ``question``, which blocks, off the loop, until Kafka answers it.
+        """Run ``question``, which blocks, off the loop, and repeat it until Kafka answers.
 
-        Raises ``Mistake``, also where Kafka refuses what it has never allowed.
+        Raises ``Mistake``, also if Kafka refuses this client and has never let it in.
         """
-        self.current = SourceUnavailable("Kafka has not answered in all that time")
+        self.current = SourceUnavailable(
+            "Kafka has not answered in time; is it up? If not, start it, or fix TICKLOOM_KAFKA_BOOTSTRAP_SERVERS"
+        )
         loop = asyncio.get_running_loop()
         answer = await outlast(
             SourceUnavailable,
@@ -105,7 +111,7 @@ class Outages:
         self._served_since = self._served_since or time.monotonic()
 
     def kafka_failed(self, error: SourceUnavailable, wait_seconds: float) -> None:
-        """The caller waits and asks Kafka again. Raises ``Mistake`` where waiting is of no use."""
+        """The caller waits and asks Kafka again. Raises ``Mistake`` if waiting is useless."""
         if mistake := self.mistake(error):
             raise mistake from error
         self.current = error
@@ -114,7 +120,7 @@ class Outages:
         _log.warning("waiting for Kafka", wait_seconds=round(wait_seconds, 2), error=str(error))
 
     def membership_refused(self, error: SourceRefuses) -> Mistake | None:
-        """The group does not let us in, and the member goes on asking. Gives the mistake where that is of no use."""
+        """The group does not let us in, and the member keeps asking. Returns the mistake if that is useless."""
         mistake = self.mistake(error)
         if mistake is None:
             self._metrics.retries.labels("kafka").inc()
@@ -122,7 +128,7 @@ class Outages:
         return mistake
 
     def mistake(self, error: SourceUnavailable) -> Mistake | None:
-        """What Kafka refuses from the start is a mistake; what it refuses only later is waited out (None)."""
+        """A refusal from the start is a mistake; a later one is an outage (None), which may end."""
         since = self._served_since
         trusted = self._has_committed or (since is not None and time.monotonic() - since >= _TRUSTED_SECONDS)
         return Mistake(str(error)) if isinstance(error, SourceRefuses) and not trusted else None

@@ -7,8 +7,8 @@
     load      one Postgres transaction: offset ledger, rows (binary COPY), dead letters
     settle    only then the offsets are committed to Kafka
 
-Two tasks: while batch n is in ``load``, batch n+1 is already in ``decode`` and ``join``. They meet in a queue of one. The
-session reads, asks Postgres and keeps time; the engine computes, and says what it needs.
+There are two tasks: while batch n is in ``load``, batch n+1 is already in ``decode`` and ``join``. Between them is a queue
+that holds one batch. The session reads, asks Postgres and keeps time; the engine computes, and says what it needs.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ Queue: TypeAlias = "asyncio.Queue[Work | None]"
 
 
 async def flow(session: Session) -> None:
-    """Run until the session is stopped or drained; what was joined by then is loaded.
+    """Run until the session is stopped or drained, and every joined batch is loaded.
 
     Raises ``Fenced``, ``StateSpoilt``, ``SourceUnavailable`` (start a new session) or ``Mistake`` (end).
     """

@@ -1,4 +1,4 @@
-"""The daemon as a process of its own: its signals, and an end that comes in time."""
+"""The daemon as a process: its signals, and a time limit for its end."""
 
 import asyncio
 import os
@@ -14,17 +14,17 @@ from tickloom.observe.outcome import Bounds
 from tickloom.settings import Settings
 
 _LEAVE_SECONDS = 15.0
-"""Upper bound on what an end takes beside the batch in flight: leaving the group takes up to 10 s."""
+"""Upper bound on the time from a signal to the end, without the batch in flight. Leaving the group takes up to 10 s of it."""
 _log = Logger(__name__)
 
 
 async def run(settings: Settings, *, once: Bounds | None = None) -> Daemon:
     """Run the daemon. The first SIGTERM or SIGINT ends it after the batch in flight, a second one at once.
 
-    Sets the interpreter for this work. Returns the daemon when it has ended; raises as ``Daemon.run`` does.
+    Tunes the interpreter. Returns the daemon when it has ended; raises as ``Daemon.run`` does.
     """
     tune_interpreter()
-    disable_created_metrics()  # process-wide; otherwise each counter has one more series, which nobody needs
+    disable_created_metrics()  # process-wide; otherwise each counter has one more series, which is useless
     daemon = Daemon(settings, once=once)
     loop = asyncio.get_running_loop()
     signals = 0
@@ -33,7 +33,7 @@ async def run(settings: Settings, *, once: Bounds | None = None) -> Daemon:
         nonlocal signals
         signals += 1
         if signals > 1:
-            _log.warning("leaving at once; what is in flight will be read again")
+            _log.warning("leaving at once; the batch in flight will be read again")
             os._exit(0)
         _log.info("stopping: the batch in flight is finished first")
         _exit_after(settings.revoke_timeout_seconds + _LEAVE_SECONDS)
@@ -46,10 +46,12 @@ async def run(settings: Settings, *, once: Bounds | None = None) -> Daemon:
 
 
 def _exit_after(seconds: float) -> None:
-    """End the process then, even if the event loop itself hangs. That is safe at any moment: the ledger counts."""
+    """End the process after ``seconds``, even if the event loop hangs. That is safe at any moment, because the next start
+    reads on from the ledger.
+    """
 
     def leave() -> None:
-        _log.error("did not end in time; leaving; what is in flight will be read again", seconds=seconds)
+        _log.error("did not end in time; leaving; the batch in flight will be read again", seconds=seconds)
         os._exit(1)
 
     timer = threading.Timer(seconds, leave)

@@ -1,4 +1,4 @@
-"""``Replica``: what a session needs of the process that it runs in."""
+"""``Replica``: everything that a session shares with the process that it runs in."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,9 +17,9 @@ from tickloom.store.store import Store
 class Replica:
     """Outlives the sessions; each field takes care of its own state.
 
-    ``owner`` names the replica in the ledger. ``executor`` has one thread, for CPU work. Sessions publish what they have
-    done to ``events``; to ``metrics`` they write only what single stages do and how long they take. ``refused`` remembers
-    which tables have refused rows lately.
+    ``owner`` names the replica in the ledger. ``executor`` has one thread, for CPU work. Sessions publish their progress to
+    ``events``; to ``metrics`` they write only the counts and times of single stages. ``refused`` remembers which tables
+    have refused rows lately.
     """
 
     settings: Settings
@@ -37,7 +37,7 @@ class Replica:
 
     @property
     def reject_limits(self) -> RejectLimits:
-        """The share of rejects above which the stream, or a table, cannot be what the settings say."""
+        """The share of rejects above which the stream or a table cannot be the one that the settings mean."""
         return RejectLimits(self.settings.reject_limit_ratio, self.settings.reject_limit_min_messages)
 
     def store(self, *, writes_ledger: bool = False) -> Store:

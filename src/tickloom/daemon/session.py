@@ -1,7 +1,7 @@
-"""One session, from a take-over to its end, with all the state that must not outlive it.
+"""One session, from its take-over to its end, with all the state that must not outlive it.
 
-A session that ends, for whatever reason, is thrown away whole: tails, positions, connections. The next one starts from the
-ledger. So there is one kind of recovery for all failures.
+When a session ends, all of it is thrown away, regardless of the reason: tails, positions, connections. The next session
+starts from the ledger. So there is one kind of recovery for all failures.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from tickloom.core.model import (
     side_of,
 )
 from tickloom.core.quality import RejectWatch
-from tickloom.daemon.manner import MOST_PATIENCE_SECONDS, Manner, batch_limits, new_tails
+from tickloom.daemon.mode import MAX_PATIENCE_SECONDS, Mode, batch_limits, new_tails
 from tickloom.daemon.replica import Replica
 from tickloom.errors import (
     DataRefused,
@@ -60,17 +60,18 @@ _BUSY_WAIT_SECONDS = 0.005
 _MICROSECONDS = 1_000_000
 _NARROW_BATCHES = 100
 """The number of small batches after one that touched too many partitions."""
-_TOPICS_LOOK_SECONDS = 1.0
-"""How long a batch may wait for the brokers to tell the topics' ids."""
+_TOPIC_IDS_TIMEOUT_SECONDS = 1.0
+"""How long a batch may wait for the brokers to return the topics' ids."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class TakenOver:
-    """What a session works with. ``store`` writes the ledger. ``topic_ids``: what ``topics`` said at the take-over.
+class Takeover:
+    """The result of a take-over, with which a session works. Only ``store`` writes the ledger.
 
-    ``marks``: per partition where the log begins and ends; ``gaps``: what of it is lost. ``budget``: how many table partitions a transaction may touch.
-    ``ends``: where each partition's work ends; ``most``: messages to read. None: no such bound.
+    ``topic_ids``: the ids of the topics at the take-over. ``marks``: per partition, where the log begins and ends. ``gaps``:
+    the offsets that retention has removed. ``budget``: the number of table partitions that a transaction may touch.
+    ``ends``: per partition, the offset at which reading ends; ``max_messages``: how many messages to read. None: no bound.
     """
 
     reader: Reader
@@ -82,92 +83,93 @@ class TakenOver:
     gaps: Sequence[Gap]
     budget: int
     ends: Mapping[TopicPartition, int] | None = None
-    most: int | None = None
+    max_messages: int | None = None
 
-    def bounded(self, ends: Mapping[TopicPartition, int] | None, most: int | None) -> "TakenOver":
-        """With these bounds, as far as they concern partitions that were taken over."""
+    def bounded(self, ends: Mapping[TopicPartition, int] | None, max_messages: int | None) -> "Takeover":
+        """The same with these bounds. Ends of partitions that were not taken over are left out."""
         mine = None if ends is None else {at: end for at, end in ends.items() if at in self.entered.claims}
-        return replace(self, ends=mine, most=most)
+        return replace(self, ends=mine, max_messages=max_messages)
 
 
 class Session:
-    """The stages, bound to one assignment. ``flow`` drives it; ``stop`` ends it softly."""
+    """The stages of the flow for one assignment. ``flow`` drives them; ``stop`` ends the session gracefully."""
 
-    def __init__(self, replica: Replica, taken: TakenOver, manner: Manner) -> None:
-        settings, claims = replica.settings, taken.entered.claims
+    def __init__(self, replica: Replica, takeover: Takeover, mode: Mode) -> None:
+        settings, claims = replica.settings, takeover.entered.claims
         self.stopping = False
-        self._replica, self._taken, self._manner = replica, taken, manner
-        self._left = taken.most  # messages that may still be read; only the making task writes it
-        self._writes, self._reads = taken.store, replica.store()
-        self.policy = taken.entered.policy(settings, self._reads)
+        self._replica, self._takeover, self._mode = replica, takeover, mode
+        self._messages_left = takeover.max_messages  # None: no limit; only the task that makes batches writes it
+        self._writes, self._reads = takeover.store, replica.store()
+        self.policy = takeover.entered.policy(settings, self._reads)
         self.engine = self._new_engine(
             {at: claim.next_offset for at, claim in claims.items()},
             {at: claim.logged for at, claim in claims.items()},
-            joins=not manner.careful,
+            joins=not mode.careful,
         )
         self._rejects = RejectWatch(replica.reject_limits)
         self._bounds = EventBounds(
             round(settings.event_max_ahead_seconds * _MICROSECONDS),
             round(settings.event_max_age_seconds * _MICROSECONDS),
         )
-        history = History(replica.partitioner, settings.window_rows, taken.budget)
+        history = History(replica.partitioner, settings.window_rows, takeover.budget)
         made = replica.metrics.partitions_created.inc
         self._supplier = Supplier(self._reads.run, history, replica.partitioner, made)
         self._placement = Placement(self._supplier, replica.partitioner, settings)
         self._writer = self._new_writer(history)
         self._reader_clock = CpuClock(
-            replica.metrics.stage_cpu_seconds.labels("consume"), lambda: taken.reader.cpu_seconds
+            replica.metrics.stage_cpu_seconds.labels("consume"), lambda: takeover.reader.cpu_seconds
         )
-        self._committed = asyncio.Event()  # set with each commit
+        self._committed = asyncio.Event()  # set by each commit
         self._loading = False
         self._open = False  # whether messages have been gathered since the last commit
 
-    # --- what the flow asks -----------------------------------------------------------------------------------
+    # --- called by the flow -----------------------------------------------------------------------------------
 
     def now(self) -> float:
         """Monotonic seconds."""
         return time.monotonic()
 
     def now_micros(self) -> int:
-        """Microseconds since 1970, by the wall clock."""
+        """The wall clock, in microseconds since 1970."""
         return int(time.time() * _MICROSECONDS)
 
     def stop(self) -> None:
-        """End softly: nothing more is read, the batches that are joined are loaded."""
+        """End gracefully: read nothing more, but load the batches that are joined."""
         self.stopping = True
 
     def drained(self) -> bool:
-        """Whether there is nothing more to do: stopped, or (``--once``) read to the ends or to the bound."""
-        if self.stopping or self._left == 0:
+        """Whether reading is over: the session was stopped, or a drain has read up to its ends or its bound."""
+        if self.stopping or self._messages_left == 0:
             return True
-        return self._taken.ends is not None and self._has_read_to(self._taken.ends)
+        return self._takeover.ends is not None and self._has_read_to(self._takeover.ends)
 
     def caught_up(self) -> bool:
-        """Whether all is read that was there when the session began."""
-        claims, marks = self._taken.entered.claims, self._taken.marks
+        """Whether every message is read that was in the log when the session began."""
+        claims, marks = self._takeover.entered.claims, self._takeover.marks
         return self._has_read_to({at: marks[at][1] for at in claims})
 
     async def next_event(self) -> ReadEvent | None:
-        """The next event, or None when the open batch comes of age first (or it is time to look at ``drained``)."""
+        """The next event; None once the open batch reaches its maximum age, or after 0.1 s without an open batch."""
         if self.engine.empty:
             timeout = 0.1
         else:
             timeout = max(self.engine.seconds_left(self.now()), _BUSY_WAIT_SECONDS if self._loading else 0)
-        event = await self._taken.reader.next_event(timeout)
-        if isinstance(event, Chunk) and self._left is not None:
-            event = event.part(0, self._left)  # the rest is read again by whoever comes next
-            self._left -= len(event.values)
+        event = await self._takeover.reader.next_event(timeout)
+        if isinstance(event, Chunk) and self._messages_left is not None:
+            event = event.part(0, self._messages_left)  # the next session or replica reads the rest
+            self._messages_left -= len(event.values)
         return event
 
     def batch_due(self, handed_over: bool) -> bool:
-        """Whether to close the batch. ``handed_over``: the one before it is no longer waiting for the loader."""
+        """Whether to close the open batch. ``handed_over``: no earlier batch is waiting in the queue to be loaded."""
         if not self._open and not self.engine.empty:
             self._open = True
             self._replica.events.publish(BatchOpened())
         return self.engine.due(self.now(), busy=self._loading or not handed_over)
 
     async def decode(self, chunk: Chunk) -> Decoded:
-        """The chunk decoded, off the loop; its rows have partitions, or are rejects because theirs was detached.
+        """Decode the chunk off the loop, and make sure that each row has a table partition. A row whose partition was detached,
+        or is too far ahead, becomes a reject.
 
         Raises ``TooManyRejects``, ``NotCopartitioned``, ``StateSpoilt``, ``Mistake``.
         """
@@ -177,13 +179,16 @@ class Session:
         return await self._placement.place(decoded, self.now_micros())
 
     async def check_source(self, batch: Batch) -> None:
-        """Raise ``SourceUnavailable`` where the messages may be those of other topics; ``AwayFromHome``."""
+        """Check that the batch comes from the same topics as before, and its symbols from their home partitions.
+
+        Raises ``SourceUnavailable``, ``AwayFromHome``.
+        """
         if await self.topics_changed():
-            raise SourceUnavailable("a topic was made anew; looking at it again")
+            raise SourceUnavailable("a topic was deleted and created again; the next session checks it")
         await self.policy.check_homes(batch, partial(self.compute, "join", lambda: self.engine.symbols(batch)))
 
     async def fetch(self, need: Need) -> Any:
-        """What the engine needs, whatever the outages. Raises ``StateSpoilt``, ``Mistake``."""
+        """Fetch what the engine needs. Waits out outages. Raises ``StateSpoilt``, ``Mistake``."""
         started = self.now()
         match need:
             case Commit(through):
@@ -206,14 +211,14 @@ class Session:
                 assert_never(need)
 
     def checked(self, work: Work) -> Work:
-        """``work``, unless it touches too many partitions. Raises ``TooWide``."""
+        """Returns ``work``. Raises ``TooWide`` if it touches too many table partitions and a smaller batch would help."""
         touched = {} if work.encoded is None else work.encoded.touched
-        if self._replica.partitioner.count(touched) > self._taken.budget and work.batch.messages > 1:
+        if self._replica.partitioner.count(touched) > self._takeover.budget and work.batch.messages > 1:
             raise TooWide(work.batch.messages)
         return work
 
     async def compute(self, stage_name: str, work: Callable[[], T]) -> T:
-        """``work`` done off the loop, and timed."""
+        """Run CPU-bound ``work`` off the loop, and add its time to the metrics of the stage."""
         started = self.now()
         result, cpu_seconds = await asyncio.get_running_loop().run_in_executor(self._replica.executor, _timed, work)
         self._replica.metrics.stage_seconds.labels(stage_name).observe(self.now() - started)
@@ -221,10 +226,7 @@ class Session:
         return result
 
     async def load(self, work: Work) -> None:
-        """The batch committed, whatever the outages.
-
-        Raises ``Fenced``, ``StateSpoilt``, ``Mistake``.
-        """
+        """Commit the batch. Waits out outages. Raises ``Fenced``, ``StateSpoilt``, ``Mistake``."""
         self._loading = True
         started = self.now()
         try:
@@ -238,41 +240,42 @@ class Session:
         self._committed.set()
         self._publish(batch, loaded, self.now() - started)
         self._writer.check_useful(loaded)
-        if self._manner.max_messages is not None and self.engine.batches_committed == _NARROW_BATCHES:
-            raise StateSpoilt("perhaps batches need no longer be small")
+        if self._mode.max_messages is not None and self.engine.batches_committed == _NARROW_BATCHES:
+            raise StateSpoilt("enough small batches are loaded: larger ones may be possible again")
 
     async def topics_changed(self) -> bool:
-        """Whether a topic is another one than when the session began: some tenths of a millisecond of CPU.
+        """Whether a topic was deleted since the session began, and perhaps created again. Takes some tenths of a millisecond
+        of CPU.
 
-        librdkafka goes on in one that was deleted and made anew, at the same offset, or waits there without a word.
+        librdkafka does not notice it: it goes on reading the new topic at the same offset, or waits there silently.
         """
-        look = partial(self._taken.topics.ids, _TOPICS_LOOK_SECONDS)
+        topic_ids = partial(self._takeover.topics.ids, _TOPIC_IDS_TIMEOUT_SECONDS)
         try:
-            return await asyncio.get_running_loop().run_in_executor(None, look) != self._taken.topic_ids
-        except SourceUnavailable:  # nobody can make a topic anew where nobody answers
+            return await asyncio.get_running_loop().run_in_executor(None, topic_ids) != self._takeover.topic_ids
+        except SourceUnavailable:  # while no broker answers, a topic cannot be created again either
             return False
         except TopicMissing:
             return True
 
     def settle(self, batch: Batch) -> None:
-        """Tell the group how far the tables are."""
+        """Commit the batch's offsets to Kafka, as a courtesy. Does not block."""
         self._replica.member.settle(batch)
 
     async def close(self) -> None:
-        """Let the connections go."""
+        """Close the connections to Postgres."""
         try:
             await self._writes.close()
         finally:
             await self._reads.close()
 
-    # --- how ----------------------------------------------------------------------------------------------------
+    # --- internals ----------------------------------------------------------------------------------------------
 
     async def _load_once(self, connection: Connection, work: Work) -> tuple[Batch, Loaded]:
         replica = self._replica
         try:
             return await self._writer.write(connection, work, datetime.now(UTC))
         except StoreUnavailable as error:
-            replica.partitioner.forget()  # dropped by a person, or lost in a failover: look again
+            replica.partitioner.forget()  # a partition may have been dropped, or lost in a failover: read them again
             if isinstance(error, Garbled):
                 async with connected(replica.settings) as another:
                     await check_tables(another, replica.settings)
@@ -286,17 +289,17 @@ class Session:
         joins: bool = True,
     ) -> Engine:
         settings = self._replica.settings
-        limits = batch_limits(settings, self._manner, self._taken.budget)
+        limits = batch_limits(settings, self._mode, self._takeover.budget)
         gatherer = Gatherer(limits, positions, logged, keep_raw=not joins)
         widths = self._replica.partitioner.widths
         return Engine(gatherer, new_tails(settings), widths, joins=joins, outputs=declared())
 
     def _new_writer(self, history: History) -> Writer:
-        replica, settings, patience = self._replica, self._replica.settings, self._manner.patience_seconds
+        replica, settings, patience = self._replica, self._replica.settings, self._mode.patience_seconds
         topics = {side: topic for topic, side in side_of(settings).items()}
-        epochs = {at: claim.epoch for at, claim in self._taken.entered.claims.items()}
+        epochs = {at: claim.epoch for at, claim in self._takeover.entered.claims.items()}
         loader = Loader(topics, epochs, settings.database_command_timeout_seconds)
-        if not self._manner.careful:
+        if not self._mode.careful:
             made = replica.metrics.partitions_created.inc
             return FastWriter(loader, replica.partitioner, replica.refused, made)
         return CarefulWriter(
@@ -307,10 +310,10 @@ class Session:
             watch=replica.refused,
             offload=partial(self.compute, "sift"),
             window_rows=settings.window_rows,
-            budget=self._taken.budget,
+            budget=self._takeover.budget,
             copy_seconds=settings.database_command_timeout_seconds,
             patience_seconds=patience,
-            patient=patience < MOST_PATIENCE_SECONDS,
+            patient=patience < MAX_PATIENCE_SECONDS,
         )
 
     def _has_read_to(self, ends: Mapping[TopicPartition, int]) -> bool:
@@ -333,6 +336,6 @@ class Session:
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:
-    """``work`` done, and the CPU seconds of its thread meanwhile."""
+    """The result of ``work``, and the CPU seconds that its thread spent on it."""
     started = time.thread_time()
     return work(), time.thread_time() - started

@@ -1,4 +1,4 @@
-"""Session after session, until the run ends: each begins with a take-over, and its end decides what comes next."""
+"""Runs one session after another until the run ends. Each begins with a take-over, and its end decides the next step."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ from tickloom.daemon.chores import end_all
 from tickloom.daemon.goal import Goal, log_ends
 from tickloom.daemon.group import Assignment, Group
 from tickloom.daemon.lifecycle import Lifecycle
-from tickloom.daemon.manner import Manner
+from tickloom.daemon.mode import Mode
 from tickloom.daemon.pipeline import flow
 from tickloom.daemon.replica import Replica
 from tickloom.daemon.sharing_follower import SharingFollower
@@ -26,7 +26,7 @@ _log = Logger(__name__)
 
 
 class Sessions:
-    """Runs in one task; all fields belong to it."""
+    """Runs in one task, which owns all fields."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Sessions:
         self._replica, self._group, self._sharing = replica, group, sharing
         self._lifecycle, self._outages, self._health = lifecycle, replica.outages, health
         self._goal = goal
-        self._manner = Manner()
+        self._mode = Mode()
         self._backoff = Backoff(RetryPolicy.of(replica.settings), Random())
         self._vanished = 0  # sessions in a row whose rows had vanished, without a commit in between
         self._vanished_after = 0  # messages that had been committed by then
@@ -50,7 +50,7 @@ class Sessions:
         replica.events.subscribe(Committed, self._committed)
 
     async def run(self) -> None:
-        """Until the run ends. Raises ``Mistake``, or what a bug raises."""
+        """Run sessions until the run ends. Raises ``Mistake``, or the exception of a bug."""
         while (assignment := await self._group.assignment(even_empty=self._goal is not None)) is not None:
             if self._goal and self._goal.ends is None:
                 asking = self._outages.ask_kafka(lambda: log_ends(self._replica.settings))
@@ -61,7 +61,7 @@ class Sessions:
             try:
                 if assignment:
                     await self._run_one(assignment)
-                    self._manner = Manner()
+                    self._mode = Mode()
                     self._backoff.reset()
                 await self._check_goal()
             except Exception as error:
@@ -72,19 +72,21 @@ class Sessions:
     # --- one session --------------------------------------------------------------------------------------------
 
     async def _run_one(self, assignment: Assignment) -> None:
-        """A session, until its assignment changes; then the batch in flight has as long as a revocation may take."""
+        """Run a session until it ends or its assignment changes. In that case the batch in flight may still take as long as a
+        revocation may.
+        """
         lifecycle = self._lifecycle
         task = asyncio.create_task(self._session(assignment), name="session")
         interrupted = asyncio.create_task(lifecycle.interrupted.wait())
         try:
             await asyncio.wait({task, interrupted}, return_when=asyncio.FIRST_COMPLETED)
-            if lifecycle.session is not None:  # before it is open nothing is in flight
+            if lifecycle.session is not None:  # while a session opens, nothing is in flight
                 lifecycle.session.stop()
                 await asyncio.wait({task}, timeout=self._replica.settings.revoke_timeout_seconds)
             if task.done():
                 task.result()
             else:
-                _log.warning("session abandoned, since its assignment has changed; what was in flight is read again")
+                _log.warning("session abandoned, because its assignment has changed; the batch in flight is read again")
         finally:
             lifecycle.session = None
             await end_all([task, interrupted])
@@ -92,9 +94,9 @@ class Sessions:
 
     async def _session(self, assignment: Assignment) -> None:
         stance = self._sharing.session_opens()
-        goal, manner = self._goal, self._manner
-        ends, most = (None, None) if goal is None else (goal.ends, goal.messages_left())
-        async with open_session(self._replica, assignment, stance, ends, manner, most) as session:
+        goal, mode = self._goal, self._mode
+        ends, max_messages = (None, None) if goal is None else (goal.ends, goal.messages_left())
+        async with open_session(self._replica, assignment, stance, ends, mode, max_messages) as session:
             self._lifecycle.session = session
             self._outages.session_opened()
             self._sharing.session_opened(session)
@@ -102,7 +104,7 @@ class Sessions:
             await flow(session)
 
     async def _check_goal(self) -> None:
-        """For a drain: wait until it is done, which ends the run, or until there is something else to do."""
+        """In a drain: wait until it is done, which ends the run, or until the wait is interrupted."""
         if self._goal is not None:
             store = self._replica.store()
             try:
@@ -110,7 +112,7 @@ class Sessions:
             finally:
                 await store.close()
 
-    # --- what its end means -------------------------------------------------------------------------------------
+    # --- after a session ----------------------------------------------------------------------------------------
 
     def _judge(self, error: Exception) -> Step:
         if isinstance(error, Fenced):
@@ -119,20 +121,20 @@ class Sessions:
             repeated = self._vanished_after == self._messages
             self._vanished = self._vanished + 1 if repeated else 1
             self._vanished_after = self._messages
-        return next_step(error, self._manner, vanished=self._vanished, may_insist=self._sharing.may_insist)
+        return next_step(error, self._mode, vanished=self._vanished, may_insist=self._sharing.may_insist)
 
     async def _take(self, step: Step, error: Exception, *, progress: bool) -> None:
-        """Take the step after ``error``. ``progress``: the session has committed something."""
+        """Take the step after ``error``. ``progress``: whether the session has committed a batch."""
         match step:
-            case Restart(manner, message):
-                self._manner = manner
-                _log.info(message, reason=str(error), **_shown(manner))
-            case BackOff(manner, message, always, check_tables):
+            case Restart(mode, message):
+                self._mode = mode
+                _log.info(message, reason=str(error), **_shown(mode))
+            case BackOff(mode, message, always, check_tables):
                 if check_tables:
                     await self._check_tables()
-                self._manner = manner
+                self._mode = mode
                 log = _log.warning if always or not progress else _log.info
-                log(message, reason=str(error), **_shown(manner))
+                log(message, reason=str(error), **_shown(mode))
                 await self._back_off(error, progress=progress, always=always)
             case WaitForKafka(outage):
                 wait = self._backoff.failed()
@@ -161,7 +163,7 @@ class Sessions:
             await self._lifecycle.pause(self._backoff.failed())
 
     async def _check_tables(self) -> None:
-        """Raise ``SchemaMismatch`` where a table is no longer what this version writes into."""
+        """Raise ``SchemaMismatch`` if a table no longer fits this version."""
         settings, store = self._replica.settings, self._replica.store()
         try:
             await self._lifecycle.unless_stopped(store.run(lambda connection: check_tables(connection, settings)))
@@ -169,7 +171,7 @@ class Sessions:
             await store.close()
 
     async def _stand_by(self, reason: StandBy) -> None:
-        """Read nothing until who reads what has changed; in a drain, until others have read to its ends."""
+        """Read nothing until the sharing changes; in a drain, also until the other replicas have loaded the log to its ends."""
         self._sharing.era = reason.era
         self._replica.events.publish(StandingBy(str(reason)))
         _log.info(str(reason))
@@ -184,8 +186,8 @@ class Sessions:
         self._messages += event.total
 
 
-def _shown(manner: Manner) -> dict[str, object]:
-    """What is unusual about a session, for its line in the log."""
-    usual = Manner()
+def _shown(mode: Mode) -> dict[str, object]:
+    """The fields of ``mode`` that differ from their defaults, for the log line."""
+    usual = Mode()
     names = ("careful", "patience_seconds", "max_messages")
-    return {name: value for name in names if (value := getattr(manner, name)) != getattr(usual, name)}
+    return {name: value for name in names if (value := getattr(mode, name)) != getattr(usual, name)}

@@ -1,7 +1,7 @@
-"""A chore: ends the session when who reads what has changed.
+"""A chore: ends the session when the sharing of the partitions changes.
 
-That happens where another replica started a new era of the sharing (see ``store.copartition``), where one that has read alone
-for long enough may share again, and where a topic was deleted and created again.
+It changes when another replica starts a new era of the sharing (see ``store.copartition``), when this replica has read alone
+and may share again, and when a topic was deleted and created again.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ _EVERY_SECONDS = 2.0
 
 
 class SharingFollower:
-    """What this replica knows of the others between sessions. Belongs to the event loop.
+    """What this replica remembers about the sharing between sessions. Belongs to the event loop.
 
-    ``stance``: what the next session brings into the decision. ``era``: the era in which the session began, or this replica
-    stands by; None where nobody else takes part.
+    ``stance``: this replica's part in the decision of the next session. ``era``: the era in which the session began, or in
+    which this replica began to stand by; None while no other replica takes part.
     """
 
     def __init__(self, replica: Replica, lifecycle: Lifecycle) -> None:
@@ -32,7 +32,7 @@ class SharingFollower:
 
     @property
     def may_insist(self) -> bool:
-        """Whether this replica may go on reading everything, although another one came that cannot share with it."""
+        """Whether this replica may go on reading everything, although another one joined that cannot share with it."""
         return self._has_read_everything and not self.stance.insists
 
     def insist(self) -> None:
@@ -40,18 +40,18 @@ class SharingFollower:
         self.stance = Stance(insists=True)
 
     def session_opens(self) -> Stance:
-        """The stance of a session that is about to begin."""
+        """A session is about to begin; returns its stance."""
         self.era = None
         return self.stance
 
     def session_opened(self, session: Session) -> None:
-        """The session has decided, together with the others, what it reads."""
+        """The session has agreed with the other replicas on its partitions."""
         self.stance = replace(self.stance, caught_up=False)
         self.era = session.policy.era
         self._has_read_everything |= self.era is None
 
     async def follow(self) -> None:
-        """Look every few seconds, until cancelled."""
+        """Check every few seconds, until cancelled."""
         store = self._replica.store()
         try:
             while True:

@@ -1,4 +1,4 @@
-"""Notifications to systemd, where it started the daemon and asked for them (sd_notify(3))."""
+"""Notifications to systemd, if it started the daemon and asked for them (sd_notify(3))."""
 
 import asyncio
 import contextlib
@@ -24,11 +24,11 @@ def notify(state: str) -> None:
 
 
 def ignore(state: str) -> None:
-    """Send nothing: the process belongs to somebody else, and systemd's socket is theirs."""
+    """Send nothing, because the process and its socket to systemd belong to the caller of ``drain``."""
 
 
 async def feed_watchdog(health: Health, notify: Notify) -> None:
-    """A chore: as long as the event loop runs and the daemon is alive, systemd need not kill it."""
+    """A chore: tell systemd that the event loop runs and the daemon is alive. Without that, systemd kills the daemon."""
     while True:
         alive, _ = health.alive(time.monotonic())
         if alive:

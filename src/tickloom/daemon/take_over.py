@@ -1,4 +1,6 @@
-"""How a session begins: it takes over what the assignment and the other replicas allow, and reads from the ledger's offsets."""
+"""How a session begins: it takes over the partitions that the assignment and the other replicas leave to it, and reads from
+the ledger's offsets.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -6,9 +8,9 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from tickloom.core.model import Gap, TopicPartition
-from tickloom.daemon.manner import Manner
+from tickloom.daemon.mode import Mode
 from tickloom.daemon.replica import Replica
-from tickloom.daemon.session import Session, TakenOver
+from tickloom.daemon.session import Session, Takeover
 from tickloom.errors import SourceUnavailable, TopicMissing
 from tickloom.logs import Logger
 from tickloom.observe.events import TookOver
@@ -31,12 +33,13 @@ async def open_session(
     assigned: frozenset[TopicPartition],
     stance: Stance,
     ends: Mapping[TopicPartition, int] | None,
-    manner: Manner,
-    most: int | None = None,
+    mode: Mode,
+    max_messages: int | None = None,
 ) -> AsyncGenerator[Session]:
-    """A session that reads; all that it holds is closed at the end.
+    """Yields a session that reads, and closes everything that it holds at the end of the block.
 
-    ``ends``, ``most``: see ``TakenOver``. Raises ``StandBy``, ``NotCopartitioned``, ``LogLost``, ``SourceUnavailable``, ``Mistake``.
+    ``ends``, ``max_messages``: see ``Takeover``. Raises ``StandBy``, ``NotCopartitioned``, ``LogLost``,
+    ``SourceUnavailable``, ``Mistake``.
     """
     loop, settings = asyncio.get_running_loop(), replica.settings
     topics = Topics(settings)
@@ -45,9 +48,9 @@ async def open_session(
     reader = Reader(settings, view.may_read)
     store = replica.store(writes_ledger=True)
     try:
-        taken = await _take_over(replica, view, cluster, topics, reader, store)
-        session = Session(replica, taken.bounded(ends, most), manner)
-        for gap in taken.gaps:
+        takeover = await _take_over(replica, view, cluster, topics, reader, store)
+        session = Session(replica, takeover.bounded(ends, max_messages), mode)
+        for gap in takeover.gaps:
             session.engine.add(gap, session.now())
         reader.start(session.engine.positions)
         try:
@@ -63,14 +66,14 @@ async def open_session(
 
 async def _take_over(
     replica: Replica, view: View, cluster: Cluster, topics: Topics, reader: Reader, store: Store
-) -> TakenOver:
+) -> Takeover:
     settings = replica.settings
     await store.run(lambda connection: claim_source(connection, settings, cluster.cluster_id, cluster.topic_ids))
     marks = await asyncio.get_running_loop().run_in_executor(None, reader.watermarks)
     firsts = {at: low for at, (low, _) in marks.items()}
     entered = await store.run(lambda connection: copartition.enter(connection, view, firsts, replica.owner))
     gaps = _gaps(entered.claims, marks, settings)
-    replica.partitioner.forget()  # others may have made partitions, and filled them, since
+    replica.partitioner.forget()  # other replicas may have created and filled partitions since
     budget = await store.run(lock_budget)
     replica.events.publish(TookOver({at: claim.next_offset for at, claim in entered.claims.items()}))
     _log.info(
@@ -79,7 +82,7 @@ async def _take_over(
         partitions=len(entered.claims),
         messages=sum(marks[at][1] - claim.next_offset for at, claim in entered.claims.items()),
     )
-    return TakenOver(reader, store, entered, topics, cluster.topic_ids, marks, gaps, budget)
+    return Takeover(reader, store, entered, topics, cluster.topic_ids, marks, gaps, budget)
 
 
 def _close(reader: Reader, topics: Topics) -> None:
@@ -88,7 +91,7 @@ def _close(reader: Reader, topics: Topics) -> None:
 
 
 def _ask(question: Callable[[], T]) -> T:
-    """Ask about the topics. Blocks. A missing topic existed at the start, so it may come back."""
+    """The answer about the topics. Blocks. A missing topic existed when the daemon started, so it counts as an outage."""
     try:
         return question()
     except TopicMissing as error:
@@ -98,6 +101,6 @@ def _ask(question: Callable[[], T]) -> T:
 def _gaps(
     claims: Mapping[TopicPartition, ledger.Claim], marks: Mapping[TopicPartition, tuple[int, int]], settings: Settings
 ) -> list[Gap]:
-    """What retention has removed between the ledger's offsets and the logs. Raises ``LogLost`` where the policy is to halt."""
-    found = [find_gap(at, claim.next_offset, *marks[at], settings.gap_policy) for at, claim in sorted(claims.items())]
-    return [gap for gap in found if gap is not None]
+    """The offsets from the ledger's next ones on that retention has removed. Raises ``LogLost`` if the policy is to halt."""
+    gaps = [find_gap(at, claim.next_offset, *marks[at], settings.gap_policy) for at, claim in sorted(claims.items())]
+    return [gap for gap in gaps if gap is not None]
