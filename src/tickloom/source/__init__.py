@@ -1,1 +1,1 @@
-"""Everything that comes from Kafka: the group, the messages, the ends of the logs, the facts of the cluster."""
+"""Everything that comes from Kafka: the group, the messages, the ends of the logs, and facts about the cluster."""

@@ -1,6 +1,6 @@
 """The librdkafka properties of our clients, from the settings. Pure.
 
-There are two kinds: the group's member, and everything else. A property in TICKLOOM_KAFKA_OPTIONS wins over ours;
+There are two kinds of client: the group's member, and all others. A property in TICKLOOM_KAFKA_OPTIONS wins over ours;
 ``options`` refuses those that would break a promise.
 """
 
@@ -12,20 +12,20 @@ from tickloom.settings import Settings
 _SESSION_TIMEOUT_MS = 10_000
 """How long a dead replica's partitions wait for their next owner; librdkafka's default is 45 s."""
 _RECONNECT_MAX_MS = 1_000
-"""How soon a broker that is back is found; librdkafka's default is 10 s."""
+"""How soon the client finds a broker that is back; librdkafka's default is 10 s."""
 _HEARTBEAT_MS = 500
 """Upper bound on how long a replica takes to learn that another one joins or leaves, while all others wait; by default 3 s."""
 _METADATA_REFRESH_MS = 10_000
-"""How soon new partitions of the topics are noticed; librdkafka's default is five minutes."""
-_QUEUE_MAX_KBYTES = 2**21 - 1  # librdkafka takes no more
+"""How soon the client notices new partitions of the topics; librdkafka's default is five minutes."""
+_QUEUE_MAX_KBYTES = 2**21 - 1  # librdkafka's maximum
 _FETCH_MAX_PARTITION_BYTES = 2**19
-"""How long a run of one partition is before the next has its turn, while the other side may be somewhere else. librdkafka
-doubles it where a batch of the producer's is larger."""
+"""Length in bytes of a run of one partition, after which the next partition has its turn. The shorter it is, the closer together
+both sides are read. librdkafka doubles it if a producer's batch is larger."""
 _MEMBERSHIP_OPTIONS = (
     *("group.protocol", "group.protocol.type", "group.remote.assignor", "group.instance.id"),
     *("partition.assignment.strategy", "session.timeout.ms", "heartbeat.interval.ms", "max.poll.interval.ms"),
 )
-"""What makes a client a member of a group. Some are valid only together, so the member gets all of them, and no other client any."""
+"""The properties of a group's member. Some are valid only together, so the member gets all of them, and other clients none."""
 
 
 def member_config(settings: Settings) -> dict[str, Any]:
@@ -47,10 +47,10 @@ def member_config(settings: Settings) -> dict[str, Any]:
 
 
 def reader_config(settings: Settings) -> dict[str, Any]:
-    """The properties of all clients but the member: they belong to no group, whatever ``group.id`` says.
+    """The properties of all clients except the member: they join no group, although they have a ``group.id``.
 
-    A broker's answer is as large as ``queued.max.messages.kbytes`` at most: librdkafka sees to that while
-    ``fetch.max.bytes`` is not set, and keeps it in line with the user's ``message.max.bytes``.
+    A broker's answer is at most as large as ``queued.max.messages.kbytes``. librdkafka ensures that as long as
+    ``fetch.max.bytes`` is not set, and adjusts it to the user's ``message.max.bytes``.
     """
     ours = {
         "auto.offset.reset": "error",
@@ -88,5 +88,5 @@ def _session_timeout_ms(config: Mapping[str, Any]) -> int:
     """Ours, but no longer than the user's ``max.poll.interval.ms``: librdkafka would refuse the two together."""
     try:
         return min(_SESSION_TIMEOUT_MS, int(config.get("max.poll.interval.ms", _SESSION_TIMEOUT_MS)))
-    except (TypeError, ValueError):  # librdkafka says what is wrong with it
+    except (TypeError, ValueError):  # librdkafka itself reports the wrong value
         return _SESSION_TIMEOUT_MS

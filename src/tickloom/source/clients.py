@@ -1,7 +1,7 @@
-"""The seam to librdkafka: its clients, and what an error of theirs means and who must act.
+"""The seam to librdkafka: its clients, and the translation of their errors, which says what is wrong and who must act.
 
-A method of librdkafka's that waits for the client's own threads only says that it has timed out. The reason is in what
-those threads complain about meanwhile, so each client here remembers its ``Complaints``.
+A librdkafka method that waits for the client's own threads only reports a timeout. Those threads complain about the reason
+in the meantime, so each client here remembers its ``Complaints``.
 """
 
 import re
@@ -29,9 +29,9 @@ _RIGHTS = {
     _E.CLUSTER_AUTHORIZATION_FAILED: "its rights on the cluster",
 }
 NO_RIGHTS = frozenset(_RIGHTS)
-"""Codes of errors that a GRANT on the brokers cures."""
+"""Codes of errors that a person fixes by granting rights on the brokers."""
 _NO_ANSWER_CODES = (_E._TRANSPORT, _E._TIMED_OUT, _E._ALL_BROKERS_DOWN, _E._WAIT_COORD)
-"""How a call ends that waited for the client's own threads in vain."""
+"""The error codes of a call that waited in vain for the client's own threads."""
 NO_ANSWER = kafka.KafkaError(_E._TIMED_OUT, "no answer in time")
 _COMPLAINTS_SECONDS = 30.0
 """How long a complaint may explain what fails."""
@@ -42,7 +42,9 @@ _ABOUT_A_BROKER = re.compile(
 
 
 class Complaints:
-    """The last complaint of each kind that a client's threads had. Written where the client is polled, read by its user."""
+    """The last complaint of each kind from a client's threads. The thread that polls the client writes them; its user reads
+    them.
+    """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         """``config``: the client's properties."""
@@ -54,7 +56,7 @@ class Complaints:
         self._last[error.code()] = (time.monotonic(), error.str())
 
     def explain(self, error: Any, now: float) -> TickloomError:
-        """What a KafkaError of this client means, and who must act. ``now`` in monotonic seconds."""
+        """The translation of a KafkaError of this client. ``now`` in monotonic seconds."""
         if error.code() not in _NO_ANSWER_CODES:
             return translate(error, self._identity())
         fresh = {code: message for code, (at, message) in self._last.items() if now - at <= _COMPLAINTS_SECONDS}
@@ -67,9 +69,9 @@ class Complaints:
         )
 
     def refusal(self, since: float) -> SourceRefuses | None:
-        """The refusal of a broker to let this client in, where there was one after ``since`` (monotonic).
+        """A broker's refusal to let this client in, if there was one after ``since`` (monotonic).
 
-        No method fails because of that: the client tries for ever, and reads nothing meanwhile.
+        No method fails because of a refusal: the client keeps trying, and reads nothing in the meantime.
         """
         for code, (at, message) in self._last.items():
             if at > since and isinstance(translated := self._translated(code, message), SourceRefuses):
@@ -122,23 +124,23 @@ class Consumer(kafka.Consumer):
         super().__init__(config | {"error_cb": self._complaints.note}, logger=_LibrdkafkaLog())
 
     def explain(self, error: Any, *, idle: bool = True) -> TickloomError:
-        """What a KafkaError of this consumer means, and who must act. An ``idle`` consumer, which reads nothing, is polled
-        for its newest complaints first; one that reads has noted them with its messages.
+        """The translation of a KafkaError of this consumer. An ``idle`` consumer, which reads nothing, is first polled for its
+        newest complaints; a consumer that reads gets them with its messages.
         """
         if idle:
             self.poll(0)
         return self._complaints.explain(error, time.monotonic())
 
     def refusal(self, since: float) -> SourceRefuses | None:
-        """As ``Complaints.refusal``."""
+        """See ``Complaints.refusal``."""
         return self._complaints.refusal(since)
 
 
 class Admin:
     """An admin client that explains its errors. ``client`` has librdkafka's methods.
 
-    The client knows its complaints, not this object. So it closes its connections as soon as nobody uses this object any
-    more, without waiting for the garbage collector.
+    The client refers to its complaints and not to this object, so there is no cycle: it closes its connections with the last
+    reference to this object, without waiting for the garbage collector.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -148,7 +150,7 @@ class Admin:
         self.client: Any = _make(lambda config: AdminClient(config, logger=_LibrdkafkaLog()), noted)
 
     def explain(self, error: Any) -> TickloomError:
-        """What a KafkaError of this client means, and who must act."""
+        """The translation of a KafkaError of this client."""
         self.client.poll(0)  # notes the complaints
         if error.code() < 0:  # librdkafka's own code, not a broker's: no broker has answered
             error = NO_ANSWER
@@ -161,7 +163,7 @@ def make_consumer(config: dict[str, Any]) -> Consumer:
 
 
 def check_options(settings: Settings) -> None:
-    """Let librdkafka read the properties of each kind of client. Takes milliseconds, needs no broker.
+    """Let librdkafka check the properties of each kind of client. Takes milliseconds, and needs no broker.
 
     Raises ``SettingsError``.
     """
@@ -180,14 +182,14 @@ def _make(kind: Callable[[dict[str, Any]], T], config: dict[str, Any]) -> T:
 
 
 class _LibrdkafkaLog:
-    """Librdkafka's own lines, as debug: an outage is reported once, by the code that waits for its end."""
+    """Logs librdkafka's own lines at level debug. The code that waits out an outage already reports it."""
 
     def log(self, _level: int, message: str, *args: object) -> None:
         _log.debug("librdkafka", detail=message % args if args else message)
 
 
 def translate(error: Any, identity: str = "the client") -> TickloomError:
-    """What a KafkaError means, and who must act. ``identity``: the name under which the client logs in."""
+    """The error of ours for a KafkaError; its class says who must act. ``identity``: the client's login name."""
     code = error.code()
     if rights := _RIGHTS.get(code):
         return SourceRefuses(f"Kafka refuses {identity}: {error.str()}; grant {identity} {rights}")

@@ -1,4 +1,4 @@
-"""What the cluster says about itself, the two topics and the group."""
+"""Asks the brokers about the cluster, the two topics and the group."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -22,8 +22,8 @@ _NEWEST_MESSAGES = 10
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """The cluster and the two topics. ``partitions`` and ``topic_ids``: by topic; a topic has no id where the brokers give
-    none (before Kafka 2.8, and in librdkafka's mock cluster).
+    """The cluster and the two topics. ``partitions`` (counts) and ``topic_ids`` are by topic. Kafka before 2.8 and
+    librdkafka's mock cluster give topics no ids, so ``topic_ids`` is empty there.
     """
 
     cluster_id: str
@@ -37,8 +37,8 @@ class Cluster:
 
 
 class Topics:
-    """Asks the brokers about the two topics, over connections that are kept until ``close``. Its methods block, and may be
-    called by several threads at once.
+    """Asks the brokers about the two topics, over connections that stay open until ``close``. The methods block, and several
+    threads may call them at once.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -48,26 +48,26 @@ class Topics:
         self._cluster_id: str | None = None  # it does not change
 
     def close(self) -> None:
-        """Close the connections, as soon as no thread waits for an answer any more."""
+        """Close the connections as soon as no thread waits for an answer."""
         self._admin = None
 
     def describe(self, timeout_seconds: float = METADATA_TIMEOUT_SECONDS) -> Cluster:
         """The cluster's id, and partition counts and ids of the topics.
 
-        Raises ``SourceUnavailable``, ``SourceRefuses``, ``Mistake`` (``TopicMissing`` where a topic does not exist).
+        Raises ``SourceUnavailable``, ``SourceRefuses``, ``Mistake`` (``TopicMissing`` if a topic does not exist).
         """
         cluster_id, found = self._described(timeout_seconds)
         return Cluster(cluster_id, {topic: count for topic, (count, _) in found.items()}, _ids(found))
 
     def ids(self, timeout_seconds: float = METADATA_TIMEOUT_SECONDS) -> Mapping[str, str]:
-        """The topics' ids, as in ``Cluster.topic_ids``. Raises as ``describe``."""
+        """The topics' ids, as in ``Cluster.topic_ids``. Raises the same errors as ``describe``."""
         return _ids(self._described(timeout_seconds)[1])
 
     def _described(self, timeout_seconds: float) -> tuple[str, dict[str, _Described]]:
-        """The cluster's id, and of each topic the partition count and the id."""
+        """The cluster's id, and each topic's partition count and id."""
         admin = self._admin
         if admin is None:
-            raise SourceUnavailable("Kafka is no longer asked: these connections were closed")
+            raise SourceUnavailable("these connections to Kafka were closed")
         try:
             cluster_id = self._cluster_id
             if cluster_id is None:
@@ -91,7 +91,7 @@ class Topics:
 
 
 def _described(answer: Any) -> _Described:
-    """A topic's partition count, 0 where it does not exist, and its id. Raises ``KafkaException``."""
+    """A topic's partition count (0 if it does not exist) and its id. Raises ``KafkaException``."""
     try:
         found = answer.result()
     except kafka.KafkaException as error:
@@ -102,25 +102,25 @@ def _described(answer: Any) -> _Described:
 
 
 def _ask_mock(admin: Admin, topic: str, timeout_seconds: float) -> _Described:
-    """As ``_described``, for librdkafka's mock cluster. Its controller is no broker: a question to it waits in vain."""
+    """Like ``_described``, for librdkafka's mock cluster. Its controller is no broker and answers no question."""
     return len(admin.client.list_topics(topic, timeout=timeout_seconds).topics[topic].partitions), ""
 
 
 def _ids(found: Mapping[str, _Described]) -> dict[str, str]:
-    return {topic: topic_id for topic, (_, topic_id) in found.items() if topic_id.strip("A=")}  # all zero: none
+    return {topic: topic_id for topic, (_, topic_id) in found.items() if topic_id.strip("A=")}  # all zeros: no id
 
 
 def describe_cluster(settings: Settings) -> Cluster:
-    """``Topics.describe`` over connections of its own. Blocks up to 10 s. Raises as that."""
+    """``Topics.describe`` over connections of its own. Blocks up to 10 s. Raises the same errors."""
     with closing(Topics(settings)) as topics:
         return topics.describe()
 
 
-# --- what ``check`` asks ----------------------------------------------------------------------------------------
+# --- for ``tickloom check`` -------------------------------------------------------------------------------------
 
 
 def ask_group(settings: Settings) -> str:
-    """Whether the group lets us in. Blocks up to 10 s. Raises ``SourceUnavailable``, ``SourceRefuses``."""
+    """Check that the group lets us in. Blocks up to 10 s. Raises ``SourceUnavailable``, ``SourceRefuses``."""
     with closing(make_consumer(reader_config(settings))) as consumer:
         try:
             consumer.committed([kafka.TopicPartition(settings.prices_topic, 0)], timeout=METADATA_TIMEOUT_SECONDS)
@@ -130,9 +130,9 @@ def ask_group(settings: Settings) -> str:
 
 
 def check_cleanup(settings: Settings) -> str:
-    """Whether Kafka keeps all messages of the topics until they are old. Blocks up to 10 s.
+    """Check that Kafka keeps all messages of the topics until they are old. Blocks up to 10 s.
 
-    Raises ``Mistake`` where it compacts them, ``SourceUnavailable``.
+    Raises ``Mistake`` if it compacts a topic, ``SourceUnavailable``.
     """
     admin = Admin(reader_config(settings))
     topics = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in side_of(settings)]
@@ -146,14 +146,14 @@ def check_cleanup(settings: Settings) -> str:
             raise admin.explain(error.args[0]) from None
         if "compact" in policy:
             raise Mistake(
-                f"topic {topic.name} has cleanup.policy={policy}: Kafka keeps only the newest of the messages with the same "
-                f"key, whether the others were read or not; set it to delete"
+                f"topic {topic.name} has cleanup.policy={policy}: of all messages with the same key Kafka keeps only the "
+                f"newest, even if the others were not read yet; set it to delete"
             )
     return "messages are kept until they are old"
 
 
 def peek_keys(settings: Settings) -> str:
-    """Whether the newest messages have keys. Blocks some seconds. Raises as ``describe_cluster``."""
+    """Report whether the newest messages have keys. Blocks some seconds. Raises the same errors as ``describe_cluster``."""
     everything = describe_cluster(settings).everything
     seen, keyless = 0, 0
     with closing(make_consumer(reader_config(settings))) as consumer:
@@ -166,11 +166,11 @@ def peek_keys(settings: Settings) -> str:
             raise consumer.explain(error.args[0]) from None
     if keyless:
         return f"{keyless} of the newest {seen} messages have no key: one replica only; key by symbol for more"
-    return f"all of the newest {seen} messages have keys" if seen else "no message yet to judge by"
+    return f"all of the newest {seen} messages have keys" if seen else "the topics have no messages yet"
 
 
 def _newest(consumer: Consumer, at: TopicPartition) -> Iterator[Any]:
-    """The newest messages of a partition, those that come within a second."""
+    """The newest messages of a partition, as far as they arrive within a second."""
     low, high = consumer.get_watermark_offsets(
         kafka.TopicPartition(at.topic, at.partition), timeout=METADATA_TIMEOUT_SECONDS
     )

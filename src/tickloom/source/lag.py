@@ -1,7 +1,7 @@
 """The backlog: how far the ledger is behind the end of each log, and for how long. Pure: times are arguments.
 
-A log ends, for us, at its *last stable offset*. What comes after it belongs to transactions that are still open, and
-nobody can read it yet. That is no lag, however long it takes; ``open_transactions`` reports it.
+For us, a log ends at its *last stable offset*. The messages after it belong to transactions that are still open or follow
+them, and cannot be read yet. They are not lag, however long that takes; ``open_transactions`` reports them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from tickloom.core.model import TopicPartition
 
 _SIGHTINGS = 128
-"""How many sightings of one partition are remembered. Of more, every second one is dropped, and ages come out a little too short."""
+"""Largest number of remembered sightings per partition. Beyond it, every second one is dropped, so that ages come out a
+little too short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class _Partition:
     position: int | None = None  # the ledger's
     newest_ms: int | None = None  # record time of the newest message committed
     end: End | None = None
-    first_end: int | None = None  # messages below it were there when we first asked
+    first_end: int | None = None  # messages below it were already in the log when we first asked
     first_seen: float = 0.0
     sightings: list[tuple[int, float]] = field(
         default_factory=list[tuple[int, float]]
@@ -65,8 +66,8 @@ class _Partition:
         return max(0, self.end.stable - self.position)
 
     def waiting_seconds(self, now: float, wall: float) -> float:
-        """The age of the oldest message that waits. A message that was there when we first asked counts as old as the newest
-        committed one.
+        """The age of the oldest waiting message. A message that was already in the log when we first asked counts as old as the
+        newest committed message.
         """
         assert self.position is not None
         if self.first_end is None or self.position >= self.first_end:
@@ -77,7 +78,7 @@ class _Partition:
 
 
 class Backlog:
-    """The backlog of our partitions, as far as it is known. ``now`` is in monotonic seconds, ``wall`` in Unix seconds."""
+    """The known backlog of our partitions. ``now`` is in monotonic seconds, ``wall`` in Unix seconds."""
 
     def __init__(self) -> None:
         self._partitions: dict[TopicPartition, _Partition] = {}
@@ -88,13 +89,13 @@ class Backlog:
         return frozenset(self._partitions)
 
     def own(self, partitions: Iterable[TopicPartition]) -> None:
-        """Only these are ours from now on; what was known about others is forgotten."""
+        """Only these partitions are ours from now on; forget everything about the others."""
         self._partitions = {at: self._partitions.get(at) or _Partition() for at in partitions}
 
     def committed(
         self, positions: Mapping[TopicPartition, int], newest_ms: Mapping[TopicPartition, int] | None = None
     ) -> None:
-        """The ledger is at ``positions``; ``newest_ms``: record times of the newest messages, where some were committed."""
+        """The ledger is at ``positions``. ``newest_ms``: record times of the newest messages that a batch committed."""
         for at, position in positions.items():
             if (partition := self._partitions.get(at)) is not None:
                 partition.moved(position)
@@ -109,22 +110,22 @@ class Backlog:
                 partition.see(end, now)
 
     def ends_unknown(self) -> None:
-        """Nobody knows where the logs end: Kafka does not answer."""
+        """The ends of the logs are unknown, because Kafka does not answer."""
         for partition in self._partitions.values():
             partition.end = None
 
     def messages(self) -> dict[TopicPartition, int]:
-        """How many messages wait in each partition; partitions are left out where that is not known."""
+        """How many messages wait in each partition; leaves out partitions whose number is unknown."""
         return {at: lag for at, one in self._partitions.items() if (lag := one.waiting()) is not None}
 
     def seconds(self, now: float, wall: float) -> dict[TopicPartition, float]:
-        """How long the oldest message has been waiting in each partition of ``messages``; 0 where none waits."""
+        """How long the oldest message has been waiting in each partition of ``messages``; 0 if none waits."""
         return {
             at: self._partitions[at].waiting_seconds(now, wall) if lag else 0.0 for at, lag in self.messages().items()
         }
 
     def open_transactions(self, now: float) -> dict[TopicPartition, OpenTransaction]:
-        """The open transactions, by partition, as far as they are known."""
+        """The known open transactions, by partition."""
         return {
             at: OpenTransaction(one.end.high - one.end.stable, now - one.unstable_since)
             for at, one in self._partitions.items()

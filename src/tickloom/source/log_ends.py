@@ -15,10 +15,10 @@ from tickloom.source.lag import End
 
 
 class LogEnds:
-    """Keeps its connections open for as long as they serve. Its methods block; one thread at a time.
+    """Keeps its connections open until an error. Its methods block; only one thread at a time may call them.
 
-    After an error it makes a new client: one that has missed a change of leaders goes on asking with the old leader's
-    epoch, and is refused for minutes, until it happens to ask for the cluster's metadata again.
+    After an error it makes a new client. A client that missed a change of leaders would go on asking with the old leader's
+    epoch, and be refused for minutes, until it happens to ask for the cluster's metadata again.
     """
 
     def __init__(self, settings: Settings, timeout_seconds: float) -> None:
@@ -30,7 +30,7 @@ class LogEnds:
         """The ends of these logs. Blocks, for twice the time limit at most. Raises ``SourceUnavailable``, ``Mistake``."""
         asked = list(partitions)
         try:
-            # In this order: a message that comes between the two must not look like one of an open transaction.
+            # In this order, so that a message that arrives between the two does not look like an open transaction's.
             high = self._latest(asked, kafka.IsolationLevel.READ_UNCOMMITTED)
             stable = self._latest(asked, kafka.IsolationLevel.READ_COMMITTED)
         except (SourceUnavailable, Mistake):
@@ -47,7 +47,9 @@ class LogEnds:
                 offset = answer.result().offset
             except kafka.KafkaException as error:
                 raise self._admin.explain(error.args[0]) from None
-            if offset < 0:  # this, and no error, comes from a broker that holds its connection and says nothing
+            if (
+                offset < 0
+            ):  # instead of an error, this is the result of a broker that keeps the connection and stays silent
                 raise self._admin.explain(NO_ANSWER)
             found[TopicPartition(at.topic, at.partition)] = offset
         return found

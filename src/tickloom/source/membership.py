@@ -1,8 +1,8 @@
-"""This replica's membership of the group, apart from reading; and settle: the offsets, committed to Kafka as a courtesy.
+"""This replica's membership of the group, which is apart from reading. Also settle: commits offsets to Kafka as a courtesy.
 
-The member subscribes to both topics, and every partition is paused from its assignment on: the member is polled for
-callbacks, and makes the courtesy commits. The rebalance callbacks run in its thread, inside ``poll``. The thread talks
-to the event loop by ``notify`` only.
+The member subscribes to both topics, and pauses every partition as soon as it is assigned. It polls only for callbacks, and
+makes the courtesy commits. The rebalance callbacks run in its thread, inside ``poll``. The thread talks to the event loop
+through ``notify`` only.
 """
 
 import threading
@@ -23,23 +23,23 @@ from tickloom.source.clients import Admin, make_consumer
 
 _log = Logger(__name__)
 _POLL_SECONDS = 0.05
-"""Upper bound on how long a member takes to notice that it is to leave, and on how late a courtesy commit is made."""
+"""Upper bound on how long a member takes to notice that it must leave, and on the delay of a courtesy commit."""
 _REPEAT_SECONDS = 10.0
-"""How often a refusal that lasts is reported."""
+"""Interval between two reports of a lasting refusal."""
 _DESCRIBE_SECONDS = 4.0
 """Time limit of a question about the group."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """These partitions, all of them, are ours now."""
+    """The complete assignment: these partitions are ours now, and no others."""
 
     partitions: frozenset[TopicPartition]
 
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """The partitions are being taken from us; set ``done`` when nothing of theirs is in flight any more."""
+    """The group takes the partitions away; set ``done`` when nothing from them is in flight any more."""
 
     done: threading.Event
 
@@ -53,7 +53,7 @@ class MemberFailed:
 
 @dataclass(frozen=True, slots=True)
 class MemberRefused:
-    """The group does not let us in, or no longer does; the member goes on trying."""
+    """The group does not let us in, or no longer does; the member keeps trying."""
 
     error: SourceRefuses
 
@@ -70,10 +70,10 @@ class Member:
         self._notify = notify
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._to_commit: dict[TopicPartition, int] = {}  # by the loop and this thread, under the lock
+        self._to_commit: dict[TopicPartition, int] = {}  # the loop and this thread write it, under the lock
         config = member_config(settings)
         self.may_be_spare_in_silence = self._incremental = uses_consumer_protocol(config)
-        """Whether the client may join a group in which all partitions are taken and never call back. That is so with
+        """Whether the client may never call back after it joined a group in which all partitions are taken. This happens with
         KIP-848's protocol, where the first assignment is empty."""
         self._refused_at = 0.0  # monotonic: when a refusal was last reported; only the thread writes it
         self._consumer = make_consumer(config)
@@ -84,7 +84,7 @@ class Member:
         self._thread.start()
 
     def leave(self) -> None:
-        """Leave the group; blocks until that is done, 10 s at most. Also for a member that never started."""
+        """Leave the group. Blocks until that is done, for up to 10 s. Also closes a member that never started."""
         self._stop.set()
         if self._thread.ident is None:
             self._consumer.close()
@@ -92,10 +92,10 @@ class Member:
             self._thread.join(10)
 
     def is_spare(self, partitions: int) -> bool:
-        """Whether members of the group own all of the topics' ``partitions``. A member asks this that was given none.
-        Blocks for some seconds at most; False where Kafka does not say.
+        """Whether the members of the group together own all of the topics' ``partitions``; for a member that has none.
 
-        Which of them we are does not matter. Do not ask: ``memberid()`` was seen to wait for ever while it held the GIL.
+        Blocks for a few seconds at most; False if Kafka does not answer. Our own member id is not needed. Do not use
+        ``memberid()``: it has been seen to wait for ever while it held the GIL.
         """
         group, topics = self._settings.kafka_group_id, side_of(self._settings)
         client = Admin(reader_config(self._settings)).client
@@ -108,8 +108,8 @@ class Member:
         return len(owned) >= partitions
 
     def settle(self, batch: Batch) -> None:
-        """Commit the offsets that the ledger already holds, as a courtesy to lag monitors. Never waits, never fails: the
-        member's thread commits the newest offsets that it was given.
+        """Commit a loaded batch's offsets to Kafka, as a courtesy to lag monitors. Never blocks, never raises: the member's
+        thread commits the newest offsets that it has received.
         """
         with self._lock:
             self._to_commit |= {source: step.next_offset for source, step in batch.progress.items()}
@@ -139,7 +139,7 @@ class Member:
         if wanted:
             try:
                 self._consumer.commit(offsets=wanted, asynchronous=True)
-            except kafka.KafkaException as error:  # a courtesy: the ledger is what counts
+            except kafka.KafkaException as error:  # only a courtesy: the ledger decides
                 _log.debug("courtesy commit failed", error=str(error))
 
     def _complain(self, error: Any) -> None:
@@ -148,14 +148,13 @@ class Member:
             raise translated
         if isinstance(translated, SourceRefuses):
             self._report_refusal(translated)
-        if (
-            error.fatal() or error.code() == kafka.KafkaError._FATAL
-        ):  # an error with this code says that it is not fatal
-            raise SourceUnavailable(f"Kafka ended the membership: {error.str()}")
+        # fatal() returns False for an error with the code _FATAL
+        if error.fatal() or error.code() == kafka.KafkaError._FATAL:
+            raise SourceUnavailable(f"Kafka ended the membership: {error.str()}; restart the daemon")
         _log.debug("group", error=error.str())
 
     def _report_refusal(self, error: SourceRefuses | None) -> None:
-        """Report it at once, and then every ten seconds for as long as it lasts."""
+        """Report a refusal at once, and then every ten seconds for as long as it lasts."""
         now = time.monotonic()
         if error is not None and now >= self._refused_at + _REPEAT_SECONDS:
             self._refused_at = now
@@ -172,12 +171,12 @@ class Member:
 
     def _revoked(self, consumer: Any, partitions: list[Any]) -> None:
         done = threading.Event()
-        if self._stop.is_set():  # we leave: sessions have ended, and perhaps nobody reads our events any more
+        if self._stop.is_set():  # we leave: the sessions have ended, and the loop may no longer read our events
             done.set()
         self._notify(Revoked(done))
         if not done.wait(self._settings.revoke_timeout_seconds + 5):
-            _log.warning("the batch in flight outlived the revocation; the ledger fences it")
-        self._commit_newest()  # while they are ours: a later commit would set their next owner back
+            _log.warning("the batch in flight took longer than the revocation may; the ledger fences it")
+        self._commit_newest()  # while the partitions are ours: a later commit would undo their next owner's
         if self._incremental:
             consumer.incremental_unassign(partitions)
             if not self._stop.is_set():

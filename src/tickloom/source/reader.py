@@ -1,11 +1,11 @@
 """consume: pulls raw Kafka messages, both topics side by side in record time, into a bounded queue.
 
-``Reader`` fetches with two plain consumers (``assign()``, one for each topic) from the ledger's offsets. It always
-reads the side that is behind in record time, so that a lag of hours is worked off with both halves of the join close
-together. Not reading is the back-pressure; nothing in the data path is ever paused. Membership of the group is another
-matter (``membership.py``).
+``Reader`` fetches with two plain consumers (``assign()``, one for each topic) from the ledger's offsets on. It always reads
+the side that is behind in record time, so that both halves of the join stay close together even in a backlog of hours. When
+the queue is full, the reader stops reading; that is the only back-pressure, and no partition is ever paused. Membership of
+the group is separate (``membership.py``).
 
-The reader has a thread of its own, which talks to the event loop by ``call_soon_threadsafe`` only.
+The reader has a thread of its own, which talks to the event loop through ``call_soon_threadsafe`` only.
 """
 
 import asyncio
@@ -33,14 +33,14 @@ _CHUNKS_HELD = 3
 _BEHIND_WAIT_SECONDS = 0.05
 _LIVE_WAIT_SECONDS = 0.02
 _LINGER_SECONDS = 0.01
-"""A chunk costs as much as a hundred messages or more, so a live one waits for company."""
+"""How long a live chunk waits for more messages, because the overhead of a chunk equals a hundred messages or more."""
 _E = kafka.KafkaError
 
 
 class ByteBudget:
-    """Bounds what lies between the reading thread and the event loop: the number of chunks, and the bytes of their values.
+    """Bounds the chunks between the reading thread and the event loop: their number, and the bytes of their values.
 
-    One chunk is always let in, however large. Both threads use it, under its lock.
+    One chunk is always admitted, regardless of its size. Both threads use this object, under its lock.
     """
 
     def __init__(self, max_chunks: int, max_bytes: int) -> None:
@@ -49,7 +49,7 @@ class ByteBudget:
         self._freed = threading.Condition()
 
     def take(self, size: int, timeout: float) -> bool:
-        """Hold a chunk of ``size`` bytes; False where it did not fit within ``timeout`` seconds."""
+        """Admit a chunk of ``size`` bytes; False if it did not fit within ``timeout`` seconds."""
         with self._freed:
             if not self._freed.wait_for(lambda: self._fits(size), timeout):
                 return False
@@ -57,7 +57,7 @@ class ByteBudget:
             return True
 
     def give_back(self) -> None:
-        """The oldest chunk is held no longer."""
+        """Release the oldest chunk."""
         with self._freed:
             self._sizes.popleft()
             self._freed.notify()
@@ -82,7 +82,7 @@ class Reader:
         self._queue: asyncio.Queue[ReadEvent] = asyncio.Queue()
         self._budget = ByteBudget(_CHUNKS_HELD, settings.fetch_max_bytes)
         self._stop = threading.Event()
-        self._asking = threading.Lock()  # a consumer must not be closed while another thread asks it something
+        self._asking = threading.Lock()  # so that no consumer is closed while another thread calls it
         self.cpu_seconds = 0.0  # of the thread so far; only the thread writes it
         config = reader_config(settings)
         self._consumers: dict[Side, Any] = {side: make_consumer(config) for side in self._sides.values()}
@@ -92,8 +92,8 @@ class Reader:
         self._thread = threading.Thread(target=self._run, name="tickloom-reader", daemon=True)
 
     def watermarks(self) -> dict[TopicPartition, tuple[int, int]]:
-        """First offset and end of each partition's log. The end is the last stable offset: what an open transaction holds
-        back cannot be read. Blocks. Raises ``SourceUnavailable``, ``Mistake``.
+        """First offset and end of each partition's log. The end is the last stable offset, because later messages cannot be
+        read yet. Blocks. Raises ``SourceUnavailable``, ``Mistake``.
         """
         with self._asking:
             return {at: self._watermark(at) for at in sorted(self._partitions)}
@@ -125,7 +125,7 @@ class Reader:
         return event
 
     def stop(self) -> None:
-        """End the thread and the connections; blocks for as long as one question to the brokers may take."""
+        """End the thread and close the connections. Blocks for as long as one question to the brokers may take."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -148,7 +148,7 @@ class Reader:
 
     def _post(self, event: ReadEvent) -> None:
         assert self._loop is not None
-        with suppress(RuntimeError):  # the loop has closed: nobody listens any more
+        with suppress(RuntimeError):  # the loop is closed, so the event is no longer needed
             self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
 
     def _run(self) -> None:
@@ -159,15 +159,15 @@ class Reader:
                 if self._unfinished[behind]:
                     if not self._read(behind, _BEHIND_WAIT_SECONDS):
                         self._read(ahead, 0)
-                else:  # all is read: ask both sides in every turn, and wait for neither for long
+                else:  # everything is read: ask both sides in every turn, and wait briefly for each
                     some = self._read(ahead, _LIVE_WAIT_SECONDS)
                     self._read(behind, 0 if some else _LIVE_WAIT_SECONDS)
         except BaseException as error:
             self._post(ReadFailed(translate(error.args[0]) if isinstance(error, kafka.KafkaException) else error))
 
     def _reached_ms(self, side: Side) -> float:
-        """How far a side is in record time: the mean of its partitions, which come one after the other, each in a run
-        of thousands. A partition that was read to its end counts as far as the furthest.
+        """How far a side is in record time: the mean of its partitions, because they arrive one after the other, each in a
+        run of thousands of messages. A partition that was read to its end counts as the furthest one.
         """
         newest, unfinished = self._newest_ms[side], self._unfinished[side]
         furthest = max(newest.values(), default=0)
@@ -176,8 +176,8 @@ class Reader:
         )
 
     def _read(self, side: Side, wait: float) -> bool:
-        """Hand on what one side has; whether it had any messages. Waits ``wait`` seconds for the first, and then a little
-        for more.
+        """Read one side and post what it has; returns whether it had messages. Waits ``wait`` seconds for the first one, and
+        then a little for more.
         """
         consumer = self._consumers[side]
         found: list[Any] = consumer.consume(1, wait)
@@ -194,7 +194,7 @@ class Reader:
         return bool(messages)
 
     def _hand_on(self, side: Side, messages: Sequence[Any]) -> bool:
-        """Post a chunk as soon as the budget allows; False when the reader is stopped before that."""
+        """Post a chunk as soon as the budget allows it; False if the reader is stopped before that."""
         size = len(messages)
         chunk = Chunk(
             side=side,
@@ -239,15 +239,18 @@ class Reader:
         low, high = self._watermark(at)
         gap = find_gap(at, self._positions[at], low, high, self._settings.gap_policy)
         if gap is None:
-            # The offset was out of range a moment ago, and no longer is: the topic may have been deleted and recreated.
-            raise SourceUnavailable(f"{at.topic} partition {at.partition} changed under the reader; it is read again")
+            # The offset was out of range a moment ago, and now is not: the topic may have been deleted and created again.
+            raise SourceUnavailable(f"{at.topic} partition {at.partition} changed while it was read; reading it again")
         self._post(gap)
         resume = self._positions[at] = gap.to_offset
         self._consumers[self._sides[at.topic]].seek(kafka.TopicPartition(at.topic, at.partition, resume))
 
 
 def find_gap(at: TopicPartition, expected: int, low: int, high: int, policy: GapPolicy) -> Gap | None:
-    """The offsets between ``expected`` and the log [``low``, ``high``); None where there are none. Raises ``LogLost``. Pure."""
+    """The missing offsets between ``expected`` and the log [``low``, ``high``); None if none are missing. Pure.
+
+    Raises ``LogLost``.
+    """
     where = f"{at.topic} partition {at.partition}"
     if expected > high:
         raise LogLost(
