@@ -1,1 +1,1 @@
-"""What an operator sees of a running daemon: events, metrics, health, HTTP, and the outcome of a drain."""
+"""Everything that an operator sees of a running daemon: events, metrics, health, HTTP, and the outcome of a drain."""

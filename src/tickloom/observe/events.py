@@ -1,7 +1,7 @@
-"""What happens in a daemon, as values. Metrics, health, the monitor and a drain's tally subscribe to them.
+"""The events of a daemon, as values. Metrics, health, the monitor and a drain's tally subscribe to them.
 
-The code that causes an event publishes it and does not know who listens. Subscribers run on the event loop, one after
-the other, inside ``publish``: they must not block. A subscriber that raises is a bug; the error goes to the publisher,
+The code that causes an event publishes it and does not know its subscribers. These run on the event loop, one after
+the other, inside ``publish``, so they must not block. A subscriber that raises is a bug; the error goes to the publisher,
 which ends the daemon.
 """
 
@@ -15,7 +15,7 @@ from tickloom.store.loader import Loaded
 
 @dataclass(frozen=True, slots=True)
 class AssignmentReceived:
-    """The group gave this replica these partitions and no others; empty where other members own all of them."""
+    """The group gave this replica these partitions and no others; empty if other members own all of them."""
 
     partitions: frozenset[TopicPartition]
     monotonic: float
@@ -23,7 +23,7 @@ class AssignmentReceived:
 
 @dataclass(frozen=True, slots=True)
 class AssignmentRevoked:
-    """The group takes the assignment back; the replica owns nothing until it receives another one."""
+    """The group took the assignment back; the replica owns nothing until it receives another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +49,10 @@ class BatchOpened:
 class Committed:
     """One batch is in the tables.
 
-    ``messages`` and ``rejected`` count by topic, ``rejects`` by reason, ``hours`` valid messages by hour of event time (in
-    hours since 1970). ``events``: first and last event time in µs; None without valid messages. ``positions``: the next
+    ``messages`` and ``rejected`` count by topic, ``rejects`` by reason. ``hours`` counts valid messages by hour of event time
+    (in hours since 1970). ``events``: first and last event time in µs; None without valid messages. ``positions``: the next
     offset of each partition in the batch. ``oldest_ms`` and ``newest_ms``: record timestamps in ms. ``open``: whether
-    messages of a next batch have been gathered already. ``at`` is Unix time, ``monotonic`` the monotonic clock, both in
+    messages of the next batch have already been gathered. ``at`` is Unix time, ``monotonic`` the monotonic clock, both in
     seconds.
     """
 
@@ -87,7 +87,7 @@ class Committed:
         at: float,
         monotonic: float,
     ) -> "Committed":
-        """The event for ``batch``, which one transaction has ``loaded``."""
+        """The event for ``batch``. ``loaded``: the result of its transaction."""
         messages, rejected = dict[str, int](), dict[str, int]()
         for source, step in batch.progress.items():
             messages[source.topic] = messages.get(source.topic, 0) + step.messages

@@ -1,8 +1,8 @@
 """Whether the daemon is alive and ready. Pure: ``now`` (monotonic seconds) and ``wall`` (Unix seconds) are arguments.
 
-*Alive*: something made progress lately, or there is nothing to do, or the daemon waits for an outage to end or for another
-replica (a restart would not help); and sessions do not end one after the other without a commit. *Ready*: partitions are
-assigned, or another replica reads them all; the schema is present, and both Kafka and Postgres answer.
+*Alive*: the daemon made progress lately, or has nothing to do, or waits for the end of an outage or for another replica (a
+restart would not help); and sessions do not keep ending without a commit. *Ready*: partitions are assigned, or another
+replica reads all of them; the schema is present, and both Kafka and Postgres answer.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ ALL_OWNED_BY_OTHERS = "standing by: all partitions are owned by others"
 
 @dataclass(slots=True)
 class Service:
-    """Kafka or Postgres as its clients within this process find it: up when none of them has failed last."""
+    """Kafka or Postgres as the clients within this process see it: up if no client's last attempt failed."""
 
     name: str
     up: bool | None = None  # None: no client has asked yet
@@ -30,12 +30,12 @@ class Service:
         return self._turn(False, wall)
 
     def answered(self, client: object, wall: float) -> bool:
-        """The service served ``client``. Returns whether it is up again: no other client is failing."""
+        """The service served ``client``. Returns whether that brings it up again, because no other client is failing."""
         self._failing.pop(client, None)
         return not self._failing and self._turn(True, wall)
 
     def forget(self, client: object) -> None:
-        """``client`` asks for nothing any more. That is no answer: ``up`` stays as it is until some client gets one."""
+        """``client`` no longer uses the service. That is no answer, so ``up`` stays as it is until another client gets one."""
         self._failing.pop(client, None)
 
     def outage(self) -> str:
@@ -57,22 +57,22 @@ _FRUITLESS_FOR_SECONDS = 60.0
 
 @dataclass(slots=True)
 class Health:
-    """Written by subscriptions, by the sessions' loop and by the monitor; read by the HTTP server; all on the event loop."""
+    """Subscriptions, the sessions' loop and the monitor write it; the HTTP server reads it. All are on the event loop."""
 
     stuck_after_seconds: float
     moved_at: float
     lag_messages: int | None = None
-    """Messages that wait in this replica's partitions; None while unknown."""
+    """Number of messages that wait in this replica's partitions; None while unknown."""
     in_flight: bool = False
     assigned: bool = False
     schema_present: bool = False
     missing_partition: str = ""
-    """The table partition that a person must make before the flow goes on, though the database answers."""
+    """The error about a table partition that a person must create before the flow can go on; empty without one."""
     fruitless_sessions: int = 0
     fruitless_at: float = 0.0
     fruitless_reason: str = ""
     standing_by: str | None = None
-    """Why this replica reads nothing though nothing is away; it is alive and ready all the same."""
+    """Why this replica reads nothing without an outage; None if it reads. It is alive and ready in both cases."""
     kafka: Service = field(default_factory=lambda: Service("Kafka"))
     postgres: Service = field(default_factory=lambda: Service("Postgres"))
 
@@ -85,16 +85,16 @@ class Health:
         events.subscribe(Committed, self._committed)
 
     def beat(self, now: float) -> None:
-        """Something made progress: a commit, an assignment, or another attempt during an outage."""
+        """The daemon made progress: a commit, an assignment, or another attempt during an outage."""
         self.moved_at = now
 
     def tick(self, now: float) -> None:
-        """Call this every few seconds: time in which nothing had to move then does not count as time without progress."""
+        """Call this every few seconds, so that idle time does not count as time without progress."""
         if self._resting() is not None:
             self.beat(now)
 
     def session_opened(self, now: float) -> None:
-        """A session owns its partitions and reads."""
+        """A session has its partitions and reads."""
         self.assigned = True
         self.beat(now)
 
@@ -103,12 +103,12 @@ class Health:
         self.in_flight = False
 
     def session_was_fruitless(self, now: float, reason: str) -> None:
-        """A session ended without a commit, though nothing is away."""
+        """A session ended without a commit, although there is no outage."""
         self.fruitless_sessions += 1
         self.fruitless_at, self.fruitless_reason = now, reason
 
     def stood_by(self, reason: str) -> None:
-        """Standing by for ``reason`` is over. A different reason, which came with a new assignment, stays."""
+        """The replica no longer stands by for ``reason``. A different reason, which came with a new assignment, stays."""
         if self.standing_by == reason:
             self.standing_by = None
 
@@ -159,7 +159,7 @@ class Health:
         return [service for service in (self.kafka, self.postgres) if service.up is False]
 
     def _resting(self) -> str | None:
-        """Why nothing has to move now; None where something must."""
+        """Why no progress is needed now; None if it is needed."""
         if away := self._away():
             return "; ".join(service.outage() for service in away)
         if self.standing_by is not None:

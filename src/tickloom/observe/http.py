@@ -1,9 +1,9 @@
 """HTTP on one port: ``/metrics``, ``/livez``, ``/readyz``. Runs on the daemon's own event loop.
 
-Anybody who can reach the port can open connections, and each of them takes a file descriptor of the process, which the flow
-needs, too. So connections are few: each serves one request, has a few seconds for it, and gives way to a newer one when
-there are too many. Uvicorn speaks HTTP on them; its own server would accept every connection, and wait for a first request
-for ever.
+Anybody who can reach the port can open connections, and each takes one of the process's file descriptors, which the flow
+needs as well. So their number is limited: a connection serves one request, has a few seconds for it, and is aborted in favour
+of a newer one when there are too many. Uvicorn's protocol class speaks HTTP on them. Uvicorn's server is not used, because
+it accepts every connection and waits without a limit for the first request.
 """
 
 import asyncio
@@ -29,10 +29,10 @@ from tickloom.observe.health import Health
 from tickloom.observe.metrics import Metrics
 
 _CONNECTION_SECONDS = 5.0
-"""What one connection has in all, to send its request and to take the answer; also when the server ends meanwhile."""
+"""Time limit of a connection, for its request and the answer. It also holds while the server shuts down."""
 _MAX_CONNECTIONS = 32
 _ACCEPTED_AT_ONCE = 8
-"""Connections accepted before the event loop gets its turn, in which aborted ones give their descriptors back."""
+"""Connections accepted before the event loop gets its turn, in which aborted connections release their descriptors."""
 _NO_DESCRIPTOR_SECONDS = 0.5
 """Pause before the next attempt to accept a connection when the process has no descriptor left."""
 
@@ -40,7 +40,7 @@ _log = Logger(__name__)
 
 
 def application(health: Health, metrics: Metrics) -> Starlette:
-    """The application with its three paths; each answers 200 or 503."""
+    """The application. ``/metrics`` answers 200; ``/livez`` and ``/readyz`` answer 200 or 503, with the reason."""
 
     async def serve_metrics(_: Request) -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
@@ -59,7 +59,7 @@ def application(health: Health, metrics: Metrics) -> Starlette:
 
 
 class _Connection(H11Protocol):
-    """One connection, which lasts ``_CONNECTION_SECONDS`` at most."""
+    """One connection, which lasts at most ``_CONNECTION_SECONDS``."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -90,7 +90,7 @@ class _Acceptor:
         self._loop.add_reader(self._listener, self._accept)
 
     async def close(self) -> None:
-        """Accept no more, and wait for the answers under way, ``_CONNECTION_SECONDS`` at most."""
+        """Accept no more connections, and wait up to ``_CONNECTION_SECONDS`` for the pending answers."""
         self._loop.remove_reader(self._listener)
         if self._resumption is not None:
             self._resumption.cancel()
@@ -109,7 +109,7 @@ class _Acceptor:
                 return
             except OSError as error:
                 _log.warning("cannot accept an HTTP connection", error=str(error), wait_seconds=_NO_DESCRIPTOR_SECONDS)
-                self._loop.remove_reader(self._listener)  # or the loop would ask again at once
+                self._loop.remove_reader(self._listener)  # or the loop would call this again at once
                 self._resumption = self._loop.call_later(_NO_DESCRIPTOR_SECONDS, self.start)
                 return
             self._abort_oldest()

@@ -107,7 +107,7 @@ class Metrics:
         self.build_info = gauge("build_info", "Always 1; the labels say what runs.", "version", "python", "revision")
 
     def subscribe(self, events: Events) -> None:
-        """Count what these events tell from now on."""
+        """Count these events from now on."""
         events.subscribe(AssignmentReceived, self._assignment_received)
         events.subscribe(AssignmentRevoked, lambda _: self.assigned_partitions.set(0))
         events.subscribe(Committed, self._committed)

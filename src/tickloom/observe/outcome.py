@@ -1,4 +1,4 @@
-"""The bounds of a drain, what it counts as it goes, and the summary at its end. Pure."""
+"""The bounds of a drain, its running counts, and the summary at its end. Pure."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,10 @@ class Ended(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Where a drain ends even if it has not read the whole log. Raises ``SettingsError`` for a bound that allows nothing."""
+    """Bounds at which a drain ends even if it has not read the whole log; None for no bound.
+
+    Raises ``SettingsError`` for a bound that allows no message.
+    """
 
     max_seconds: float | None = None
     max_messages: int | None = None
@@ -34,12 +37,12 @@ class Bounds:
     def __post_init__(self) -> None:
         for name, bound in (("max_seconds", self.max_seconds), ("max_messages", self.max_messages)):
             if bound is not None and not bound > 0:
-                raise SettingsError(f"{name} is {bound}, so nothing could be read; give more than 0, or leave it out")
+                raise SettingsError(f"{name} is {bound}, so no message could be read; use more than 0, or leave it out")
 
 
 @dataclass(slots=True)
 class Tally:
-    """What a drain has committed so far. Only the event loop writes it.
+    """Counts of the batches that a drain has committed so far. Only the event loop writes it.
 
     ``hours``: valid messages by hour of event time, in hours since 1970. ``read`` and ``dead``: messages and rejects by
     topic.
@@ -78,12 +81,12 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one drain did. It counts this drain alone, even if other replicas worked on the same log.
+    """The result of one drain. It counts this drain alone, even if other replicas worked on the same log.
 
     ``messages`` = ``stored`` + ``superseded`` + all ``rejects``. ``drained``: the tables hold the log up to its end as it
     was when the drain started. ``lag``: by topic, messages in the log at the end of the drain that no replica has
-    committed yet; None if it was not asked for, or Kafka did not answer. ``hours``: valid messages by the hour of their
-    event, oldest first. ``read`` and ``dead``: messages and rejects by topic.
+    committed yet; None if it was not requested, or if Kafka or Postgres did not answer. ``hours``: valid messages by the
+    hour of their event, oldest first. ``read`` and ``dead``: messages and rejects by topic.
     """
 
     ended: Ended

@@ -1,4 +1,4 @@
-"""Whether Kafka or Postgres can be reached, for everybody who wants to know: health, metrics and the log."""
+"""Reports to health, metrics and the log whether Kafka or Postgres can be reached."""
 
 import time
 
@@ -34,7 +34,7 @@ class Reachability:
                 _log.info(f"{self._service.name} is back", seconds_away=round(seconds, 1))
 
     def forget(self, client: object) -> None:
-        """``client`` asks for nothing any more."""
+        """``client`` no longer uses the service."""
         self._service.forget(client)
 
     def _show(self, up: int) -> None:
