@@ -29,7 +29,8 @@ from tickloom.synthetic import Tick, TickSettings, TopicSide, history, live
 FLUSH_SECONDS = 30.0
 ADMIN_SECONDS = 30.0
 RETENTION_MS = 31 * 86_400_000
-"""Topics created here keep what tickloom accepts; with the broker's usual week, most of ten days of history would be lost."""
+"""Retention of the topics created here: the largest age that tickloom accepts. The broker's usual week would lose a part of
+ten days of history."""
 EXAMPLE = (
     "Example: python -m producer --bootstrap-servers localhost:9092 --create-topics --disorder 0.1\n\n"
     "Only a history, for a benchmark: python -m producer --records 500000 --count 1000000"
@@ -39,9 +40,9 @@ console = Console(stderr=True)
 
 
 class Sender:
-    """Sends ticks with an idempotent producer, keyed by symbol, and counts what is delivered.
+    """Sends ticks with an idempotent producer, keyed by symbol, and counts the delivered ones.
 
-    Owned by the main thread: librdkafka calls back inside ``send``, ``poll`` and ``flush`` only.
+    Belongs to the main thread: librdkafka calls back inside ``send``, ``poll`` and ``close`` only.
     """
 
     def __init__(self, bootstrap_servers: str, topics: dict[TopicSide, str]) -> None:
@@ -57,7 +58,7 @@ class Sender:
                 "enable.idempotence": True,
                 "compression.type": "lz4",
                 "linger.ms": 20,
-                # the same as Java's, so that other producers of these topics put a symbol into the same partition
+                # Java's default, so that other producers of these topics send a symbol to the same partition
                 "partitioner": "murmur2_random",
                 "error_cb": self._on_error,
             }
@@ -78,11 +79,11 @@ class Sender:
                 return
 
     def poll(self, seconds: float) -> None:
-        """Serve delivery reports for up to that long."""
+        """Handle delivery reports for up to ``seconds``."""
         self._producer.poll(seconds)
 
     def close(self) -> None:
-        """Wait up to ``FLUSH_SECONDS`` for delivery; what is not delivered by then counts as failed."""
+        """Wait up to ``FLUSH_SECONDS`` for delivery; messages that are not delivered by then count as failed."""
         left = self._producer.flush(FLUSH_SECONDS)
         if left:
             self.failed += left
@@ -97,7 +98,7 @@ class Sender:
 
     def _on_error(self, error: KafkaError) -> None:
         self._note(error)
-        if error.fatal():  # the idempotent producer could only go on with a duplicate or a gap
+        if error.fatal():  # an idempotent producer cannot go on without a duplicate or a gap
             self.broken.set()
 
     def _note(self, error: KafkaError) -> None:
@@ -107,7 +108,7 @@ class Sender:
 
 
 def create_missing_topics(bootstrap_servers: str, topics: Iterable[str], partitions: int) -> None:
-    """Create the topics that do not exist, and leave the others as they are. Raises KafkaException."""
+    """Create the topics that do not exist, and leave the others unchanged. Raises ``KafkaException``, ``TimeoutError``."""
     admin = AdminClient({"bootstrap.servers": bootstrap_servers})
     config = {"retention.ms": str(RETENTION_MS)}
     wanted = [NewTopic(topic, num_partitions=partitions, config=config) for topic in topics]
@@ -125,7 +126,7 @@ def create_missing_topics(bootstrap_servers: str, topics: Iterable[str], partiti
 
 
 def send_history(sender: Sender, ticks: Iterable[Tick], total: int, stop: threading.Event) -> int:
-    """Send all of them as fast as possible, with a progress bar; returns how many were sent."""
+    """Send all ticks as fast as possible, with a progress bar; returns how many were sent."""
     columns = (TextColumn("history"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     sent = 0
     with Progress(*columns, console=console) as progress:
@@ -140,7 +141,7 @@ def send_history(sender: Sender, ticks: Iterable[Tick], total: int, stop: thread
 
 
 def send_live(sender: Sender, ticks: Iterable[Tick], stop: threading.Event) -> int:
-    """Send each at its own time, and late ones at once; returns how many were sent."""
+    """Send each tick at its own time, or at once if that has passed; returns how many were sent."""
     sent = 0
     for tick in _until(stop, sender.broken, ticks):
         while (ahead := tick.timestamp_ms / 1_000 - time.time()) > 0 and not stop.is_set():
@@ -176,7 +177,7 @@ def _report(sender: Sender) -> int:
     console.print(f"delivered {sender.delivered}, failed {sender.failed}", highlight=False, soft_wrap=True)
     if sender.failed or sender.broken.is_set():
         console.print(
-            f"not everything was delivered: {sender.last_error}; check the broker, then run again",
+            f"not all messages were delivered: {sender.last_error}; check the broker, then run again",
             style="red",
         )
         return 1
@@ -186,7 +187,7 @@ def _report(sender: Sender) -> int:
 def _option(
     name: str, text: str, *fallbacks: str, min: float | None = None, max: float | None = None
 ) -> typer.models.OptionInfo:
-    """An option with its environment variables, of which the ``PRODUCER_`` one comes first."""
+    """An option with its environment variables; its ``PRODUCER_`` variable comes first."""
     own = "PRODUCER_" + name.removeprefix("--").replace("-", "_").upper()
     return typer.Option(name, envvar=[own, *fallbacks], help=text, min=min, max=max)
 
@@ -225,7 +226,7 @@ def main(
 ) -> None:
     """Fill the two topics with synthetic ticks: first a history, then live."""
     stop = _stop_on_signals()
-    form = _shape_or_exit(shape)
+    chosen_shape = _shape_or_exit(shape)
     settings = TickSettings(
         symbols=symbols,
         seed=seed,
@@ -239,7 +240,7 @@ def main(
     )
     topics: dict[TopicSide, str] = {"prices": prices_topic, "volumes": volumes_topic}
     try:
-        past = reshaped(history(settings, records, days, datetime.now(UTC)), form, seed)
+        past = reshaped(history(settings, records, days, datetime.now(UTC)), chosen_shape, seed)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     if create_topics:
@@ -248,9 +249,9 @@ def main(
     total = min(2 * records, count or 2 * records)
     sent = send_history(sender, islice(past, count or None), total, stop) if records else 0
     # the clock is read again: the history took time, and the live part must not begin with a burst
-    now_on = reshaped(live(settings, datetime.now(UTC)), form, seed)
+    live_ticks = reshaped(live(settings, datetime.now(UTC)), chosen_shape, seed)
     if not count or sent < count:
-        send_live(sender, islice(now_on, count - sent if count else None), stop)
+        send_live(sender, islice(live_ticks, count - sent if count else None), stop)
     sender.close()
     raise typer.Exit(_report(sender))
 
@@ -266,7 +267,11 @@ def _create_or_exit(bootstrap_servers: str, topics: Iterable[str], partitions: i
     try:
         create_missing_topics(bootstrap_servers, topics, partitions)
     except (KafkaException, TimeoutError) as error:
-        console.print(f"cannot create the topics at {bootstrap_servers}: {error}; is the broker up?", style="red")
+        console.print(
+            f"cannot create the topics at {bootstrap_servers}: {error}; is the broker up? If not, start it, or fix "
+            f"--bootstrap-servers",
+            style="red",
+        )
         raise typer.Exit(1) from error
 
 

@@ -1,4 +1,4 @@
-"""The commands, one module each: its name, options and help, and what it prints.
+"""The commands. Each module declares one command's options and help, and prints its report.
 
 A command's module is imported when the command is invoked, or when ``--help`` lists it. So a module imports at its top
 only what is cheap, and everything else inside the function: ``run`` must set the allocator before numpy and polars are

@@ -1,4 +1,4 @@
-"""``tickloom bench``: what this machine does with this broker and this Postgres."""
+"""``tickloom bench``: measures this machine with this broker and this Postgres."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,10 +15,10 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command(
-    epilog="It uses the broker and the Postgres of the settings. Both must be real ones: an embedded broker, like the demo's, keeps "
-    "only a few megabytes. From a checkout, `make bench` starts both natively first. It creates topics, groups and databases named "
-    "tickloom_bench_…, removes them at its end, and touches nothing else. The role must be allowed to create databases.\n\n"
-    "The default takes a few minutes, in which nothing else should run. Machines drift: trust the ratios.\n\n"
+    epilog="It uses the broker and the Postgres in the settings. Both must be real: an embedded broker like the demo's keeps only a "
+    "few megabytes. In a checkout, `make bench` starts both first. The bench creates topics, groups and databases named "
+    "tickloom_bench_…, removes them at the end, and touches nothing else. The role must be allowed to create databases.\n\n"
+    "The default takes a few minutes, during which nothing else should run. Machines drift, so trust the ratios.\n\n"
     "Example: tickloom bench --rate 1000 --idle --restart --history-days 10\n\n"
     "A full run: tickloom bench --messages 2000000 --disorder 0.1 --late-hours 0.01 --output json"
 )

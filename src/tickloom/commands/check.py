@@ -1,4 +1,4 @@
-"""``tickloom check``: everything that would stop or trouble the daemon, before it runs."""
+"""``tickloom check``: finds everything that would stop the daemon or cause it trouble, before it runs."""
 
 import typer
 
@@ -13,7 +13,7 @@ def check(output: OutputOption = Output.TEXT, as_json: JsonOption = False) -> No
     """Check settings, broker, topics, keys, database, rights and clock: one line each, with the fix; exit 3 if one is bad."""
     from tickloom.commands.findings import find_all
 
-    settings = configured(tolerant=True)  # unknown names are one of the findings and must not hide the others
+    settings = configured(tolerant=True)  # unknown names are a finding, and must not hide the others
     findings = run_loop(find_all(settings))
     if wants_json(output, as_json):
         print_json([finding.as_dict() for finding in findings])

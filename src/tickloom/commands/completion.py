@@ -1,4 +1,4 @@
-"""``tickloom completion``: the script that makes a shell complete commands and options."""
+"""``tickloom completion``: prints the script that makes a shell complete commands and options."""
 
 from enum import StrEnum
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""``tickloom demo``: the whole job on a machine that has nothing but Python."""
+"""``tickloom demo``: runs the whole job on a machine that has only Python."""
 
 from typing import Annotated
 

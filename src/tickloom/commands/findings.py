@@ -1,4 +1,4 @@
-"""What ``tickloom check`` finds, one finding after the other."""
+"""The checks of ``tickloom check``; each gives one finding."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ class Finding:
 
 
 async def find_all(settings: Settings) -> list[Finding]:
-    """Every check, each by itself: a check that fails does not hide the next one. Never raises a ``TickloomError``."""
+    """Run every check. A failed check does not hide the next one, unless that depends on it. Raises no ``TickloomError``."""
     loop = asyncio.get_running_loop()
     cluster: list[Cluster] = []
 
@@ -71,7 +71,7 @@ async def _find(what: str, check: Callable[[], Awaitable[str]]) -> Finding:
 
 
 def _settings(settings: Settings) -> Finding:
-    """They could be read; what may still be wrong are names that no setting has, and what librdkafka refuses."""
+    """The settings could be read; they may still have unknown names, or properties that librdkafka refuses."""
     faults = ignored(os.environ)
     try:
         check_options(settings)
@@ -92,7 +92,7 @@ def _replicas(cluster: Cluster) -> Finding:
 
 
 async def _database(settings: Settings) -> str:
-    """Which database answers, as which role, and where its address was found."""
+    """Report the server's version, the database, the role, and the source of the address."""
     source = settings.database_source
     try:
         async with connected(settings) as connection:
@@ -133,7 +133,7 @@ async def _ledger(settings: Settings) -> str:
 
 
 async def _source(settings: Settings, cluster: Cluster) -> str:
-    """Whether the tables were made from these topics; before the first load nobody has noted from which."""
+    """Check that the tables were made from these topics; before the first load, no topics are noted."""
     async with connected(settings) as connection:
         noted = await connection.fetchrow("SELECT * FROM tickloom.source")
     if noted is None:

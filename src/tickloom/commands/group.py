@@ -11,14 +11,14 @@ NAMES = ("run", "migrate", "check", "verify", "demo", "bench", "completion")
 
 
 class LazyGroup(TyperGroup):
-    """Loads a command when it is asked for by name."""
+    """Imports a command's module when the command is needed."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The names in the order of ``--help``."""
         return list(NAMES)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command with this name; None where there is none."""
+        """The command with this name; None if there is none."""
         if cmd_name not in NAMES:
             return None
         command = typer.main.get_command(import_module(f"tickloom.commands.{cmd_name}").app)

@@ -1,4 +1,4 @@
-"""``tickloom migrate``: the tables and their bookkeeping."""
+"""``tickloom migrate``: creates or upgrades the tables and their bookkeeping."""
 
 import typer
 

@@ -1,4 +1,4 @@
-"""``tickloom run``: the daemon, or one drain of the log."""
+"""``tickloom run``: runs the daemon, or drains the log once."""
 
 from typing import Annotated
 
@@ -46,7 +46,7 @@ def run(
     async def work() -> None:
         outcome = (await process.run(settings, once=bounds)).outcome()
         if once:
-            if in_json or not outcome.drained:  # else nobody needs to ask Kafka what has come since
+            if in_json or not outcome.drained:  # a text report of a complete drain shows no lag
                 outcome = await drain.with_lag(outcome, settings)
             print_json(outcome.as_dict()) if in_json else print("\n".join(outcome.lines()))
         leave()  # inside the loop: closing it would wait for questions that a silent broker never answers

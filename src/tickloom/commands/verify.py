@@ -1,4 +1,4 @@
-"""``tickloom verify``: the tables against their definition."""
+"""``tickloom verify``: compares the tables with their definition."""
 
 from typing import Annotated
 

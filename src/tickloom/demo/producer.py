@@ -1,4 +1,4 @@
-"""The demo's producer: a history at once, then each tick at its time."""
+"""The demo's producer: sends a history at once, and then each tick at its own time."""
 
 import threading
 import time
@@ -20,7 +20,7 @@ class Stop(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DemoSettings:
-    """``rate``: pairs a second. ``history_pairs`` are sent first, spread over the last ``history_days``."""
+    """``rate``: pairs a second. First ``history_pairs`` are sent, whose times spread over the last ``history_days``."""
 
     rate: float = 500.0
     symbols: int = 200

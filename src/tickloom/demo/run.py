@@ -1,4 +1,4 @@
-"""The demo from its start to its end."""
+"""Runs the demo: starts everything, shows what the daemon does, and stops everything."""
 
 import asyncio
 import contextlib
@@ -29,9 +29,9 @@ _DRAIN_SECONDS = 30.0
 
 
 async def run_demo(demo: DemoSettings, seconds: float | None) -> None:
-    """Run until Ctrl-C, SIGTERM or ``seconds``; print at the end what was read and whether the ledger adds up.
+    """Run until Ctrl-C, SIGTERM or the end of ``seconds``; then print the counts and whether the ledger adds up.
 
-    Raises ``Mistake`` where the embedded services are not available or the daemon ended by itself.
+    Raises ``Mistake`` if the embedded services are not available or the daemon ended by itself.
     """
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -59,7 +59,7 @@ async def run_demo(demo: DemoSettings, seconds: float | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Watch:
-    """Shows what the daemon does: a live view on a terminal, a line every few seconds elsewhere."""
+    """Shows what the daemon does: a live view on a terminal, otherwise a line every few seconds."""
 
     console: Console
     connection: Connection
@@ -69,14 +69,16 @@ class _Watch:
     stop: asyncio.Event
 
     async def until(self, seconds: float | None) -> None:
-        """Return when ``stop`` is set or the time is over. Raises ``Mistake`` where the daemon ends."""
+        """Return when ``stop`` is set or ``seconds`` are over. Raises ``Mistake`` if the daemon ends before that."""
         started = shown = seen = time.monotonic()
         view = View()
         screen = Live(view.panel(), console=self.console, auto_refresh=False) if self.console.is_terminal else None
         with screen or contextlib.nullcontext():
             while not self.stop.is_set() and (seconds is None or time.monotonic() - started < seconds):
                 if self.process.returncode is not None:
-                    raise Mistake(f"the daemon ended with {self.process.returncode}: {self.log.read_text()[-500:]}")
+                    raise Mistake(
+                        f"the daemon ended with exit code {self.process.returncode}: {self.log.read_text()[-500:]}"
+                    )
                 now = time.monotonic()
                 view = await next_view(self.connection, self.port, view, now - seen)
                 seen = now
@@ -113,7 +115,7 @@ async def _daemon(environment: dict[str, str], log: Path) -> AsyncGenerator[asyn
 
 
 async def _finish(process: asyncio.subprocess.Process) -> None:
-    """Let the daemon drain and leave; kill it after half a minute."""
+    """Let the daemon finish its batch and leave; kill it after half a minute."""
     if process.returncode is None:
         process.terminate()
         try:

@@ -1,4 +1,4 @@
-"""What the demo knows at a moment, from the ledger, the tables and ``/metrics``; and how it shows that."""
+"""A snapshot of the demo, from the ledger, the tables and ``/metrics``, and how it is shown."""
 
 import asyncio
 import urllib.request
@@ -27,7 +27,9 @@ _REASONS = "SELECT reason, count(*) AS n FROM tickloom.dead_letters GROUP BY 1 O
 
 @dataclass(slots=True)
 class View:
-    """Counts are those of the ledger. ``committed``: batches so far, and the sum of their freshness in seconds."""
+    """The snapshot. Counts come from the ledger. ``committed``: number of batches so far, and the sum of their freshness in
+    seconds.
+    """
 
     read: int = 0
     stored: int = 0
@@ -42,7 +44,7 @@ class View:
     reasons: list[Any] = field(default_factory=list[Any])
 
     def panel(self) -> Panel:
-        """For a terminal."""
+        """The view for a terminal."""
         head = Table.grid(padding=(0, 3))
         head.add_row("rows a second", "lag", "freshness", "read", "stored", "superseded", "rejected", style="dim")
         speeds = (
@@ -64,14 +66,14 @@ class View:
         )
 
     def line(self) -> str:
-        """For output that is not a terminal."""
+        """The view as one line, for output that is not a terminal."""
         return (
             f"{self.rows_per_second:,.0f} rows/s, lag {self.lag_messages:,.0f}, freshness "
             f"{self.freshness_seconds * 1000:,.0f} ms, stored {self.stored:,}, rejected {self.dead:,}"
         )
 
     def summary(self) -> list[str]:
-        """For the end."""
+        """The last lines of the demo."""
         return [
             f"read {self.read:,} messages: {self.stored:,} stored, {self.superseded:,} superseded, {self.dead:,} rejected",
             "the ledger adds up" if self.adds_up else "the ledger does NOT add up: please report this",
@@ -79,7 +81,7 @@ class View:
 
 
 async def next_view(connection: Connection, port: int, before: View, elapsed: float) -> View:
-    """The view now, ``elapsed`` seconds after the one ``before``."""
+    """The current view, ``elapsed`` seconds after the view ``before``."""
     ledger = await connection.fetchrow(_LEDGER)
     newest = await connection.fetch(_NEWEST)
     reasons = await connection.fetch(_REASONS)
@@ -98,13 +100,13 @@ async def next_view(connection: Connection, port: int, before: View, elapsed: fl
 
 
 def _metrics(port: int) -> dict[str, float]:
-    """The daemon's samples, summed over their labels; empty while it does not answer. Blocks for up to a second."""
+    """The daemon's metrics, summed over their labels; empty if it does not answer. Blocks for up to a second."""
     sums: dict[str, float] = {}
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=1) as answer:
             for family in text_string_to_metric_families(answer.read().decode()):
                 for sample in family.samples:
                     sums[sample.name] = sums.get(sample.name, 0) + sample.value
-    except OSError:  # not up yet, or already gone
+    except OSError:  # the daemon is not up yet, or has ended
         return {}
     return sums
