@@ -1,1 +1,1 @@
-"""The peers: the same work done by what people use today, on one log, on one machine, in one run, and judged."""
+"""The peers: other tools do the same work as tickloom, on the same log and machine and in the same run, and are judged."""

@@ -1,7 +1,7 @@
-"""``make peers``: tickloom and its peers on one log, measured from outside and judged row by row.
+"""``make peers``: runs tickloom and its peers on one log, measures them from outside and judges them row by row.
 
-Each run is a process of its own on a fresh database; runs are interleaved, so that what the machine does
-meanwhile hits all alike. Progress goes to standard error, the table to standard output.
+Each run is a process of its own on a fresh database. Runs are interleaved, so that other load on the machine affects all
+peers equally. Progress goes to standard error, the table to standard output.
 """
 
 import asyncio
@@ -20,32 +20,32 @@ import typer
 from rich.console import Console
 
 from benchmarks.measure import Measured, measure
-from benchmarks.peers import CACHE, PEERS, TICKLOOM, NotInstalled, Peer, Place, install, told
+from benchmarks.peers import CACHE, PEERS, TICKLOOM, NotInstalled, Peer, Workspace, failure_line, install
 from benchmarks.report import Report, Result, Scale
-from benchmarks.verdict import Row, Verdict, in_words, judge
+from benchmarks.verdict import Row, Verdict, describe, judge
 from producer.__main__ import Sender
 from tests import hostile, reference, services
 from tickloom.shapes import SHAPES, reshaped, shape_named
 from tickloom.synthetic import TickSettings, history
 
 HOURS = 12
-"""Event time that the log covers."""
+"""Hours of event time that the log covers."""
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
 class Log:
-    """What all work off, and what must come of it."""
+    """The log that all peers process, and the expected tables."""
 
     topics: dict[str, str]
     hours: range
     expected: dict[str, list[Row]]
-    """By the SQL reference, from the valid messages alone."""
+    """The tables by the SQL reference, from the valid messages alone."""
     bad: int
 
 
 def produce(bootstrap: str, scale: Scale) -> tuple[dict[str, str], range]:
-    """A fresh pair of topics with the log in it; also the hours since 1970 that it touches."""
+    """Create a pair of topics with the log in it; returns them, and the hours since 1970 that the log touches."""
     unique = uuid.uuid4().hex[:8]
     topics = {side: f"{side}-{unique}" for side in ("prices", "volumes")}
     for topic in topics.values():
@@ -63,7 +63,7 @@ def produce(bootstrap: str, scale: Scale) -> tuple[dict[str, str], range]:
 
 
 async def expect(postgres_url: str, records: list[reference.Record]) -> reference.Expected:
-    """What the SQL reference makes of the log."""
+    """The tables that the SQL reference computes from the log."""
     connection = await asyncpg.connect(postgres_url)
     try:
         return await reference.expected(connection, records)
@@ -72,43 +72,43 @@ async def expect(postgres_url: str, records: list[reference.Record]) -> referenc
 
 
 def prepare(bootstrap: str, postgres: Any, scale: Scale) -> Log:
-    """The log, written and judged."""
+    """Write the log and compute the expected tables."""
     console.print(f"writing {scale.messages:,} messages")
     topics, hours = produce(bootstrap, scale)
-    console.print("computing what the tables must hold")
+    console.print("computing the expected tables")
     records = hostile.read_log(bootstrap, topics)
     expected = asyncio.run(expect(services.new_database(postgres), records))
     return Log(topics, hours, expected.tables, len(expected.dead))
 
 
-async def run_once(peer: Peer, log: Log, place: Place, limit_seconds: float) -> tuple[Measured, Verdict]:
-    """One run on a fresh database, measured and judged."""
+async def run_once(peer: Peer, log: Log, workspace: Workspace, limit_seconds: float) -> tuple[Measured, Verdict]:
+    """Run a peer once on a fresh database, measure and judge it."""
     measured = await measure(
-        place.command(peer), place.environment(peer), place.database_url, output_of(peer), limit_seconds
+        workspace.command(peer), workspace.environment(peer), workspace.database_url, output_of(peer), limit_seconds
     )
-    return measured, await judge(place.database_url, log.expected)
+    return measured, await judge(workspace.database_url, log.expected)
 
 
 def output_of(peer: Peer) -> Path:
-    """Where the output of its last run lies."""
+    """The file with the output of the peer's last run."""
     return CACHE / f"{peer.name}.log"
 
 
 @contextmanager
-def fresh_place(bootstrap: str, postgres: Any, log: Log) -> Iterator[Place]:
-    """A database and a folder for one run, gone after it."""
+def fresh_workspace(bootstrap: str, postgres: Any, log: Log) -> Iterator[Workspace]:
+    """Yields a new database and folder for one run, and removes them at the end of the block."""
     with tempfile.TemporaryDirectory(prefix="tickloom-peer-", ignore_cleanup_errors=True) as folder:
         url = services.new_database(postgres)
         services.execute(postgres.url, "CHECKPOINT")
-        yield Place(bootstrap, log.topics, url, Path(folder))
+        yield Workspace(bootstrap, log.topics, url, Path(folder))
         services.execute(postgres.url, f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
 
 
-def made_ready(chosen: list[Peer]) -> list[Result]:
-    """All installed, or with the reason why not."""
+def install_all(chosen: list[Peer]) -> list[Result]:
+    """Install all peers. A peer that cannot be installed gets the reason."""
     results: list[Result] = []
     for peer in chosen:
-        console.print(f"{peer.name}: making ready")
+        console.print(f"{peer.name}: installing")
         try:
             results.append(Result(peer, version=install(peer)))
         except NotInstalled as error:
@@ -117,24 +117,24 @@ def made_ready(chosen: list[Peer]) -> list[Result]:
     return results
 
 
-def compete(chosen: list[Peer], scale: Scale) -> Report:
-    """Everything, from the services' start to their end."""
-    results = made_ready(chosen)
+def run_all(chosen: list[Peer], scale: Scale) -> Report:
+    """Start the services, run every peer, and stop the services."""
+    results = install_all(chosen)
     with services.running_kafka() as kafka, services.running_postgres() as postgres:
         log = prepare(kafka.bootstrap, postgres, scale)
         for repetition in range(scale.repetitions):
             for result in results:
                 if not result.version:
                     continue
-                with fresh_place(kafka.bootstrap, postgres, log) as place:
-                    place.make_tables(result.peer, log.hours)
-                    run, verdict = asyncio.run(run_once(result.peer, log, place, scale.limit_seconds))
+                with fresh_workspace(kafka.bootstrap, postgres, log) as workspace:
+                    workspace.make_tables(result.peer, log.hours)
+                    run, verdict = asyncio.run(run_once(result.peer, log, workspace, scale.limit_seconds))
                 result.runs.append((run, verdict))
                 if run.exit_code:
-                    result.reason = told(output_of(result.peer).read_text(errors="replace"))
+                    result.reason = failure_line(output_of(result.peer).read_text(errors="replace"))
                 console.print(
                     f"{result.peer.name} {repetition + 1}/{scale.repetitions}: {run.seconds:.1f} s, exit code {run.exit_code}, "
-                    f"{in_words(verdict, result.peer.averages)}"
+                    f"{describe(verdict, result.peer.averages)}"
                 )
         version = asyncio.run(_server_version(postgres.url))
     native = isinstance(kafka, services.Kafka)
@@ -157,25 +157,25 @@ def main(
     partitions: Annotated[int, typer.Option(min=1, help="Partitions of each topic.")] = 4,
     disorder: Annotated[float, typer.Option(min=0, max=1, help="Share of messages sent up to a minute late.")] = 0,
     shape: Annotated[
-        str, typer.Option(help="How the messages are written; the jobs know ISO times only.")
+        str, typer.Option(help="How the messages are written; the peers' jobs understand only ISO times.")
     ] = "realistic",
     repetitions: Annotated[int, typer.Option(min=1, help="Runs of each peer.")] = 3,
     only: Annotated[list[str] | None, typer.Option(help="Only this peer; may be repeated.")] = None,
     time_limit: Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")] = 300,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of the table.")] = False,
 ) -> None:
-    """Work one log off by tickloom and by each of its peers; print what it took and what they got right."""
+    """Process one log with tickloom and with each of its peers; print the cost and the correctness of each."""
     names = [peer.name for peer in PEERS]
     if unknown := set(only or ()) - set(names):
-        raise typer.BadParameter(f"no peer is called {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+        raise typer.BadParameter(f"no peer is called {', '.join(sorted(unknown))}; choose from {', '.join(names)}")
     if shape not in SHAPES:
-        raise typer.BadParameter(f"no shape is called {shape}; there are {', '.join(SHAPES)}")
+        raise typer.BadParameter(f"no shape is called {shape}; choose from {', '.join(SHAPES)}")
     CACHE.mkdir(parents=True, exist_ok=True)
     chosen = [peer for peer in PEERS if peer.name in (only or names)]
-    report = compete(chosen, Scale(pairs, symbols, partitions, disorder, shape, repetitions, time_limit))
+    report = run_all(chosen, Scale(pairs, symbols, partitions, disorder, shape, repetitions, time_limit))
     print(json.dumps(report.document(), indent=2) if as_json else report.markdown())
     if not all(result.exact for result in report.results if result.peer is TICKLOOM):
-        raise typer.Exit(3)  # a peer's faults are what the table is for; ours are not
+        raise typer.Exit(3)  # the table reports a peer's faults; ours are an error
 
 
 if __name__ == "__main__":

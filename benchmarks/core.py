@@ -4,12 +4,12 @@
     python -m benchmarks.core --sizes "" --shapes plain,realistic,iso-mixed
 
 The ticks come in order from ``tickloom.synthetic``, in chunks as the reader makes them: one topic each, at most 10,000
-messages, in runs by partition. Every run replays the same log against fresh tails; a column is the least of all
-runs, since other work on the machine can only add to it. ``cpu`` counts all threads, ``main`` only the calling one,
-which mostly holds the interpreter lock, so that the reader and COPY wait for it.
+messages, in runs by partition. Every run replays the same log against fresh tails. A column shows the minimum of all runs,
+because other work on the machine can only add to it. ``cpu`` counts all threads, ``main`` only the calling one, which
+mostly holds the interpreter lock, so that the reader and COPY wait for it.
 
-The second table: decode alone, of the same ticks in each named shape (``tickloom.shapes``), and how many times the plain
-shape's ``cpu`` that is. The shapes take turns within a run, so that a slow minute of the machine affects all of them.
+The second table is about decode alone: the same ticks in each named shape (``tickloom.shapes``), and the ratio of ``cpu``
+to that of the plain shape. The shapes take turns within a run, so that a slow minute of the machine affects all of them.
 """
 
 import argparse
@@ -34,9 +34,9 @@ from tickloom.synthetic import Tick, TickSettings, live
 
 CHUNK_MESSAGES = 10_000
 PARTITIONS = 4
-WINDOW, TAIL, CACHE, ROOM = 5, 64, 100_000, 96 * 2**20
+WINDOW, TAIL, CACHE_SYMBOLS, CACHE_BYTES = 5, 64, 100_000, 96 * 2**20
 WARM_MESSAGES = 200_000
-SHAPED_CHUNKS = 4  # of each side, of a shape's log
+SHAPED_CHUNKS = 4  # of each side, in the log of a shape
 STEPS = ("decode", "gather", "join", "encode")
 DAY = 86_400 * 10**6
 _WIDTHS = dict.fromkeys((table.name for table in TABLES), Partitioning.HOURLY)
@@ -44,7 +44,7 @@ _WIDTHS = dict.fromkeys((table.name for table in TABLES), Partitioning.HOURLY)
 
 @dataclass
 class Clock:
-    """Seconds by step: of all threads, and of this one."""
+    """CPU seconds by step: of all threads, and of the calling thread."""
 
     cpu: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     main: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -58,7 +58,7 @@ class Clock:
 
 
 def batches(size: int, count: int, symbols: int) -> list[list[Chunk]]:
-    """The log as batches of chunks: the first ones, of ``WARM_MESSAGES`` in all, fill the tails."""
+    """The log as batches of chunks. The first two batches, of ``WARM_MESSAGES`` together, fill the tails."""
     ticks = live(TickSettings(symbols=symbols))
     offsets: dict[tuple[str, int], int] = defaultdict(int)
     warm = [_chunks(list(itertools.islice(ticks, WARM_MESSAGES // 2)), offsets) for _ in range(2)]
@@ -70,7 +70,7 @@ def _chunks(ticks: Sequence[Tick], offsets: dict[tuple[str, int], int]) -> list[
     for start in range(0, len(ticks), 2 * CHUNK_MESSAGES):
         for side in Side:
             mine = [tick for tick in ticks[start : start + 2 * CHUNK_MESSAGES] if tick.topic_side == side.value]
-            mine.sort(key=_partition)  # stable: runs by partition, as fetches come
+            mine.sort(key=_partition)  # the sort is stable: runs by partition, like the answers of a broker
             chunks.append(_chunk(side, mine, offsets))
     return chunks
 
@@ -80,7 +80,7 @@ def _partition(tick: Tick) -> int:
 
 
 class _Message:
-    """The part of a message that decode uses when it rejects one."""
+    """The part of a message that decode uses to reject it."""
 
     def __init__(self, tick: Tick) -> None:
         self._key = tick.key
@@ -109,10 +109,10 @@ def _none_expired(need: Need) -> object:
 
 
 def run(log: Sequence[Sequence[Chunk]]) -> Clock:
-    """One replay; the warm batches are not counted."""
+    """Replay the log once; the two warm-up batches are not counted."""
     positions = {TopicPartition(side.value, number): 0 for side in Side for number in range(PARTITIONS)}
     gatherer = Gatherer(BatchLimits(10**9, 10**9, 1), positions)
-    engine = Engine(gatherer, Tails(WINDOW, TAIL, CACHE, ROOM), _WIDTHS)
+    engine = Engine(gatherer, Tails(WINDOW, TAIL, CACHE_SYMBOLS, CACHE_BYTES), _WIDTHS)
     bounds = EventBounds(DAY, 31 * DAY)
     warm, clock = Clock(), Clock()
     for number, chunks in enumerate(log, 1):
@@ -134,7 +134,7 @@ def run(log: Sequence[Sequence[Chunk]]) -> Clock:
 
 
 def by_shape(shapes: Sequence[Shape], runs: int, symbols: int) -> dict[str, tuple[float, float]]:
-    """Microseconds that decode takes a message, by shape: of all threads and of this one, the least of all runs."""
+    """Microseconds of decode per message, by shape: of all threads and of the calling one, the minimum of all runs."""
     count = 2 * CHUNK_MESSAGES * SHAPED_CHUNKS
     logs: dict[str, list[Chunk]] = {}
     for shape in shapes:
@@ -156,18 +156,18 @@ def by_shape(shapes: Sequence[Shape], runs: int, symbols: int) -> dict[str, tupl
     }
 
 
-def print_by_shape(asked: Sequence[Shape], runs: int, symbols: int) -> None:
-    """The table of ``by_shape``; the plain shape always comes first, because the others are compared with it."""
-    found = by_shape([PLAIN, *(shape for shape in asked if shape is not PLAIN)], runs, symbols)
-    print(f"decode by shape, chunks of {CHUNK_MESSAGES:,}: µs a message")
+def print_by_shape(shapes: Sequence[Shape], runs: int, symbols: int) -> None:
+    """Print the table of ``by_shape``. The plain shape always comes first, because the others are compared with it."""
+    found = by_shape([PLAIN, *(shape for shape in shapes if shape is not PLAIN)], runs, symbols)
+    print(f"decode by shape, chunks of {CHUNK_MESSAGES:,}: µs per message")
     print(f"{'shape':>20} {'cpu':>7} {'main':>7} {'÷ plain':>8}")
     for name, (cpu, main) in found.items():
         print(f"{name:>20} {cpu:>7.2f} {main:>7.2f} {cpu / found[PLAIN.name][0]:>8.2f}", flush=True)
 
 
 def print_by_size(sizes: Sequence[int], runs: int, symbols: int) -> None:
-    """The table of all steps by the size of a batch."""
-    print("µs a message (cpu of all threads / of the main thread alone), ms a batch")
+    """Print the table of all steps by batch size."""
+    print("µs per message (cpu of all threads / of the main thread alone), ms per batch")
     print(f"{'batch':>8} " + " ".join(f"{step:>13}" for step in STEPS) + f" {'all':>13} {'ms a batch':>11}")
     for size in sizes:
         count = max(3, min(100, 300_000 // size))
@@ -180,7 +180,7 @@ def print_by_size(sizes: Sequence[int], runs: int, symbols: int) -> None:
         total, alone = sum(cpu.values()), sum(own.values())
         cells.append(f"{total * micros:>6.2f}/{alone * micros:>6.2f}")
         print(f"{size:>8} " + " ".join(cells) + f" {total / count * 1e3:>11.2f}", flush=True)
-    print(f"peak resident: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB, the log among it")
+    print(f"peak resident: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB, including the log")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Run a program to its end and measure it from outside, with all that it starts. Linux only: it reads ``/proc``."""
+"""Runs a program to its end and measures it and its children from outside. Linux only, because it reads ``/proc``."""
 
 import asyncio
 import contextlib
@@ -21,17 +21,17 @@ _ROWS = """SELECT (SELECT count(*) FROM stock_prices) + (SELECT count(*) FROM st
 
 @dataclass(frozen=True)
 class Measured:
-    """One run. ``exit_code`` is None where the time limit ended it."""
+    """One run. ``exit_code`` is None if the time limit ended it."""
 
     exit_code: int | None
     seconds: float
-    """From its start to its exit."""
+    """From the start to the exit."""
     cpu_seconds: float
-    """User and system time of all its processes; each is read up to a sample before it ends."""
+    """User and system time of all its processes. The last sample of a process may be ``SAMPLE_SECONDS`` before its end."""
     peak_bytes: int
-    """The highest sum of the resident memory of all its processes; pages that they share count more than once."""
+    """The highest sum of the resident memory of all its processes; shared pages count once per process."""
     first_row_seconds: float | None
-    """From its start until somebody else could see a row in the tables."""
+    """From the start until another session could see a row in the tables."""
     first_rows: int
     """Rows in all three tables at that moment."""
     rows: int
@@ -39,17 +39,17 @@ class Measured:
 
     @property
     def steady_share(self) -> float:
-        """Which share of the rows came after the first moment; 0 where all came at once."""
+        """The share of the rows that came after the first ones; 0 if all came at once."""
         return (self.rows - self.first_rows) / self.rows if self.rows else 0.0
 
     @property
     def steady_seconds(self) -> float | None:
-        """How long that share took, its exit included."""
+        """How long that share took, including the exit."""
         return None if self.first_row_seconds is None else self.seconds - self.first_row_seconds
 
 
 class _Tree:
-    """All processes of a session: what a child starts stays in it, even if its parent ends."""
+    """All processes of a session. The processes that a child starts stay in it, even if their parent ends."""
 
     def __init__(self, session: int) -> None:
         self._session = session
@@ -61,10 +61,10 @@ class _Tree:
         return sum(self._cpu.values())
 
     def members(self) -> dict[int, list[str]]:
-        """The fields of ``/proc/…/stat`` from the third on, by process."""
+        """By process, the fields of ``/proc/…/stat`` from the third on."""
         found: dict[int, list[str]] = {}
         for name in os.listdir("/proc"):
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the process has just ended
                 if name.isdigit():
                     fields = Path("/proc", name, "stat").read_text().rpartition(")")[2].split()
                     if int(fields[3]) == self._session:
@@ -86,7 +86,9 @@ class _Tree:
 async def measure(
     command: Sequence[str], environment: Mapping[str, str], database_url: str, output: Path, limit_seconds: float
 ) -> Measured:
-    """Run ``command`` until it ends or the limit is over; what it prints goes to ``output``. Nothing of it is left."""
+    """Run ``command`` until it ends or reaches the time limit, and write its output to ``output``. Kills all of its processes
+    at the end.
+    """
     connection = await asyncpg.connect(database_url)
     with output.open("wb") as out:
         start = time.perf_counter()
@@ -113,7 +115,7 @@ async def measure(
         tree.kill()
         exit_code = await ended
     rows = await connection.fetchval(_ROWS)
-    if rows and first_row_seconds is None:  # it came between the last look and the end
+    if rows and first_row_seconds is None:  # it came between the last sample and the end
         first_row_seconds, first_rows = seconds, rows
     await connection.close()
     return Measured(

@@ -1,4 +1,4 @@
-"""Who takes part, and how each is made ready: a virtual environment of its own, and jars from Maven where it needs them."""
+"""The peers, and their installation: a virtual environment for each, and jars from Maven if it needs them."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ CACHE = services.CACHE / "peers"
 
 @dataclass(frozen=True)
 class Peer:
-    """One way to do the work. ``folder`` holds its ``job.py``; ``averages`` says where its averages may go wrong."""
+    """One way to do the work. ``folder`` holds its ``job.py``; ``averages`` is the wording for its wrong averages."""
 
     name: str
     title: str
@@ -27,12 +27,12 @@ class Peer:
 
     @property
     def home(self) -> Path:
-        """Where its environment lies."""
+        """The folder of its environment."""
         return CACHE / self.name
 
     @property
     def jars(self) -> Path:
-        """Where its jars lie."""
+        """The folder of its jars."""
         return self.home / "jars"
 
 
@@ -48,11 +48,11 @@ PEERS = (
 
 
 class NotInstalled(Exception):
-    """A peer cannot be made ready; the message says why."""
+    """A peer cannot be installed; the message says why."""
 
 
 def install(peer: Peer) -> str:
-    """Make ``peer`` ready where it is not yet; returns its version. Raises ``NotInstalled``."""
+    """Install ``peer`` unless it is installed already; returns its version. Raises ``NotInstalled``."""
     if peer is not TICKLOOM:
         folder = HERE / peer.folder
         pins = [path for name in ("requirements.txt", "pom.xml") if (path := folder / name).exists()]
@@ -77,26 +77,26 @@ def _tool(*command: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise NotInstalled(f"{command[0]} is not there: {error.strerror}") from error
+        raise NotInstalled(f"cannot run {command[0]}: {error.strerror}; install it") from error
     if done.returncode:
-        raise NotInstalled(told(done.stdout + done.stderr))
+        raise NotInstalled(failure_line(done.stdout + done.stderr))
     return done.stdout
 
 
-def told(output: str) -> str:
-    """The line of a program's output that says why it failed, without addresses and paths."""
+def failure_line(output: str) -> str:
+    """The line of a program's output that says why it failed, without URLs and paths."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if re.search(r"error|exception|could not", line, re.IGNORECASE)]
-    line = (errors or lines or ["it said nothing"])[-1]
+    line = (errors or lines or ["it printed nothing"])[-1]
     return re.sub(r"\w+://\S+|(?<![\w.])/[\w./-]+", "…", line)[:200]
 
 
-# --- how each is run ------------------------------------------------------------------------------------------
+# --- running a peer -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the log is, and where the tables go."""
+class Workspace:
+    """The topics, database and folder of one run."""
 
     bootstrap: str
     topics: Mapping[str, str]
@@ -104,13 +104,13 @@ class Place:
     scratch: Path
 
     def command(self, peer: Peer) -> list[str]:
-        """What runs ``peer`` once, to the log's end."""
+        """The command that runs ``peer`` once, up to the log's end."""
         if peer is TICKLOOM:
             return [sys.executable, "-m", "tickloom", "run", "--once"]
         return [_python(peer), str(HERE / peer.folder / "job.py")]
 
     def environment(self, peer: Peer) -> dict[str, str]:
-        """What tells it where; nothing that somebody has set for tickloom gets in."""
+        """The environment with the addresses of this run. Variables that the caller has set for tickloom are left out."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("TICKLOOM_")}
         if peer is TICKLOOM:
             return inherited | {
@@ -133,8 +133,9 @@ class Place:
         }
 
     def make_tables(self, peer: Peer, hours: range) -> None:
-        """Before the clock runs: tickloom's by its own ``migrate``; for the others also every partition (``hours``
-        since 1970) that the log will need, which tickloom makes for itself while the clock runs."""
+        """Create the tables before the clock starts: tickloom's with its own ``migrate``. The others also get every partition
+        (``hours`` since 1970) that the log needs; tickloom creates its partitions while the clock runs.
+        """
         if peer is TICKLOOM:
             command = [sys.executable, "-m", "tickloom", "migrate"]
             subprocess.run(command, env=self.environment(peer), check=True, capture_output=True)

@@ -11,10 +11,10 @@ from typing import Any
 
 from benchmarks.measure import Measured
 from benchmarks.peers import TICKLOOM, Peer
-from benchmarks.verdict import Verdict, in_words
+from benchmarks.verdict import Verdict, describe
 
 LEAST_STEADY_SHARE = 0.2
-"""A rate after the first row is told only where at least this share of the rows came after it."""
+"""The report shows a rate after the first row only if at least this share of the rows came after it."""
 _HEADS = (
     "",
     "Version",
@@ -30,7 +30,7 @@ _HEADS = (
 
 @dataclass(frozen=True)
 class Scale:
-    """The log, and how often it was worked off."""
+    """The size of the log, and the number of runs."""
 
     pairs: int
     symbols: int
@@ -47,7 +47,7 @@ class Scale:
 
 @dataclass
 class Result:
-    """What became of a peer; ``reason`` says why it has no runs."""
+    """The result of a peer; ``reason`` says why it has no runs or why a run failed."""
 
     peer: Peer
     version: str = ""
@@ -56,26 +56,26 @@ class Result:
 
     @property
     def complete(self) -> list[Measured]:
-        """The runs that came to their own end, and it was a good one."""
+        """The runs that ended by themselves with exit code 0."""
         return [run for run, _ in self.runs if run.exit_code == 0]
 
     def verdict(self) -> Verdict:
-        """That of the run in the middle, by how much is wrong."""
+        """The verdict of the median run, by the number of faults."""
         verdicts = sorted((verdict for _, verdict in self.runs), key=lambda v: sum(t.wrong for t in v.values()))
         return verdicts[len(verdicts) // 2]
 
     @property
     def exact(self) -> bool:
-        """Whether every run came to a good end and left nothing to say."""
+        """Whether every run is complete and has no fault, not even in the last digits."""
         tables = [table for _, verdict in self.runs for table in verdict.values()]
         return len(self.complete) == len(self.runs) and not any(table.wrong + table.last_digits for table in tables)
 
     def rate(self, messages: int) -> float | None:
-        """Messages a second from start to exit, the median; None where no run was complete."""
+        """Messages a second from start to exit, the median; None if no run is complete."""
         return messages / median(run.seconds for run in self.complete) if self.complete else None
 
     def steady_rate(self, messages: int) -> float | None:
-        """Messages a second after the first row, the median; None where too little came after it."""
+        """Messages a second after the first row, the median; None if too few rows came after it."""
         rates = [
             messages * run.steady_share / run.steady_seconds
             for run in self.complete
@@ -86,17 +86,17 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that was measured, where, on what and when."""
+    """All results, with the log, the versions and the machine."""
 
     scale: Scale
     results: Sequence[Result]
     kafka: str
     postgres: str
     bad: int = 0
-    """How many of the messages are bad: those make no row, and are counted in the rates like any other."""
+    """Number of bad messages. They make no row, but count in the rates like any other message."""
 
     def markdown(self) -> str:
-        """A paragraph that says what was measured, and the table."""
+        """A paragraph about the log and the machine, and the table."""
         scale = self.scale
         order = f"{scale.disorder:.0%} of them out of order" if scale.disorder else "in order"
         runs = f"medians of {scale.repetitions} interleaved runs" if scale.repetitions > 1 else "one run each"
@@ -114,13 +114,15 @@ class Report:
         head = (result.peer.title, result.version or "–")
         if not result.runs:
             return (*head, *("–" for _ in _HEADS[2:-1]), f"not installed: {result.reason}")
-        said = in_words(result.verdict(), result.peer.averages)
+        description = describe(result.verdict(), result.peer.averages)
         if not result.complete:
-            return (*head, *("–" for _ in _HEADS[2:-1]), f"{self._why(result)}; {said}")
+            return (*head, *("–" for _ in _HEADS[2:-1]), f"{self._why(result)}; {description}")
         messages, runs = self.scale.messages, result.complete
         rate, steady = result.rate(messages) or 0.0, result.steady_rate(messages)
         if len(runs) < len(result.runs):
-            said = f"{len(result.runs) - len(runs)} of {len(result.runs)} runs failed ({self._why(result)}); {said}"
+            description = (
+                f"{len(result.runs) - len(runs)} of {len(result.runs)} runs failed ({self._why(result)}); {description}"
+            )
         return (
             *head,
             f"{median(run.seconds for run in runs):.1f}",
@@ -129,7 +131,7 @@ class Report:
             "–" if ours is None else f"{ours / rate:.1f}",
             f"{median(run.cpu_seconds for run in runs) / messages * 1e6:.1f}",
             f"{median(run.peak_bytes for run in runs) / 1e6:,.0f}",
-            said,
+            description,
         )
 
     def _why(self, result: Result) -> str:
@@ -138,7 +140,7 @@ class Report:
         return f"failed: {result.reason}"
 
     def document(self) -> dict[str, Any]:
-        """All of it, for ``json``."""
+        """The report as a JSON document."""
         messages = self.scale.messages
         return {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -168,7 +170,7 @@ class Report:
 
 
 def _round(rate: float) -> int:
-    """To three digits: more would be noise."""
+    """Round to three digits, because more would be noise."""
     return int(float(f"{rate:.3g}"))
 
 
@@ -182,7 +184,7 @@ def _machine() -> str:
 
 def _java() -> str:
     try:
-        told = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False).stderr
+        output = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False).stderr
     except FileNotFoundError:
         return "no Java"
-    return f"Java {told.split(chr(34))[1]}" if chr(34) in told else "Java"
+    return f"Java {output.split(chr(34))[1]}" if chr(34) in output else "Java"

@@ -1,5 +1,5 @@
--- The three tables as tickloom makes them, without the two columns that say which message a row came from,
--- and with a default where a peer need not write.
+-- tickloom's three tables, without the two columns that say which message a row came from. processed_at has a default, so
+-- that a peer need not write it.
 CREATE TABLE stock_prices (
     symbol text COLLATE "C" NOT NULL, "timestamp" timestamptz NOT NULL,
     price float8, open_price float8, high_price float8, low_price float8, price_moving_avg float8,

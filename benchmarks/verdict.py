@@ -1,4 +1,4 @@
-"""What a run got right and wrong, row by row, by the tests' SQL reference."""
+"""Judges the tables of a run row by row, against the tests' SQL reference."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,16 +18,16 @@ COLUMNS = {
         "price_volume_ratio",
     ),
 }
-"""What is compared beside the key, in the order of the reference's rows."""
+"""The compared columns besides the key, in the order of the reference's rows."""
 TOLERANCE = 1e-9
-"""Averages that differ by less, relatively, were added up in another order; that is counted, but not called wrong."""
+"""Relative difference of two averages below which they were only summed in another order. That is counted, but not wrong."""
 
 Row = Sequence[Any]
 
 
 @dataclass(frozen=True)
 class TableVerdict:
-    """One table: how many rows of which kind. A row counts as wrong once a kind."""
+    """One table: the number of rows of each kind. A row counts at most once per kind."""
 
     wanted: int
     found: int
@@ -39,7 +39,7 @@ class TableVerdict:
 
     @property
     def wrong(self) -> int:
-        """All that is not right."""
+        """The number of faults."""
         return self.missing + self.surplus + self.values_wrong + self.averages_wrong
 
 
@@ -47,7 +47,7 @@ Verdict = Mapping[str, TableVerdict]
 
 
 async def judge(database_url: str, expected: Mapping[str, list[Row]]) -> dict[str, TableVerdict]:
-    """Hold the tables against ``expected``, the reference's rows by table."""
+    """Compare the tables with ``expected``, the reference's rows by table."""
     connection = await asyncpg.connect(database_url)
     try:
         verdicts: dict[str, TableVerdict] = {}
@@ -60,7 +60,9 @@ async def judge(database_url: str, expected: Mapping[str, list[Row]]) -> dict[st
 
 
 def compare(columns: Sequence[str], expected: Sequence[Row], found: Sequence[Row]) -> TableVerdict:
-    """Rows begin with symbol and time, which are the key, then come ``columns``; more in ``expected`` is ignored."""
+    """Compare rows. Each begins with its key (symbol and time), followed by ``columns``. Further columns of ``expected`` are
+    ignored.
+    """
     wanted = {(row[0], row[1]): tuple(row[2 : 2 + len(columns)]) for row in expected}
     surplus = values_wrong = averages_wrong = last_digits = 0
     seen: set[tuple[Any, Any]] = set()
@@ -71,9 +73,9 @@ def compare(columns: Sequence[str], expected: Sequence[Row], found: Sequence[Row
             continue
         seen.add(key)
         differ = [
-            (name.endswith("moving_avg"), _close(right, is_there))
-            for name, right, is_there in zip(columns, wanted[key], tuple(row)[2:], strict=True)
-            if right != is_there
+            (name.endswith("moving_avg"), _close(right, actual))
+            for name, right, actual in zip(columns, wanted[key], tuple(row)[2:], strict=True)
+            if right != actual
         ]
         averages_wrong += any(average and not close for average, close in differ)
         values_wrong += any(not average and not close for average, close in differ)
@@ -83,16 +85,16 @@ def compare(columns: Sequence[str], expected: Sequence[Row], found: Sequence[Row
     )
 
 
-def _close(right: float | None, is_there: float | None) -> bool:
-    return right is not None and is_there is not None and math.isclose(right, is_there, rel_tol=TOLERANCE)
+def _close(right: float | None, actual: float | None) -> bool:
+    return right is not None and actual is not None and math.isclose(right, actual, rel_tol=TOLERANCE)
 
 
-def in_words(verdict: Verdict, averages: str = "averages wrong") -> str:
-    """What is wrong, in words and counts; ``averages`` names that fault."""
+def describe(verdict: Verdict, averages: str = "averages wrong") -> str:
+    """Describe the faults with their counts; ``averages`` is the wording for wrong averages."""
     sides = [verdict["stock_prices"], verdict["stock_volumes"]]
     joined = verdict["stock_analytics_data"]
     wanted = sum(side.wanted for side in sides)
-    told = [
+    faults = [
         _of("rows missing", sum(side.missing for side in sides), wanted),
         _of("joined rows missing", joined.missing, joined.wanted),
         _of("rows that should not be there", sum(table.surplus for table in (*sides, joined))),
@@ -101,8 +103,8 @@ def in_words(verdict: Verdict, averages: str = "averages wrong") -> str:
         _of("joined rows with a wrong average", joined.averages_wrong, joined.wanted),
         _of("joined rows with a wrong ratio or value", joined.values_wrong, joined.wanted),
     ]
-    if faults := [fault for fault in told if fault]:
-        return "; ".join(faults)
+    if found := [fault for fault in faults if fault]:
+        return "; ".join(found)
     rows = wanted + joined.wanted
     if differ := sum(table.last_digits for table in (*sides, joined)):
         return f"all {rows:,} rows right, {differ:,} of them but for the last digits"

@@ -1,6 +1,6 @@
-"""A Bytewax dataflow: a stateful mean a symbol, a join by symbol and time, upserts by ``unnest``.
+"""A Bytewax dataflow: a stateful mean per symbol, a join by symbol and time, upserts with ``unnest``.
 
-A bad message is dropped where messages are decoded (``filter_map``), by the rules that the Python jobs share.
+The step that decodes messages (``filter_map``) drops bad ones, by the rules that the Python jobs share.
 """
 
 import os
@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 
 class TableWriter(StatelessSinkPartition[Row]):
-    """Keeps rows until there are enough for a statement. A replay after a crash meets its own rows: so it upserts."""
+    """Collects rows for a statement of ``WRITE_ROWS``. It upserts, because a replay after a crash meets its own rows."""
 
     def __init__(self, table: str, columns: dict[str, str]) -> None:
         self._connection = psycopg.connect(os.environ["PEER_DATABASE_URL"], autocommit=True)
@@ -51,7 +51,7 @@ class TableWriter(StatelessSinkPartition[Row]):
 
 
 class TableSink(DynamicSink[Row]):
-    """Rows into ``table``."""
+    """Writes rows into ``table``."""
 
     def __init__(self, table: str, **columns: str) -> None:
         self._table = table
@@ -79,13 +79,13 @@ def averaged(name: str, value: str, average: str, flow: Dataflow) -> op.KeyedStr
 
 
 def by_key(item: tuple[str, Row]) -> tuple[str, Row]:
-    """Keyed by symbol and time."""
+    """The item with symbol and time as its key."""
     symbol, row = item
     return f"{symbol} {row['timestamp']}", row
 
 
-def met(item: tuple[str, tuple[Row, Row]]) -> Row:
-    """The row of a pair."""
+def joined_row(item: tuple[str, tuple[Row, Row]]) -> Row:
+    """The joined row of a pair."""
     price, volume = item[1]
     return price | volume | {"price_volume_ratio": price["price"] / volume["volume"] if volume["volume"] else None}
 
@@ -102,7 +102,7 @@ def dataflow() -> Dataflow:
     extremes = {"open_price": number, "high_price": number, "low_price": number}
     op.output("prices_write", op.key_rm("prices_rows", prices), TableSink("stock_prices", **price, **extremes))
     op.output("volumes_write", op.key_rm("volumes_rows", volumes), TableSink("stock_volumes", **volume))
-    pairs = op.map("pairs", joined, met)
+    pairs = op.map("pairs", joined, joined_row)
     op.output("pairs_write", pairs, TableSink("stock_analytics_data", **price, **volume, price_volume_ratio=number))
     return flow
 

@@ -1,6 +1,6 @@
-"""What a good message is, for the jobs in Python; they find this on their path. A bad one is skipped, with a line in the log.
+"""The rules of a good message, for the jobs in Python, which have this module on their path. They log and skip bad messages.
 
-The rules are those of docs/reference/messages.md, written as one writes them by hand: only ISO times are known.
+The rules are those of docs/reference/messages.md as one would write them by hand; the only time format is ISO.
 """
 
 import json
@@ -15,16 +15,16 @@ NUMBERS = ("price", "volume", "open_price", "high_price", "low_price")
 
 
 def good(value: bytes | None, value_name: str, record_ms: int) -> dict[str, Any] | None:
-    """The fields of a message with its ``value_name``, ``price`` or ``volume``; None for a bad one."""
+    """The fields of a message; None if it is bad. ``value_name``: ``price`` or ``volume``."""
     try:
         row = json.loads(value or b"", parse_constant=_refuse)
     except ValueError as error:
-        return _skipped(f"no JSON: {error}")
+        return _skipped(f"not JSON: {error}")
     return row if is_good(row, value_name, record_ms) else None
 
 
 def is_good(row: Any, value_name: str, record_ms: int) -> bool:
-    """The same for what is parsed already."""
+    """Whether a parsed message is good."""
     try:
         _check(row, value_name, datetime.fromtimestamp(record_ms / 1000, UTC))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -52,4 +52,4 @@ def _refuse(constant: str) -> None:
 
 
 def _skipped(why: str) -> None:
-    logging.warning("a bad message is skipped: %s", why)
+    logging.warning("skipping a bad message: %s", why)

@@ -1,4 +1,4 @@
-"""Flink SQL on a local cluster: runs ``job.sql`` to the log's end."""
+"""Flink SQL on a local cluster: runs ``job.sql`` up to the log's end."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from pyflink.table import EnvironmentSettings, TableEnvironment
 
 
 def statements() -> list[str]:
-    """The statements of ``job.sql``, filled in."""
+    """The statements of ``job.sql`` with the environment's values."""
     url = urlsplit(os.environ["PEER_DATABASE_URL"])
     database = {
         "JDBC_URL": f"jdbc:postgresql://{url.hostname}:{url.port}{url.path}?reWriteBatchedInserts=true",
@@ -23,14 +23,14 @@ def statements() -> list[str]:
 
 
 def main() -> None:
-    """Up to the log's end as it is at the start."""
+    """Process the log up to its end at the start."""
     tables = TableEnvironment.create(EnvironmentSettings.in_streaming_mode())
     jars = sorted(Path(os.environ["PEER_JARS_FOLDER"]).glob("*.jar"))
     settings = {
         "pipeline.jars": ";".join(jar.as_uri() for jar in jars),
         "parallelism.default": str(os.cpu_count()),
         "execution.checkpointing.interval": "10s",
-        # The inputs are inserts only, and the tables' own upsert is what settles a key that comes twice.
+        # The inputs contain only inserts, and the tables' own upsert handles a key that comes twice.
         "table.exec.sink.upsert-materialize": "NONE",
         "table.exec.sink.require-on-conflict": "false",
     }

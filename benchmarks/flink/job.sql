@@ -1,12 +1,12 @@
--- Two topics into three tables. ${…} is filled in by job.py from the environment.
--- What is no JSON is skipped (ignore-parse-errors), a field of another type is null, and a view leaves out what is bad:
--- nobody is told.
+-- Two topics into three tables. job.py fills in ${…} from the environment.
+-- The connector skips messages that are not JSON (ignore-parse-errors) and sets a field of another type to null, and a view
+-- leaves out bad messages. None of this is logged.
 
 CREATE TABLE prices (
   symbol STRING, price DOUBLE, open_price DOUBLE, high_price DOUBLE, low_price DOUBLE,
   `timestamp` TIMESTAMP_LTZ(6),
   sent TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
-  -- Flink's clock knows no finer time. One bad message from the future would make all that come after it late.
+  -- Flink's watermarks are no finer than this. One bad message from the future would make all later messages late.
   event_time AS CAST(CASE
     WHEN `timestamp` BETWEEN sent - INTERVAL '31' DAY(2) AND sent + INTERVAL '1' DAY THEN `timestamp` ELSE sent
   END AS TIMESTAMP_LTZ(3)),
@@ -33,7 +33,7 @@ CREATE TABLE volumes (
   'format' = 'json', 'json.timestamp-format.standard' = 'ISO-8601', 'json.ignore-parse-errors' = 'true'
 );
 
--- With a primary key the sink upserts: what is written again after a failure does no harm.
+-- With a primary key the sink upserts, so that rows written again after a failure do no harm.
 CREATE TABLE stock_prices (
   symbol STRING, `timestamp` TIMESTAMP(6), price DOUBLE, open_price DOUBLE, high_price DOUBLE, low_price DOUBLE,
   price_moving_avg DOUBLE, PRIMARY KEY (symbol, `timestamp`) NOT ENFORCED
@@ -58,7 +58,7 @@ CREATE TABLE stock_analytics_data (
   'table-name' = 'stock_analytics_data', 'sink.buffer-flush.max-rows' = '5000', 'sink.buffer-flush.interval' = '1s'
 );
 
--- What is not true, null too, is not good.
+-- A message is good only if the condition is true; null is not.
 CREATE VIEW good_prices AS
 SELECT * FROM prices
 WHERE CHAR_LENGTH(symbol) BETWEEN 1 AND 64 AND NOT REGEXP(symbol, '\p{Cntrl}') AND ABS(price) <= 1E15

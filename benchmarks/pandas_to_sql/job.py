@@ -1,6 +1,6 @@
-"""The job that is written by hand first: collect a batch, compute on it with pandas, ``to_sql``, commit, again.
+"""The job that people write first: collect a batch, compute with pandas, ``to_sql``, commit, repeat.
 
-A bad message is skipped as it is read, by the rules that the Python jobs share.
+It skips bad messages as it reads them, by the rules that the Python jobs share.
 """
 
 import os
@@ -21,7 +21,7 @@ COLUMNS = {
 
 
 def log_ends(consumer: Consumer, topic: str) -> dict[tuple[str, int], int]:
-    """Where the topic ends now, for every partition that holds something."""
+    """The current end of each partition of the topic that is not empty."""
     ends: dict[tuple[str, int], int] = {}
     for partition in consumer.list_topics(topic, timeout=30).topics[topic].partitions:
         _, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=30)
@@ -31,7 +31,7 @@ def log_ends(consumer: Consumer, topic: str) -> dict[tuple[str, int], int]:
 
 
 def frame(rows: list[dict[str, Any]], columns: list[str], average: str) -> pd.DataFrame:
-    """One side of a batch, with its moving average; the third column is what is averaged."""
+    """One side of a batch with its moving average, which is that of the third column."""
     side = pd.DataFrame(rows, columns=columns)
     side["timestamp"] = pd.to_datetime(side["timestamp"], utc=True, format="ISO8601")
     side = side.sort_values("timestamp")
@@ -41,7 +41,7 @@ def frame(rows: list[dict[str, Any]], columns: list[str], average: str) -> pd.Da
 
 
 def load(engine: Engine, batch: dict[str, list[dict[str, Any]]]) -> None:
-    """Both sides of a batch, and what of them meets, into the tables."""
+    """Write both sides of a batch and their joined rows into the tables."""
     frames: dict[str, pd.DataFrame] = {}
     if batch[PRICES]:
         frames["stock_prices"] = frame(batch[PRICES], COLUMNS[PRICES], "price_moving_avg")
@@ -58,7 +58,7 @@ def load(engine: Engine, batch: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def collect(consumer: Consumer, value: str, ends: dict[tuple[str, int], int]) -> list[dict[str, Any]]:
-    """A batch of one topic, less where the log ends; takes the ends that it has reached out of ``ends``."""
+    """Read a batch from one topic, or less at the end of the log. Removes the ends that it reaches from ``ends``."""
     rows: list[dict[str, Any]] = []
     while ends and len(rows) < BATCH_MESSAGES:
         for message in consumer.consume(BATCH_MESSAGES - len(rows), timeout=1.0):
@@ -74,15 +74,15 @@ def collect(consumer: Consumer, value: str, ends: dict[tuple[str, int], int]) ->
 
 
 def main() -> None:
-    """Up to the log's end as it is at the start."""
+    """Process the log up to its end at the start."""
     engine = create_engine(os.environ["PEER_DATABASE_URL"].replace("postgresql://", "postgresql+psycopg2://"))
     settings = {
         "bootstrap.servers": os.environ["PEER_BOOTSTRAP_SERVERS"],
         "auto.offset.reset": "earliest",
         "enable.auto.commit": False,
     }
-    # One consumer a topic: a single one would hand over a backlog topic by topic. Even so each hands it over
-    # partition by partition, in an order of its own: a pair meets where both happen to be at the same place.
+    # One consumer per topic, because a single one would read a backlog topic by topic. Even so, each reads it partition by
+    # partition in its own order, and a pair meets only if both consumers happen to be at the same place.
     consumers = {
         topic: Consumer(settings | {"group.id": f"{os.environ['PEER_GROUP']}-{topic}"}) for topic in (PRICES, VOLUMES)
     }

@@ -1,7 +1,7 @@
-"""A Quix Streams application: a stateful mean a symbol, an interval join, and its own Postgres sink.
+"""A Quix Streams application: a stateful mean per symbol, an interval join, and its own Postgres sink.
 
-What is no JSON is skipped by the callback that Quix Streams has for it (``on_consumer_error``). What else is bad gets no
-event time by the rules that the Python jobs share, and ``filter`` drops it.
+Quix Streams' callback for it (``on_consumer_error``) skips messages that are not JSON. Other bad messages, by the rules that
+the Python jobs share, get no event time, and ``filter`` drops them.
 """
 
 import logging
@@ -26,7 +26,7 @@ PRICE, VOLUME = ("price", "open_price", "high_price", "low_price"), ("volume",)
 
 
 def log_ends() -> dict[tuple[str, int], int]:
-    """Where the log ends now, for every partition that holds something."""
+    """The current end of each partition that is not empty."""
     consumer = Consumer({"bootstrap.servers": BOOTSTRAP_SERVERS, "group.id": "ends"})
     ends: dict[tuple[str, int], int] = {}
     for topic in (PRICES, VOLUMES):
@@ -39,7 +39,7 @@ def log_ends() -> dict[tuple[str, int], int]:
 
 
 def averaged(columns: tuple[str, ...], average: str) -> Callable[[Row, State], Row]:
-    """The columns of a row with the moving average of the first; the window is in the state of its key."""
+    """Adds to a row the moving average of the first of ``columns``. The window is in the state of the row's key."""
 
     def add(row: Row, state: State) -> Row:
         window = [*state.get("window", [])[-(WINDOW_ROWS - 1) :], row[columns[0]]]
@@ -49,10 +49,10 @@ def averaged(columns: tuple[str, ...], average: str) -> Callable[[Row, State], R
     return add
 
 
-def judged(value_name: str) -> Callable[[Any, Any, int, Any], int]:
-    """What the join goes by: the time in the message, not that of its sending. A bad message has none: 0.
+def event_time_of(value_name: str) -> Callable[[Any, Any, int, Any], int]:
+    """The timestamp for the join: the time in the message instead of the record's time; 0 for a bad message.
 
-    Only here the time of sending is seen, by which a message is judged.
+    Messages are event_time_of here, because only here the record's time is known.
     """
 
     def event_ms(row: Any, _: Any, record_ms: int, __: Any) -> int:
@@ -63,13 +63,13 @@ def judged(value_name: str) -> Callable[[Any, Any, int, Any], int]:
     return event_ms
 
 
-def has_time(_: Any, __: Any, event_ms: int, ___: Any) -> bool:
-    """Whether it is a good message."""
+def is_good_message(_: Any, __: Any, event_ms: int, ___: Any) -> bool:
+    """Whether the message is good."""
     return event_ms > 0
 
 
-def met(price: Row, volume: Row) -> Row | None:
-    """The row of a pair; the join is by milliseconds, the key is not."""
+def joined_row(price: Row, volume: Row) -> Row | None:
+    """The joined row of a pair; None if the times are equal only to the millisecond, by which Quix Streams joins."""
     if price["timestamp"] != volume["timestamp"]:
         return None
     ratio = price["price"] / volume["volume"] if volume["volume"] else None
@@ -78,7 +78,7 @@ def met(price: Row, volume: Row) -> Row | None:
 
 
 def table(name: str) -> PostgreSQLSink:
-    """The sink of a table that is there already."""
+    """The sink for an existing table."""
     url = urlsplit(os.environ["PEER_DATABASE_URL"])
     return PostgreSQLSink(
         host=url.hostname or "",
@@ -95,7 +95,7 @@ def table(name: str) -> PostgreSQLSink:
 
 
 def main() -> None:
-    """Up to the log's end as it is at the start."""
+    """Process the log up to its end at the start."""
     ends = log_ends()
 
     def on_message_processed(topic: str, partition: int, offset: int) -> None:
@@ -103,7 +103,7 @@ def main() -> None:
             app.stop()
 
     def on_consumer_error(error: Exception, message: Any, _: Any) -> bool:
-        """True: go on behind a message that is no JSON."""
+        """Skip a message that is not JSON, by returning True."""
         if not isinstance(error, SerializationError):
             return False
         logging.warning("a bad message is skipped: %s", error)
@@ -119,12 +119,12 @@ def main() -> None:
         on_consumer_error=on_consumer_error,
     )
     prices, volumes = (
-        app.dataframe(app.topic(topic, timestamp_extractor=judged(name))).filter(has_time, metadata=True)
+        app.dataframe(app.topic(topic, timestamp_extractor=event_time_of(name))).filter(is_good_message, metadata=True)
         for topic, name in ((PRICES, "price"), (VOLUMES, "volume"))
     )
     prices = prices.apply(averaged(PRICE, "price_moving_avg"), stateful=True)
     volumes = volumes.apply(averaged(VOLUME, "trading_volume_moving_avg"), stateful=True)
-    pairs = prices.join_interval(volumes, on_merge=met, grace_ms=timedelta(hours=1))
+    pairs = prices.join_interval(volumes, on_merge=joined_row, grace_ms=timedelta(hours=1))
     pairs.filter(lambda pair: pair is not None).sink(table("stock_analytics_data"))
     prices.sink(table("stock_prices"))
     volumes.sink(table("stock_volumes"))

@@ -1,9 +1,9 @@
 """Spark Structured Streaming: both topics as one stream; ``foreachBatch`` averages, joins and writes by JDBC.
 
-A batch needs the last rows of each symbol and the halves that still wait for their other half. Both are carried from
+A batch needs the last rows of each symbol, and the rows of one side whose other side has not come yet. Both are carried from
 batch to batch as small tables, and read back from Postgres at the start. No Python runs per row.
 
-``from_json`` makes null of what it cannot read, and a filter drops what is bad: nobody is told.
+``from_json`` returns null for a message that it cannot read, and a filter drops bad messages. None of this is logged.
 """
 
 import os
@@ -32,7 +32,7 @@ OPTIONS = {
 
 @dataclass
 class Side:
-    """One topic and its table; what it carries to the next batch."""
+    """One topic and its table, and the rows that are carried to the next batch."""
 
     topic: str
     table: str
@@ -42,10 +42,10 @@ class Side:
     tails: DataFrame | None = None
     """Key and value of the last rows of each symbol."""
     lone: DataFrame | None = None
-    """Key, value and average of the rows whose other half has not come yet."""
+    """Key, value and average of the rows whose other side has not come yet."""
 
     def restore(self, spark: SparkSession) -> None:
-        """Read from the tables what an earlier run has left."""
+        """Read the carried rows back from the tables of an earlier run."""
         newest = (
             f'SELECT *, row_number() OVER (PARTITION BY symbol ORDER BY "timestamp" DESC) AS newest FROM {self.table}'
         )
@@ -56,7 +56,7 @@ class Side:
         self.lone = spark.read.jdbc(JDBC, lone, properties=OPTIONS).localCheckpoint()
 
     def averaged(self, batch: DataFrame) -> DataFrame:
-        """The rows of a batch with their averages; carries the new tails on."""
+        """The rows of a batch with their averages. Also updates the tails."""
         rows = batch.where(f.col("topic") == self.topic).select(
             *KEY, self.value, *self.others, f.lit(True).alias("new")
         )
@@ -82,11 +82,11 @@ SIDES = (
 
 
 def is_good() -> Column:
-    """Whether a message is a good one. What is null is not true, and so not good."""
+    """Whether a message is good. A condition that is null is not true, so the message is bad."""
     value = f.when(f.col("topic") == SIDES[0].topic, f.col("price")).otherwise(f.col("volume"))
     sent = f.col("sent")
     return (
-        f.col("json").rlike(r'"symbol"\s*:\s*"')  # else from_json makes a text of a number
+        f.col("json").rlike(r'"symbol"\s*:\s*"')  # otherwise from_json would turn a number into a string
         & f.length("symbol").between(1, 64)
         & ~f.col("symbol").rlike(r"\p{Cntrl}")
         & (f.abs(value) <= 1e15)
@@ -102,7 +102,7 @@ def write(rows: DataFrame, table: str) -> None:
 
 
 def load(batch: DataFrame, _: int) -> None:
-    """A batch into the three tables."""
+    """Write a batch into the three tables."""
     batch.persist()
     halves: list[DataFrame] = []
     for side in SIDES:
@@ -118,7 +118,7 @@ def load(batch: DataFrame, _: int) -> None:
 
 
 def main() -> None:
-    """Up to the log's end as it is at the start."""
+    """Process the log up to its end at the start."""
     os.environ["PYSPARK_PYTHON"] = sys.executable
     jars = sorted(map(str, Path(os.environ["PEER_JARS_FOLDER"]).glob("*.jar")))
     spark = (

@@ -78,9 +78,9 @@ def test_each_fault_is_counted_as_what_it_is(found: list[Any], kind: str) -> Non
 def test_words() -> None:
     """The table of the comparison says how much is wrong, out of how much."""
     exact = {table: verdict.TableVerdict(100, 100, 0, 0, 0, 0, 0) for table in verdict.COLUMNS}
-    assert verdict.in_words(exact) == "all 300 rows right, to the last bit"
+    assert verdict.describe(exact) == "all 300 rows right, to the last bit"
     edges = exact | {"stock_volumes": verdict.TableVerdict(100, 90, 10, 0, 0, 20, 0)}
-    assert verdict.in_words(edges, "averages wrong at batch edges") == (
+    assert verdict.describe(edges, "averages wrong at batch edges") == (
         "rows missing: 10 of 200; averages wrong at batch edges: 20 of 200"
     )
 
@@ -88,8 +88,8 @@ def test_words() -> None:
 @pytest.fixture
 def tables(database_url: str, tmp_path: Path) -> str:
     """The URL of a database with the peers' tables."""
-    place = peers.Place("", {}, database_url, tmp_path)
-    place.make_tables(peers.Peer("some", "Some", "some", ""), range(1, 2))
+    workspace = peers.Workspace("", {}, database_url, tmp_path)
+    workspace.make_tables(peers.Peer("some", "Some", "some", ""), range(1, 2))
     return database_url
 
 
