@@ -1,10 +1,10 @@
-# Everything runs in .venv, which `make setup` makes from requirements.lock (pinned, with hashes).
+# Everything runs in .venv, which `make setup` creates from requirements.lock (pinned, with hashes).
 PYTHON ?= python3
 BIN := .venv/bin
-# The Python that was asked for; where none was, that of the .venv which is there.
-ASKED := $(if $(filter file,$(origin PYTHON)),$(firstword $(wildcard $(BIN)/python) $(PYTHON)),$(PYTHON))
-TELL := -c 'import sys; print("%d.%d" % sys.version_info[:2])'
-VERSION := $(or $(shell $(ASKED) $(TELL) 2>/dev/null),$(shell $(PYTHON) $(TELL)))
+# The requested Python; without a request, the one of the existing .venv.
+REQUESTED := $(if $(filter file,$(origin PYTHON)),$(firstword $(wildcard $(BIN)/python) $(PYTHON)),$(PYTHON))
+PRINT_VERSION := -c 'import sys; print("%d.%d" % sys.version_info[:2])'
+VERSION := $(or $(shell $(REQUESTED) $(PRINT_VERSION) 2>/dev/null),$(shell $(PYTHON) $(PRINT_VERSION)))
 STAMP := .venv/stamp-$(VERSION)
 DEMO_ARGS ?=
 MINUTES ?= 20
@@ -14,23 +14,23 @@ BENCH_ARGS ?=
 DAGSTER_PORT ?= 3000
 PEERS_ARGS ?=
 
-# What tests/tools.sh has fetched without installing it.
+# Tools that tests/tools.sh has fetched without installing them.
 export PATH := $(CURDIR)/.cache/tools/usr/bin:$(CURDIR)/.cache/tools/usr/sbin:$(PATH)
 
 .PHONY: setup tools lock format docs check test fuzz bounds soak demo dagster bench peers clean
 
 setup: $(STAMP)
 
-# A .venv of another Python, or one that was left half made, is made anew.
+# Replace a .venv of another Python, or an incomplete one.
 $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python$(VERSION) -m pip --version >/dev/null 2>&1 || \
-		{ PYTHON=$(PYTHON) tests/tools.sh venv && echo "making .venv with Python $(VERSION)" && $(PYTHON) -m venv --clear .venv; }
+		{ PYTHON=$(PYTHON) tests/tools.sh venv && echo "creating .venv with Python $(VERSION)" && $(PYTHON) -m venv --clear .venv; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	$(BIN)/python -m compileall -q src
 	touch $(STAMP)
 
-# All that the tests call beside Python packages: installed where that needs no password, else told.
+# Everything that the tests need besides Python packages: install it if that needs no password, otherwise say how to.
 tools:
 	@PYTHON=$(PYTHON) tests/tools.sh $(if $(wildcard $(STAMP)),,venv) java mvn compose pgbouncer promtool systemd-analyze
 
@@ -47,24 +47,24 @@ format: setup
 docs: setup
 	$(BIN)/python -m tests.unit.test_docs
 
-# Without any service, under a minute.
+# The checks that need no service; under a minute.
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/pytest -q tests/unit tests/property
 
-# Everything, against a real Kafka and a real Postgres. Here no test is skipped for want of a tool.
+# All tests, against a real Kafka and a real Postgres. A missing tool fails here instead of skipping its tests.
 test: export TICKLOOM_TEST_TOOLS := all
 test: tools
 	$(MAKE) --no-print-directory check
 	$(BIN)/pytest -n 2 --dist loadfile --durations=15 tests/integration tests/contract tests/acceptance tests/fuzz
 
-# Look for bytes on which the readers and their judge differ, or that end the process; SECONDS=60.
+# Search for bytes on which the readers and their judge differ, or that end the process; SECONDS=60.
 fuzz: setup
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
-# Replicas at work while everything around them breaks, for so many minutes; then the judge.
+# Run replicas for MINUTES while everything around them breaks, and then judge the tables.
 soak: setup
 	@tests/tools.sh java mvn
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m tests.acceptance.chaos --minutes $(MINUTES) $(SOAK_ARGS)
@@ -77,17 +77,17 @@ bounds: setup
 demo: setup
 	$(BIN)/tickloom demo $(DEMO_ARGS)
 
-# Broker, Postgres, producer, and Dagster's page on port 3000 with its schedule ticking; Ctrl-C ends all.
+# Broker, Postgres, producer, and Dagster's page on port 3000 with a running schedule; Ctrl-C ends everything.
 dagster: setup
 	@tests/tools.sh broker
 	$(BIN)/python -m tests.services $(BIN)/python deploy/dagster/local.py $(DAGSTER_PORT)
 
-# What this machine does. The services are started for it as for the tests.
+# Measure this machine. The services start as they do for the tests.
 bench: setup
 	@tests/tools.sh broker
 	$(BIN)/python -m tests.services $(BIN)/tickloom bench $(BENCH_ARGS)
 
-# Tickloom, and what people use today for the same work, on one log; prints the table of docs/explanation/comparison.md.
+# Run tickloom and its peers on one log, and print the table of docs/explanation/comparison.md.
 peers: setup
 	@tests/tools.sh java mvn
 	$(BIN)/python -m benchmarks $(PEERS_ARGS)

@@ -1,7 +1,7 @@
-"""``make dagster``: the producer and Dagster's page beside a broker and a Postgres that are already there.
+"""``make dagster``: runs the producer and Dagster's page beside a broker and a Postgres that already run.
 
-Their addresses come from the environment, as tickloom's do. Ctrl-C, SIGTERM, or the end of one of them, ends all. Dagster's
-own records lie in a temporary folder for as long as this runs.
+The addresses come from tickloom's environment variables. Ctrl-C, SIGTERM, or the end of one of the two, ends both. Dagster's
+own records are in a temporary folder, which is removed at the end.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ python_logs:
   managed_python_loggers: [tickloom]
   python_log_level: INFO
 """
-PATIENCE_SECONDS = 20
+MAX_WAIT_SECONDS = 20
 
 
 def main(port: str = "3000") -> int:
@@ -30,7 +30,7 @@ def main(port: str = "3000") -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     producer = ["-m", "producer", "--create-topics", "--symbols", "200", "--records", "20000", "--days", "1"]
-    trouble = [
+    faults = [
         "--bad",
         "0.01",
         "--disorder",
@@ -51,10 +51,10 @@ def main(port: str = "3000") -> int:
         print(
             f'the tables:      psql "{os.environ["TICKLOOM_DATABASE_URL"]}" -c "SELECT * FROM stock_analytics_data LIMIT 10"'
         )
-        print("Ctrl-C ends all.", flush=True)
-        with child(environment, *producer, *trouble) as sends, child(environment, *page) as serves:
+        print("Ctrl-C ends everything.", flush=True)
+        with child(environment, *producer, *faults) as producing, child(environment, *page) as serving:
             while not stop.wait(0.5):
-                for one in (sends, serves):
+                for one in (producing, serving):
                     if one.poll() is not None:
                         print(f"{' '.join(map(str, one.args))} ended with {one.returncode}", file=sys.stderr)
                         return 1
@@ -64,7 +64,9 @@ def main(port: str = "3000") -> int:
 
 @contextlib.contextmanager
 def child(environment: Mapping[str, str], *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A Python process while inside, in a session of its own, so that Ctrl-C reaches only us; it is ended with its children."""
+    """Run a Python process, and end it and its children at the end of the block. It has a session of its own, so that Ctrl-C
+    reaches only us.
+    """
     process = subprocess.Popen([sys.executable, *arguments], env=environment, start_new_session=True)
     try:
         yield process
@@ -72,7 +74,7 @@ def child(environment: Mapping[str, str], *arguments: str) -> Iterator[subproces
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(PATIENCE_SECONDS)
+            process.wait(MAX_WAIT_SECONDS)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
