@@ -25,13 +25,13 @@ class Measured:
 
     exit_code: int | None
     seconds: float
-    """From the start to the exit."""
+    """Time from the start to the exit."""
     cpu_seconds: float
     """User and system time of all its processes. The last sample of a process may be ``SAMPLE_SECONDS`` before its end."""
     peak_bytes: int
     """The highest sum of the resident memory of all its processes; shared pages count once per process."""
     first_row_seconds: float | None
-    """From the start until another session could see a row in the tables."""
+    """Time from the start until another session could see a row in the tables."""
     first_rows: int
     """Rows in all three tables at that moment."""
     rows: int

@@ -52,7 +52,7 @@ def averaged(columns: tuple[str, ...], average: str) -> Callable[[Row, State], R
 def event_time_of(value_name: str) -> Callable[[Any, Any, int, Any], int]:
     """The timestamp for the join: the time in the message instead of the record's time; 0 for a bad message.
 
-    Messages are event_time_of here, because only here the record's time is known.
+    Messages are judged here, because only here the record's time is known.
     """
 
     def event_ms(row: Any, _: Any, record_ms: int, __: Any) -> int:

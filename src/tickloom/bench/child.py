@@ -31,7 +31,7 @@ _POOLS = {"rdk": "librdkafka"} | dict.fromkeys(("polars", "async-executor", "tok
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a daemon used from its start to its exit. ``cpu_by_stage`` adds up to ``cpu_seconds``."""
+    """Time, CPU and memory of a daemon from its start to its exit. ``cpu_by_stage`` adds up to ``cpu_seconds``."""
 
     seconds: float
     cpu_seconds: float

@@ -17,7 +17,7 @@ _EVERY_SECONDS = 2.0
 
 
 class SharingFollower:
-    """What this replica remembers about the sharing between sessions. Belongs to the event loop.
+    """Remembers this replica's part in the sharing from session to session. Belongs to the event loop.
 
     ``stance``: this replica's part in the decision of the next session. ``era``: the era in which the session began, or in
     which this replica began to stand by; None while no other replica takes part.

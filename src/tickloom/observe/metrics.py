@@ -72,7 +72,7 @@ class Metrics:
         )
         self.open_transaction_messages = gauge(
             "open_transaction_messages",
-            "Messages held back by a producer's open transaction; they do not count as lag, since nobody can read them yet.",
+            "Messages held back by a producer's open transaction; they do not count as lag, since they cannot be read yet.",
             "topic",
             "partition",
         )

@@ -47,9 +47,8 @@ class LogEnds:
                 offset = answer.result().offset
             except kafka.KafkaException as error:
                 raise self._admin.explain(error.args[0]) from None
-            if (
-                offset < 0
-            ):  # instead of an error, this is the result of a broker that keeps the connection and stays silent
+            # A broker that keeps the connection and stays silent causes this instead of an error.
+            if offset < 0:
                 raise self._admin.explain(NO_ANSWER)
             found[TopicPartition(at.topic, at.partition)] = offset
         return found

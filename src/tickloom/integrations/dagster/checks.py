@@ -34,7 +34,7 @@ SPECS = [
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a run loaded of one asset, from its metadata. ``reasons``: rejects of both topics by reason."""
+    """The messages that a run loaded for one asset, from its metadata. ``reasons``: rejects of both topics by reason."""
 
     messages: int
     rejected: int
@@ -43,7 +43,7 @@ class Loaded:
 
 
 def loaded_by(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> Loaded:
-    """What this run loaded of the asset; if this run did not materialise it, what the last run loaded."""
+    """The messages that this run loaded for the asset; if this run did not materialise it, those of the last run that did."""
     event = None
     for record in context.instance.all_logs(context.run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION):
         if record.asset_materialization is not None and record.asset_materialization.asset_key == key:
