@@ -75,7 +75,7 @@ def test_a_drain_of_nothing_says_so() -> None:
 @pytest.mark.parametrize("bound", [{"max_seconds": 0.0}, {"max_seconds": float("nan")}, {"max_messages": -1}])
 def test_a_bound_that_lets_nothing_be_read_is_refused(bound: dict[str, float]) -> None:
     """A cron job with a zero in it would end well every time, and load nothing for ever."""
-    with pytest.raises(SettingsError, match="give more than 0"):
+    with pytest.raises(SettingsError, match="use more than 0"):
         Bounds(**bound)  # type: ignore[arg-type]
 
 
