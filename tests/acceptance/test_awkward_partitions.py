@@ -679,5 +679,5 @@ def test_rows_that_cannot_be_changed(world: World) -> None:
     world.produce([tick("prices", "S0", NOW, 9.0)])
     done = world.tickloom("run", "--once", timeout=60)
     assert done.returncode == 2, done.stderr[-2000:]
-    assert "see the table's triggers" in done.stderr.splitlines()[-1]
+    assert "check the table's triggers" in done.stderr.splitlines()[-1]
     assert loaded(world, 10)
