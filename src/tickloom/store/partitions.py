@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tickloom.core.partitioning import (
-    Far,
+    FarLimit,
     Partition,
     partition_at,
     partitions_ahead,
@@ -68,7 +68,7 @@ class Partitioner(Catalogue):
         return made
 
     async def ensure_kept(
-        self, connection: Connection, table: str, micros: NDArray[np.int64], far: Far | None = None
+        self, connection: Connection, table: str, micros: NDArray[np.int64], far: FarLimit | None = None
     ) -> int:
         """As ``ensure_for``, for rows of which some may be ``expired``, or ``too_far``.
 
@@ -108,7 +108,9 @@ class Partitioner(Catalogue):
                     continue  # no row waits for it yet
         return made
 
-    async def _near(self, connection: Connection, table: str, micros: NDArray[np.int64], far: Far) -> NDArray[np.int64]:
+    async def _near(
+        self, connection: Connection, table: str, micros: NDArray[np.int64], far: FarLimit
+    ) -> NDArray[np.int64]:
         """The times for which a partition may be made."""
         layout = await self.layout(connection, table)
         there = int(np.count_nonzero(layout.starts > far.after))

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias, assert_never
 
 from tickloom.core.engine import Expiry, NewestRows, RowsAround, Stored
 from tickloom.core.model import Ints
-from tickloom.core.partitioning import Bools, Far
+from tickloom.core.partitioning import Bools, FarLimit
 from tickloom.store import ledger
 from tickloom.store.history import History
 from tickloom.store.partitions import Partitioner
@@ -42,7 +42,7 @@ class Supplier:
             case _:
                 assert_never(need)
 
-    async def expired(self, table: str, micros: Ints, far: Far | None = None) -> Bools:
+    async def expired(self, table: str, micros: Ints, far: FarLimit | None = None) -> Bools:
         """Which of these times have lost their partition; the others have one from now on, unless they are too ``far``."""
 
         async def look(connection: Connection) -> Bools:
