@@ -237,7 +237,7 @@ class Session:
         self.engine.committed()
         self._committed.set()
         self._publish(batch, loaded, self.now() - started)
-        self._writer.check_useful(loaded)
+        self._writer.check_still_needed(loaded)
         if self._manner.max_messages is not None and self.engine.batches_committed == _NARROW_BATCHES:
             raise StateSpoilt("perhaps batches need no longer be small")
 

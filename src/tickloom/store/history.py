@@ -22,13 +22,13 @@ from tickloom.store.partitions import Partitioner
 from tickloom.store.postgres import LOOKUPS_ONLY, Connection, sql
 
 _FIRST_GROUP = 4
-"""Most symbols have enough rows in the newest partitions, and planning takes time for each partition."""
+"""The size of the first group. Most symbols have enough rows in the newest partitions, and planning takes time for each one."""
 _MOST_EMPTY = 16
-"""One more statement costs as much as planning for this number of partitions."""
+"""The most empty partitions in a row within a group. Planning for more costs as much as one more statement."""
 _PAGE = 256
 """The number of partitions whose emptiness is looked up at first; later pages are larger."""
 _GENEROUS_PARTITIONS = 64
-"""Further back, the sweep looks only for as many rows as a window needs."""
+"""The sweep fills tails from the newest partitions, this many. Further back it reads only the rows that a window needs."""
 _COLUMNS: Mapping[str, type[pl.DataType]] = {
     "code": pl.UInt32,
     "ts": pl.Int64,
@@ -76,7 +76,7 @@ class History:
         """The rows that decide about rows at ``points``, per side: code, ts, value, partition, offset, logged, average, in
         order. ``since``: per code a ts that no stored row precedes.
 
-        They are, on a point's own side, its row if it exists, the W-1 rows before it and the W-1 after it; on the other side
+        On a point's own side these are its row if it exists, the W-1 rows before it and the W-1 after it; on the other side,
         the rows with the same keys as these. Points of one symbol mostly lie close together, so a run of rows is read first,
         of both sides, from the symbol's first point on; the rest is read point by point.
         Raises ``StoreUnavailable``, ``Mistake``.
@@ -145,7 +145,7 @@ class History:
             frames.append(rows)
             got += np.bincount(rows["code"].to_numpy(), minlength=len(got))
             floor[active] = np.where(group.last | (since[active] >= reached), NO_FLOOR, reached)
-            cut[active] = got[active] == wanted  # this very group may hold more
+            cut[active] = got[active] == wanted  # the same group may hold more
             looked += group.partitions
         rows = pl.concat(frames).drop("average").sort("code", "ts")
         starts = np.cumsum(got) - got

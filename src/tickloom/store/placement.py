@@ -1,4 +1,4 @@
-"""Gives each decoded row its partition: existing, made now, or none, which makes the row's message a dead letter."""
+"""Finds the partition of each decoded row, or makes it. A row that gets none becomes a dead letter."""
 
 from tickloom.core.decode import without
 from tickloom.core.model import FEEDS, Decoded, Reason
