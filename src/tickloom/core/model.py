@@ -184,7 +184,7 @@ class RawMessage(Protocol):
 class Chunk:
     """Raw messages of one topic as read, in order within each partition; the columns run in parallel.
 
-    The three columns of numbers become int64, whatever array they were given as. ``value_bytes``: the size of all values.
+    The three columns of numbers may be any sequences, and become int64. ``value_bytes``: the size of all values.
     ``logged``: per message, in µs, the latest record timestamp of its partition in this chunk up to the message.
     """
 

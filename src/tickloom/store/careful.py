@@ -136,8 +136,8 @@ class _Sifting:
             if verdict is Verdict.TABLE:
                 table, last = STREAMS[target].table.name, [one for one in found if one.target == target][-1]
                 raise TooManyRejects(
-                    f"Postgres refused {refused[target]} of {tried[target]} rows of {table}, the last: {last.message}. The table "
-                    f"refuses so many that the data cannot be the reason; nothing of the batch was stored. {_fix(table, last)}; "
+                    f"Postgres refused {refused[target]} of {tried[target]} rows of {table}, the last: {last.message}. That is too "
+                    f"many for the data to be the reason; nothing of the batch was stored. {_fix(table, last)}; "
                     f"or set TICKLOOM_REJECT_LIMIT_RATIO=1 to make dead letters of any share"
                 )
         if self._writer.patient and Verdict.UNCLEAR in verdicts.values():

@@ -89,10 +89,10 @@ async def verify(
                 seen = await _compare(reader, report, limit, watch, least_slice_bytes)
                 incomplete = await _conclude(reader, report, limit, seen, repair)
             if repair:
-                damage = seen.damage(incomplete)
+                damage, maker = seen.damage(incomplete), schema.partitioner(settings)
                 report.repaired = await repair_slices(connection, keeper, settings, damage, budget, watch)
-                maker, complete = schema.partitioner(settings), not incomplete
-                report.repaired.update(await derived_check.repair(connection, maker, damage, seen.derived, complete))
+                written = await derived_check.repair(connection, maker, damage, seen.derived, not incomplete)
+                report.repaired.update(written)
     except LocksExhausted as error:
         raise Mistake(str(error)) from error
     except StoreUnavailable as error:
