@@ -1,4 +1,4 @@
-"""What runs: the version, the Python, and the revision of the sources where it is known."""
+"""Which build runs: its version, its Python, and the revision of its sources if that is known."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from tickloom.environment import REVISION
 
 
 def build_info(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The labels of ``tickloom_build_info``. ``revision`` is empty where nobody has noted it."""
+    """The labels of ``tickloom_build_info``. ``revision`` is empty if it is not known."""
     return {
         "version": __version__,
         "python": platform.python_version(),
@@ -20,7 +20,7 @@ def build_info(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 
 def _installed_revision() -> str:
-    """What pip notes when it installs from a repository (PEP 610)."""
+    """The revision that pip notes when it installs from a repository (PEP 610)."""
     try:
         noted = json.loads(distribution("tickloom").read_text("direct_url.json") or "{}")
     except (PackageNotFoundError, ValueError):

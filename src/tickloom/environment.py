@@ -16,8 +16,8 @@ PREFIX = "TICKLOOM_"
 SECRETS_DIR = f"{PREFIX}SECRETS_DIR"
 REVISION = f"{PREFIX}BUILD_REVISION"
 """An image sets it, for ``tickloom_build_info``."""
-_OF_OTHERS = (f"{PREFIX}TEST_", f"{PREFIX}DAGSTER_", f"{PREFIX}BUILD_")
-"""Read by the project's own tests and tools, by its Dagster integration, and by nobody who reads settings."""
+_OTHER_PROGRAMS = (f"{PREFIX}TEST_", f"{PREFIX}DAGSTER_", f"{PREFIX}BUILD_")
+"""Prefixes of variables that the project's other programs read: its tests, its tools, its Dagster integration."""
 
 
 class Text(NamedTuple):
@@ -28,9 +28,9 @@ class Text(NamedTuple):
 
 
 def texts(environment: Mapping[str, str], variables: Iterable[str]) -> dict[str, Text]:
-    """By variable: what the environment holds for it, for those of ``variables`` for which it holds anything.
+    """The text of each of ``variables`` that the environment sets, by variable.
 
-    Names of variables may be in any case, those of twins may not. Reads files. Raises ``SettingsError``.
+    The name of a variable may be in any case, that of its twin may not. Reads files. Raises ``SettingsError``.
     """
     folder = environment.get(SECRETS_DIR)
     secrets = secret_files(folder) if folder and Path(folder).is_dir() else {}
@@ -55,7 +55,7 @@ def secret_files(folder: str) -> dict[str, Path]:
 
 
 def _read(variable: str, path: Path) -> Text:
-    """Without the byte order mark and the line's end that editors leave."""
+    """The text of a file, without the byte order mark and the line end that editors leave."""
     try:
         text = path.read_text("utf-8-sig").strip()
     except OSError as error:
@@ -68,7 +68,7 @@ def _read(variable: str, path: Path) -> Text:
 
 
 def unread(environment: Mapping[str, str], variables: set[str]) -> list[str]:
-    """What is meant for us and would be ignored in silence: one line each, with the fix. ``variables`` are those we read.
+    """The names that look like our settings but that nothing reads: a line each, with the fix. ``variables``: those we read.
 
     Looks into the folder of secrets; blocks on nothing else.
     """
@@ -96,16 +96,16 @@ def why_unknown(name: str, nearest: str | None) -> str:
 
 
 def unknown_names(names: Iterable[str], fields: set[str], exact: set[str], prefix: str) -> dict[str, str | None]:
-    """Those of ``names`` that begin with ``prefix`` and that nobody reads, each with the most similar known name, if any.
+    """Those of ``names`` that begin with ``prefix`` and that nothing reads, each with the most similar known name, if any.
 
-    ``fields`` are known in any case of letters, ``exact`` only as they stand. Names for the project's other programs, and
-    those that Kubernetes sets, are left out. Pure.
+    ``fields`` are known in any case of letters, ``exact`` only as they are written. Leaves out the names that the
+    project's other programs read, and those that Kubernetes sets. Pure.
     """
     names = list(names)
     # compared without the prefix: all names share it, so it would make all of them similar
     known = {name[len(prefix) :].upper(): name for name in fields | exact}
     upper_fields = {name.upper() for name in fields}
-    others = tuple(other for other in _OF_OTHERS if not prefix.startswith(other))
+    others = tuple(other for other in _OTHER_PROGRAMS if not prefix.startswith(other))
     nearest: dict[str, str | None] = {}
     for name in sorted(names):
         upper = name.upper()

@@ -1,4 +1,4 @@
-"""Every error of the project, named by who acts next. Each message ends with the fix.
+"""Every error of the project. Its class says who must act next, and its message ends with the fix.
 
 ====================  =====================================  =================
 error                 who acts                               exit code
@@ -7,7 +7,7 @@ error                 who acts                               exit code
 ``SourceUnavailable`` the retry loop (Kafka is away)         never leaves run
 ``SourceRefuses``     a person, while the retry loop waits   2 at the start
 ``StoreUnavailable``  the retry loop (Postgres is away)      never leaves run
-``DataRefused``       the sieve (finds the offenders)        never leaves run
+``DataRefused``       the careful writer (finds the rows)    never leaves run
 ``Fenced``            the daemon (drops its state, rejoins)  never leaves run
 ====================  =====================================  =================
 """
@@ -32,11 +32,11 @@ class SettingsError(Mistake):
 
 
 class SchemaMismatch(Mistake):
-    """The tables are not what this version writes: missing, other columns, or without rights."""
+    """The tables are not those that this version writes: one is missing, has other columns, or denies a right."""
 
 
 class NotAllowed(SchemaMismatch):
-    """The role has no right to do what it tried."""
+    """The role lacks a right that its statement needs."""
 
 
 class WrongSource(Mistake):
@@ -44,7 +44,7 @@ class WrongSource(Mistake):
 
 
 class NotCopartitioned(Mistake):
-    """This replica cannot see both halves of a symbol: partition counts or keys do not allow replicas."""
+    """This replica cannot see both halves of a symbol: the topics' partition counts or keys do not allow replicas."""
 
     @classmethod
     def torn(cls, symbol: str) -> Self:
@@ -76,9 +76,10 @@ class SourceUnavailable(TickloomError):
 
 
 class SourceRefuses(SourceUnavailable):
-    """Kafka does not let us in, or does not show us something: password, certificate, rights.
+    """Kafka refuses the password or the certificate, or the client lacks a right.
 
-    At the start it is a mistake. Later, somebody else has changed a daemon's access, and the daemon waits until it is fixed.
+    At the start it is a mistake. Later it means that somebody has changed the access of a running daemon, which waits until
+    the access is restored.
     """
 
 
@@ -87,7 +88,7 @@ class StoreUnavailable(TickloomError):
 
 
 class Garbled(StoreUnavailable):
-    """Postgres, or a pooler in front of it, could not read what it was sent, or failed internally.
+    """Postgres, or a pooler in front of it, could not read the bytes that it received, or failed internally.
 
     The reason is an outage, or a column whose type is not the one that we send.
     """
@@ -122,7 +123,7 @@ class RowsVanished(StateSpoilt):
 
 
 class RowsRefused(StateSpoilt):
-    """Postgres refuses a value of a batch; which row it is in must be found out."""
+    """Postgres refuses a value of a batch; a careful session must find the row."""
 
 
 class Undecided(StateSpoilt):
@@ -130,7 +131,7 @@ class Undecided(StateSpoilt):
 
 
 class AwayFromHome(StateSpoilt):
-    """A symbol arrives in another partition number than its own; who reads what is decided again."""
+    """A symbol arrives in a partition number other than its own; the replicas decide again which partitions each one reads."""
 
 
 class StandBy(TickloomError):

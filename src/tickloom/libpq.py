@@ -30,7 +30,7 @@ VARIABLES = (
     ),
     *("PGSSLMINPROTOCOLVERSION", "PGSSLMAXPROTOCOLVERSION", "PGTARGETSESSIONATTRS", "PGKRBSRVNAME", "PGGSSLIB"),
 )
-"""Those that say which database, and how to get into it; an empty one counts as not set."""
+"""The variables that say which database to use and how to log in to it. An empty one counts as not set."""
 _PASSED_ON = {
     *("host", "port", "dbname", "user", "password", "passfile", "options", "sslmode", "sslnegotiation", "sslcert"),
     *("sslkey", "sslpassword", "sslrootcert", "sslcrl", "ssl_min_protocol_version", "ssl_max_protocol_version"),
@@ -40,7 +40,7 @@ _SET_BY_TICKLOOM = {
     *("application_name", "fallback_application_name", "client_encoding", "connect_timeout", "keepalives"),
     *("keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"),
 }
-"""Parameters of a service that are read and not used: the daemon needs values of its own."""
+"""Parameters of a service that are ignored, because the daemon needs values of its own."""
 
 
 class Address(NamedTuple):
@@ -72,7 +72,7 @@ def database_address(environment: Mapping[str, str]) -> Address:
 
 
 def resolved(url: str, environment: Mapping[str, str]) -> str:
-    """The URL with what ``service=`` in it stands for; what the URL itself says wins. Raises ``SettingsError``."""
+    """The URL with the service's parameters in place of ``service=``; the URL's own win. Raises ``SettingsError``."""
     parts = urlsplit(url)
     given = dict(parse_qsl(parts.query))
     if "service" not in given:
@@ -94,14 +94,14 @@ def _url(values: Mapping[str, str]) -> str:
 
 
 def _for_asyncpg(values: Mapping[str, str]) -> dict[str, str]:
-    """It wants IPv6 addresses in brackets."""
+    """The values for asyncpg, which wants IPv6 addresses in brackets."""
     hosts = values.get("host", "").split(",")
     bare = [f"[{host}]" if ":" in host and not host.startswith(("[", "/")) else host for host in hosts]
     return {**values, **({"host": ",".join(bare)} if "host" in values else {})}
 
 
 def _service(name: str, environment: Mapping[str, str]) -> tuple[dict[str, str], Path]:
-    """The parameters of a service, and the file that has it: the user's, else the system's."""
+    """The parameters of a service, and the file that defines it: the user's, else the system's."""
     files = _service_files(environment)
     for path in files:
         try:
@@ -127,7 +127,7 @@ def _service_files(environment: Mapping[str, str]) -> list[Path]:
 
 
 def _parse(text: str, name: str) -> dict[str, str] | None:
-    """The section ``[name]``; None where there is none. Not configparser: here blanks before a line mean nothing."""
+    """The section ``[name]``; None if there is none. configparser would join an indented line to the line before."""
     found: dict[str, str] | None = None
     for line in map(str.strip, text.splitlines()):
         if line.startswith("["):
@@ -141,7 +141,7 @@ def _parse(text: str, name: str) -> dict[str, str] | None:
 
 
 def _checked(values: dict[str, str], where: str) -> dict[str, str]:
-    """For asyncpg, which would take an unknown parameter for a setting of the server."""
+    """The parameters for asyncpg. Refuses unknown ones, which asyncpg would take for settings of the server."""
     host = values.pop("hostaddr", "")
     if host:
         values.setdefault("host", host)

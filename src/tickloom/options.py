@@ -1,8 +1,8 @@
 """Which of librdkafka's properties a user may set: all but those that exactness depends on. Pure.
 
-Every property of a consumer in librdkafka 2.16's CONFIGURATION.md was considered. A property that changes which messages
-are read, as which member they are read, or how the client talks to this program is refused by name, whatever its value; a
-few may have some values. Security, timeouts, sizes, addresses and names for monitoring are the user's.
+The list covers every property of a consumer in librdkafka 2.16's CONFIGURATION.md. A property is refused by name, with any
+value, if it changes which messages the client reads, which member of the group it is, or how it talks to this program; a few
+of these are allowed with some values. Security, timeouts, sizes, addresses and names for monitoring belong to the user.
 """
 
 import re
@@ -16,7 +16,7 @@ _COMMITS = "offsets move with the rows, in Postgres, and are committed to Kafka 
 _NESTED = "options inside options would not be checked; give each by itself"
 _OFFSET_FILES = "offsets are kept in Postgres, not in files"
 _PROGRAM = "it decides how the client talks to this program"
-_CALLBACK = "it stands for code, which JSON cannot hold"
+_CALLBACK = "its value is code, which JSON cannot hold"
 _MOCK = "a mock cluster would take the place of the brokers"
 _TWO_HALVES = (
     "only `range` gives a replica the same partitions of both topics, so that both halves of a symbol meet; "
@@ -34,8 +34,8 @@ _REFUSED = {
     "enable.auto.commit": _COMMITS,
     "auto.commit.enable": _COMMITS,
     "enable.auto.offset.store": _COMMITS,
-    "auto.offset.reset": "offsets that retention deleted would be jumped over without a word; TICKLOOM_GAP_POLICY says what happens to them",
-    "isolation.level": "with it messages of aborted transactions could be stored; tickloom reads only what is committed",
+    "auto.offset.reset": "offsets that retention deleted would be skipped silently; TICKLOOM_GAP_POLICY decides what happens to them",
+    "isolation.level": "messages of aborted transactions could be stored; tickloom reads committed messages only",
     "enable.partition.eof": "tickloom needs it to know where the log ends, and which offsets hold no record",
     "allow.auto.create.topics": "a topic whose name is misspelt would be created, and look like an idle market",
     "topic.blacklist": "a topic that it matches would seem not to exist",
@@ -64,7 +64,7 @@ _ONLY = {
     "broker.version.fallback": (r"(?!0\.[89]\b).*", _OLD_PROTOCOL),
     "topic.metadata.refresh.interval.ms": (
         r"(?!-).*",
-        "without a refresh nobody notices partitions that are added, and their messages would never be read",
+        "without a refresh the client does not notice new partitions, and their messages would never be read",
     ),
 }
 _CONFIGURATION = """
@@ -104,7 +104,7 @@ _CONFIGURATION = """
     topic.metadata.refresh.fast.interval.ms topic.metadata.refresh.interval.ms topic.metadata.refresh.sparse
 """
 PROPERTIES = tuple(_CONFIGURATION.split())
-"""Every property of a consumer that text can set, from librdkafka 2.16's CONFIGURATION.md, but for those of its own tests."""
+"""Every property of a consumer that text can set, from librdkafka 2.16's CONFIGURATION.md, except those for its own tests."""
 _ALIASES = {
     "auto.commit.enable": "enable.auto.commit",
     "bootstrap.servers": "metadata.broker.list",
@@ -113,15 +113,15 @@ _ALIASES = {
     "sasl.mechanism": "sasl.mechanisms",
 }
 _SETTINGS = ("bootstrap.servers", "group.id")
-"""Their variables are settings of their own."""
+"""Properties whose variables are settings of tickloom."""
 VARIABLES = {f"{PREFIX}KAFKA_{name.upper().replace('.', '_')}": name for name in PROPERTIES if name not in _SETTINGS}
 """The variable of each property, and its name."""
 
 
 def merged(options: Mapping[str, object], single: Mapping[str, Text]) -> tuple[dict[str, object], list[str]]:
-    """``options`` with the properties of ``single`` variables; and what is wrong with these, one line each, with the fix.
+    """``options`` with the properties of ``single`` variables; and the faults of these, a line each, with the fix.
 
-    No value is in a line: some are secrets.
+    No line holds a value, because some values are secrets.
     """
     found: dict[str, object] = dict(options)
     sources = {_plain(name): f"{name} in {PREFIX}KAFKA_OPTIONS" for name in options}
@@ -148,12 +148,12 @@ def _plain(name: str) -> str:
 
 
 def _as_text(value: object) -> str:
-    """As one would write it into a variable."""
+    """The value as a user would write it into a variable."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def faults(options: Mapping[str, object]) -> list[str]:
-    """Which of ``options`` are refused: one line each, with the reason and the fix. No value is in it: some are secrets."""
+    """Which of ``options`` are refused: a line each, with the reason and the fix. No line holds a value: some are secrets."""
     lines: list[str] = []
     for name, value in options.items():
         if not isinstance(value, str | int | float):
@@ -164,7 +164,7 @@ def faults(options: Mapping[str, object]) -> list[str]:
 
 
 def _why_not(given: str, value: object) -> str | None:
-    """librdkafka also accepts a topic's options with ``topic.`` before their names."""
+    """Why ``given`` may not have this value; None if it may. librdkafka accepts ``topic.`` before the names of topic options."""
     name = given.strip().lower()
     while True:
         if name in _REFUSED:

@@ -24,7 +24,7 @@ class Failure(Generic[E]):
 async def outlast(
     outage: type[E], backoff: Backoff, attempt: Callable[[], Awaitable[T]], failed: Callable[[Failure[E]], object]
 ) -> T:
-    """Repeat ``attempt`` until it succeeds, for as long as it raises ``outage``; gives what it returned.
+    """Repeat ``attempt`` until it succeeds, for as long as it raises ``outage``. Returns its result.
 
     ``failed`` is called after each failure, before the wait, and may raise to give up. Raises every other error at once.
     """

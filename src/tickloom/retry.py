@@ -21,7 +21,7 @@ class RetryPolicy:
         return cls(settings.retry_initial_seconds, settings.retry_max_seconds)
 
     def waits(self, random: Random) -> Iterator[float]:
-        """Endless waits in seconds, each drawn from the upper half of its limit: replicas spread out, and none hammers."""
+        """Endless waits in seconds, each drawn from the upper half of its limit, so that replicas do not retry all at once."""
         limit = self.initial_seconds
         while True:
             yield limit * (0.5 + random.random() / 2)

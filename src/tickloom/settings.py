@@ -1,9 +1,9 @@
 """All settings, typed once. Each is the environment variable ``TICKLOOM_`` + its name in capitals.
 
 Each may also come from a file: ``TICKLOOM_DATABASE_PASSWORD_FILE=/run/secrets/db`` (any setting has such a ``_FILE``
-twin, which wins over the variable), or from a directory of files named like the settings, ``TICKLOOM_SECRETS_DIR`` (over
-which the variable wins). Each property of librdkafka has a variable, too: ``TICKLOOM_KAFKA_SASL_USERNAME`` is
-``sasl.username``. A name that is meant for us and would be ignored is refused.
+twin, which wins over the variable), or from a directory of files with the names of the variables,
+``TICKLOOM_SECRETS_DIR``; the variable wins over that directory. Each property of librdkafka has a variable, too:
+``TICKLOOM_KAFKA_SASL_USERNAME`` sets ``sasl.username``. A name with our prefix that no setting reads is refused.
 """
 
 import json
@@ -22,7 +22,7 @@ from tickloom.errors import SettingsError
 
 DAY_SECONDS = 86_400
 _AN_OBJECT = 'write it like {"security.protocol": "SASL_SSL", "sasl.username": "…"}'
-_NO_LONGER = {f"{PREFIX}RETRY_INITIAL_SECONDS"}
+_REMOVED = {f"{PREFIX}RETRY_INITIAL_SECONDS"}
 _DATABASE_URL = f"{PREFIX}DATABASE_URL"
 
 
@@ -145,7 +145,7 @@ class Settings(BaseSettings):
     cache_tail_rows: Annotated[int, Group.TUNING] = Field(
         4096,
         ge=4,
-        description="Most rows kept of one cached symbol and side. With many symbols it is fewer.",
+        description="The most rows that are kept of one cached symbol and side; fewer with many symbols.",
     )
 
     reject_limit_ratio: Annotated[float, Group.MAY] = Field(
@@ -169,8 +169,8 @@ class Settings(BaseSettings):
         60,
         ge=0,
         allow_inf_nan=False,
-        description="After partitions were added, one replica reads everything for this long; then replicas share again. It starts again "
-        "while a producer does not yet know the new partitions (its `metadata.max.age.ms`).",
+        description="After partitions were added, one replica reads everything for this long; then replicas share again. The time starts again "
+        "if a producer does not yet know the new partitions (its `metadata.max.age.ms`).",
     )
     stuck_after_seconds: Annotated[float, Group.TUNING] = Field(
         300, gt=0, description="`/livez` fails when there is work and nothing has moved for this long."
@@ -190,7 +190,7 @@ class Settings(BaseSettings):
     @field_validator("kafka_options", mode="before")
     @classmethod
     def _from_json(cls, given: object) -> object:
-        """Variables and files hold text. No part of it may be in the error: it may hold passwords."""
+        """Variables and files hold text. The error must not quote it, because it may hold passwords."""
         if isinstance(given, str):
             try:
                 given = json.loads(given)
@@ -211,7 +211,7 @@ class Settings(BaseSettings):
 
     @field_validator("database_url")
     @classmethod
-    def _of_postgres(cls, given: SecretStr) -> SecretStr:
+    def _is_postgres_url(cls, given: SecretStr) -> SecretStr:
         if not given.get_secret_value().startswith(("postgresql://", "postgres://")):
             raise ValueError("not the URL of a Postgres database; write it like postgresql://user@host:5432/database")
         return given
@@ -236,13 +236,13 @@ class Settings(BaseSettings):
 
     @property
     def database_source(self) -> str:
-        """Where the address of the database was found, for people. No secret is in it."""
+        """The place where the address of the database was found, for people. It holds no secret."""
         return self._database_source or (
             _DATABASE_URL if "database_url" in self.model_fields_set else libpq.DEFAULT_SOURCE
         )
 
     def database_dsn(self) -> str:
-        """The database URL with the password from its own setting, if that is given. Holds a secret."""
+        """The database URL, with the password of ``database_password`` if that is set. It is a secret."""
         url = self.database_url.get_secret_value()
         if self.database_password is None:
             return url
@@ -257,7 +257,7 @@ class Settings(BaseSettings):
 def load(*, tolerant: bool = False, **overrides: Any) -> Settings:
     """Settings from the environment, from ``_FILE`` twins and a secrets directory.
 
-    Raises ``SettingsError``, with one line for each mistake. What ``ignored`` finds is a mistake unless ``tolerant``.
+    Raises ``SettingsError`` with a line for each mistake. Unless ``tolerant``, each name that ``ignored`` finds is one.
     Reads files; blocks on nothing else.
     """
     if not tolerant:
@@ -281,17 +281,17 @@ def load(*, tolerant: bool = False, **overrides: Any) -> Settings:
 
 
 def refuse_ignored() -> None:
-    """Raise ``SettingsError`` if the environment holds what is meant for us and would be ignored."""
+    """Raise ``SettingsError`` if ``ignored`` finds a name in the environment."""
     if lines := ignored(os.environ):
         raise SettingsError(". ".join(lines))
 
 
 def ignored(given: Mapping[str, str]) -> list[str]:
-    """What the environment ``given`` holds that is meant for us and would be ignored: one line each, with the fix.
+    """The names in the environment ``given`` that look like our settings but that nothing reads: a line each, with the fix.
 
     Looks into the folder of secrets; blocks on nothing else.
     """
-    gone = sorted(name for name in given if name.upper().removesuffix("_FILE") in _NO_LONGER)
+    gone = sorted(name for name in given if name.upper().removesuffix("_FILE") in _REMOVED)
     lines = [f"{name} is no longer a setting: tickloom chooses it; remove it" for name in gone]
     return lines + environment.unread({name: given[name] for name in given if name not in gone}, _variables())
 
@@ -311,7 +311,7 @@ def _variable(name: str) -> str:
 
 
 def _variables() -> set[str]:
-    """Those of all settings, and those of librdkafka's properties."""
+    """The variables of all settings and of librdkafka's properties."""
     return {_variable(name) for name in Settings.model_fields} | options.VARIABLES.keys()
 
 

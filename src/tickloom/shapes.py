@@ -42,7 +42,7 @@ class Shape:
     """A way to write messages. The defaults are the generator's own way."""
 
     name: str
-    says: str
+    summary: str
     """What is special about it, in one line."""
     symbol: Callable[[int], str] = symbol_name
     """A number, from 0, to the symbol."""
@@ -123,9 +123,9 @@ SHAPES: dict[str, Shape] = {
 
 
 def shape_named(name: str) -> Shape:
-    """The shape of that name. Raises ValueError, which lists the names, if there is none."""
+    """The shape of that name. Raises ValueError, with all names, if there is none."""
     if name not in SHAPES:
-        raise ValueError(f"no shape is called {name}; there are {', '.join(SHAPES)}")
+        raise ValueError(f"no shape is called {name}; use one of {', '.join(SHAPES)}")
     return SHAPES[name]
 
 

@@ -23,14 +23,14 @@ class Parts(NamedTuple):
 
 
 Written: TypeAlias = tuple[str, int]
-"""A time as JSON, and the instant that it says (µs since 1970)."""
+"""A time as JSON, and its instant (µs since 1970)."""
 
 
 # --- the symbol ---------------------------------------------------------------------------------------------
 
 
 def ticker_of_digits(index: int) -> str:
-    """As in Hong Kong, Tokyo and Shanghai, in turn."""
+    """Tickers as in Hong Kong, Tokyo and Shanghai, in turn."""
     return (f"{index:04d}.HK", f"{1_000 + index}.T", f"{600_000 + index}")[index % 3]
 
 
@@ -52,7 +52,7 @@ def escaped_slash(symbol: str) -> str:
 
 
 def unicode_escaped(symbol: str) -> str:
-    """Each character beyond ASCII as ``\\u``, in UTF-16 as JSON asks; also the first digit, which does not need it."""
+    """Escapes each character beyond ASCII as ``\\u``, in UTF-16 as JSON asks, and the first digit, which does not need it."""
     units = symbol.encode("utf-16-be")
     codes = [int.from_bytes(units[at : at + 2]) for at in range(0, len(units), 2)]
     first = next(place for place, code in enumerate(codes) if 0x30 <= code <= 0x39)
@@ -129,7 +129,7 @@ def epoch_nanoseconds(micros: int) -> Written:
 
 
 def epoch_exponent(micros: int) -> Written:
-    """Milliseconds, as a program writes them that keeps them as a float."""
+    """Milliseconds as a program writes them if it keeps them as a float."""
     digits = str(micros // 1_000)
     return f"{digits[0]}.{digits[1:]}E{len(digits) - 1}", micros - micros % 1_000
 
@@ -191,7 +191,7 @@ def venue_and_sequence(number: int) -> str:
 
 
 def nested(number: int) -> str:
-    """Known names deeper in the message mean nothing."""
+    """Fields with known names deeper in the message, where they mean nothing."""
     return (
         f'"book":{{"bids":[{{"price":1.5,"size":100}},{{"price":1.25,"size":{number}}}],"asks":[],"symbol":null,'
         f'"crossed":false}},"flags":["T",null,true,[[1],[2,3]]],"source":{{"feed":{{"id":{number % 7},"name":"SIP"}}}},'

@@ -49,7 +49,7 @@ class Tick(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TickSettings:
-    """What to generate. Every ``…_share`` is a probability, 0 to 1, of pairs or messages as named above."""
+    """The ticks to generate. Every ``…_share`` is a probability, 0 to 1, of pairs or messages as named above."""
 
     symbols: int = 5_000
     seed: int = 1
@@ -67,7 +67,7 @@ class TickSettings:
     """The time between two pairs of ``live``, rounded to microseconds; at least one."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError for settings from which nothing can be generated."""
+        """Raises ValueError for settings that no ticks can follow."""
         if self.symbols < 1:
             raise ValueError(f"symbols is {self.symbols}; give at least 1")
         if self.step_seconds <= 0 or self.disorder_max_seconds < 0:

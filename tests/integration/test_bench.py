@@ -138,7 +138,7 @@ def test_a_shape_that_there_is_not(environment: Mapping[str, str]) -> None:
     """Who misspells a name gets all of them, and no bench of something else."""
     done = bench(environment, "--shape", "iso-mix")
     assert done.returncode == 2
-    assert "no shape is called iso-mix; there are plain, realistic, " in done.stderr
+    assert "no shape is called iso-mix; use one of plain, realistic, " in done.stderr
     assert done.stderr.strip().endswith("tombstones-1, all")
 
 

@@ -254,7 +254,7 @@ async def test_a_changed_definition_is_noticed(tables: Tables) -> None:
     changed = replace(ROWS, select=ROWS.select.replace("count(*)", "2 * count(*)"))
     with declared_instead(changed):
         with pytest.raises(
-            SchemaMismatch, match="toy_rows is declared otherwise than it was made; run `tickloom migrate`"
+            SchemaMismatch, match="toy_rows is declared differently than it was created; run `tickloom migrate`"
         ):
             await check_schema(tables.connection, tables.settings)
         await migrate(tables.connection, tables.settings)

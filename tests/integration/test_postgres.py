@@ -78,7 +78,7 @@ async def test_the_search_path_of_others_is_theirs(database_url: str) -> None:
 
 async def test_a_connection_that_cannot_be_set_up_is_closed(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each try of an outage would leave a session behind, until the database has none left for anybody."""
-    monkeypatch.setattr(postgres, "_AS_WE_NEED_IT", "SET no_such_setting = 1")
+    monkeypatch.setattr(postgres, "_SESSION_SETTINGS", "SET no_such_setting = 1")
     with pytest.raises(Mistake, match="no_such_setting"):
         await postgres.connect(settings_for(database_url))
     await until_there_are(0, database_url)
@@ -86,7 +86,7 @@ async def test_a_connection_that_cannot_be_set_up_is_closed(database_url: str, m
 
 async def test_a_set_up_without_an_answer_is_given_up(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that has gone silent by then would be waited for as long as a statement may take: minutes."""
-    monkeypatch.setattr(postgres, "_AS_WE_NEED_IT", "SELECT pg_sleep(4)")
+    monkeypatch.setattr(postgres, "_SESSION_SETTINGS", "SELECT pg_sleep(4)")
     with pytest.raises(StoreUnavailable):
         await postgres.connect(settings_for(database_url, database_connect_timeout_seconds=1))
     await until_there_are(0, database_url)
@@ -94,7 +94,7 @@ async def test_a_set_up_without_an_answer_is_given_up(database_url: str, monkeyp
 
 async def test_a_set_up_that_is_cancelled_is_closed(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A daemon that is told to stop at that moment would leave a session behind."""
-    monkeypatch.setattr(postgres, "_AS_WE_NEED_IT", "SELECT pg_sleep(4)")
+    monkeypatch.setattr(postgres, "_SESSION_SETTINGS", "SELECT pg_sleep(4)")
     task = asyncio.create_task(postgres.connect(settings_for(database_url)))
     await until_there_are(1, database_url)
     task.cancel()

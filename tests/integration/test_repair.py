@@ -59,7 +59,7 @@ def test_one_bit_is_found_and_repaired(worlds: Worlds, layout: str, table: str, 
     assert (first["table"], first["symbol"], first["column"], first["expected"]) == (table, key[0], column, right)
     assert datetime.fromisoformat(first["timestamp"]) == key[1]
     assert first["found"] != right
-    assert "--repair" in report["mends"][0]
+    assert "--repair" in report["fixes"][0]
     repaired = look(world, repair=True)
     assert repaired.repaired == Counter({table: 1})
     assert not repaired.remaining
@@ -96,7 +96,7 @@ def test_symbols_that_are_not_known(worlds: Worlds) -> None:
     world.query("TRUNCATE tickloom.symbols")
     report = report_of(world, code=3)
     assert sum(kind["count"] for kind in report["differences"] if kind["column"] == "symbol") == rows
-    assert "restart the replicas" in report["mends"][0]
+    assert "restart the replicas" in report["fixes"][0]
     assert report_of(world, "--repair", code=0)["remaining"] == []
     assert world.query("SELECT symbol FROM tickloom.symbols ORDER BY 1") == known
     assert report_of(world, code=0)["exact"]

@@ -128,8 +128,8 @@ def test_a_ledger_that_does_not_add_up(worlds: Worlds, what: str) -> None:
     assert {(difference.topic, difference.partition) for difference in named} == {(topic, 2)}
     left = report_of(world, "--repair", code=3)
     assert {entry["column"] for entry in left["remaining"]} == set(columns)
-    assert left["mends"]
-    assert not any("--repair` computes" in fix for fix in left["mends"])
+    assert left["fixes"]
+    assert not any("--repair` computes" in fix for fix in left["fixes"])
 
 
 def test_a_deleted_dead_letter(worlds: Worlds) -> None:
@@ -323,7 +323,7 @@ def test_shape_of_the_document(worlds: Worlds) -> None:
     assert sorted(report) == sorted(
         (
             *("exact", "from", "to", "rows", "differences", "first", "left_out"),
-            *("repaired", "remaining", "mends", "seconds"),
+            *("repaired", "remaining", "fixes", "seconds"),
         )
     )
     assert report["from"] == datetime(2020, 1, 1, tzinfo=UTC).isoformat()

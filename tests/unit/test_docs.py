@@ -92,7 +92,7 @@ def commands_table() -> str:
 
 def shapes_table() -> str:
     """Every message shape with what is special about it."""
-    return table(("Shape", "What is special about it"), [(code(name), shape.says) for name, shape in SHAPES.items()])
+    return table(("Shape", "What is special about it"), [(code(name), shape.summary) for name, shape in SHAPES.items()])
 
 
 GENERATED: dict[str, tuple[str, Callable[[], str]]] = {

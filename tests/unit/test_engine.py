@@ -39,9 +39,9 @@ def test_from_messages_to_rows() -> None:
     engine.add(decoded(Side.VOLUMES, 0, volume("A", 1, 4.0)), now=0.0)
     batch = engine.close()
     supply_nothing(engine, batch)
-    prices, met = engine.joined(batch).sides[Side.PRICES].new, engine.joined(batch).met
+    prices, pairs = engine.joined(batch).sides[Side.PRICES].new, engine.joined(batch).pairs
     assert prices.select("value", "average").rows() == [(10.0, 10.0), (20.0, 15.0)]
-    assert met.select("price", "volume", "ratio").rows() == [(20.0, 4.0, 5.0)]
+    assert pairs.select("price", "volume", "ratio").rows() == [(20.0, 4.0, 5.0)]
     work = engine.work(batch, now_micros=0)
     assert work.encoded is not None
     assert work.encoded.rows == {"stock_prices": 2, "stock_volumes": 1, "stock_analytics_data": 1}

@@ -35,7 +35,7 @@ REFUSED: tuple[tuple[str, object, str], ...] = (
     ("api.version.request", False, "aborted"),
     ("api.version.fallback.ms", 604_800_000, "aborted"),
     ("broker.version.fallback", "0.9.0.1", "aborted"),
-    ("topic.metadata.refresh.interval.ms", -1, "partitions that are added"),
+    ("topic.metadata.refresh.interval.ms", -1, "new partitions"),
     ("enabled_events", 255, "talks to this program"),
     ("internal.termination.signal", 15, "talks to this program"),
     ("error_cb", "x", "JSON cannot hold"),

@@ -84,7 +84,7 @@ def test_a_statement_names_the_columns_and_casts_them() -> None:
 
 
 def joined(**frames: list[tuple[int, int]]) -> Joined:
-    """A batch that writes rows of these (code, ts): ``prices_new``, ``prices_revised``, ``met`` and so on."""
+    """A batch that writes rows of these (code, ts): ``prices_new``, ``prices_revised``, ``pairs`` and so on."""
     schema = {"code": pl.UInt32, "ts": pl.Int64}
     found = {name: pl.DataFrame(rows, schema, orient="row") for name, rows in frames.items()}
     empty = pl.DataFrame(schema=schema)
@@ -93,7 +93,7 @@ def joined(**frames: list[tuple[int, int]]) -> Joined:
         side: SideRows(*(found.get(f"{side}_{kind}", empty) for kind in kinds), stored={}, superseded={}, collapsed=0)
         for side in Side
     }
-    return Joined(SYMBOLS, sides, found.get("met", empty), found.get("remet", empty), empty)
+    return Joined(SYMBOLS, sides, found.get("pairs", empty), found.get("changed_pairs", empty), empty)
 
 
 def widths(width: Partitioning, output: Output) -> dict[str, Partitioning]:
@@ -124,8 +124,8 @@ def test_a_batch_touches_each_bucket_once() -> None:
 
 def test_rows_of_other_tables_touch_nothing() -> None:
     """Otherwise every output would cost something with every batch."""
-    assert touched_by(joined(volumes_new=[(0, NOW)], met=[(0, NOW)]), [ROWS]) == []
-    assert len(touched_by(joined(met=[(0, NOW)]), [ROWS, NOTIONAL])) == 1
+    assert touched_by(joined(volumes_new=[(0, NOW)], pairs=[(0, NOW)]), [ROWS]) == []
+    assert len(touched_by(joined(pairs=[(0, NOW)]), [ROWS, NOTIONAL])) == 1
 
 
 def test_buckets_whose_partition_was_detached_are_left_out() -> None:
@@ -136,7 +136,7 @@ def test_buckets_whose_partition_was_detached_are_left_out() -> None:
 
 def test_a_wide_bucket_counts_all_partitions_that_it_reads() -> None:
     """A transaction that locks more partitions than were counted takes the locks of everybody else."""
-    one = loaded(joined(remet=[(0, NOW + HOUR)]), Partitioning.HOURLY, NOTIONAL)
+    one = loaded(joined(changed_pairs=[(0, NOW + HOUR)]), Partitioning.HOURLY, NOTIONAL)
     assert one.needed.tolist() == [NOW]
     assert one.runs == [Range(NOW, NOW + DAY)]
     assert len(one.touched["stock_analytics_data"]) == 24

@@ -150,7 +150,7 @@ def test_anything_but_a_plain_message_stays_as_it_is() -> None:
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
     """Nobody should have to search the code for a name."""
-    with pytest.raises(ValueError, match="no shape is called nonsense; there are plain, realistic, unknown-number"):
+    with pytest.raises(ValueError, match="no shape is called nonsense; use one of plain, realistic, unknown-number"):
         shape_named("nonsense")
 
 
@@ -164,4 +164,4 @@ def test_the_cost_of_decode_is_reported_by_shape(monkeypatch: pytest.MonkeyPatch
 
 def test_each_shape_is_described_in_a_line() -> None:
     """People who have not seen the code read the table of the bench."""
-    assert all(0 < len(shape.says) <= 80 and "\n" not in shape.says for shape in SHAPES.values())
+    assert all(0 < len(shape.summary) <= 80 and "\n" not in shape.summary for shape in SHAPES.values())

@@ -1,8 +1,8 @@
 """The domain's checks on symbols, numbers and times, which are the same for every codec. Pure.
 
-Each rule stands here twice: ``suspects`` finds in whole columns the rows that may break one, and ``fault_of`` says of
-a single row which one it breaks first, in the contract's order, and in words. ``suspects`` may name too many rows, but
-never too few; tests hold it to that.
+Each rule is written twice: ``suspects`` finds in whole columns the rows that may break a rule, and ``fault_of`` names the
+first rule, in the contract's order, that a single row breaks. ``suspects`` may find too many rows, but never too few;
+tests hold it to that.
 """
 
 import math
@@ -21,10 +21,10 @@ from tickloom.core.timestamps import EARLIEST, LATEST
 MAX_SYMBOL_CHARACTERS = 64
 MAX_MAGNITUDE = 1e15
 _FURTHEST_RECORD_MS = 1 << 51
-_FURTHEST_MICROS = 1 << 62  # together with a record's time still in 64 bits; no event is that far from such a record
+_FURTHEST_MICROS = 1 << 62  # added to a record's time it still fits into 64 bits; no event is that far from its record
 
 _TOGETHER = 256
-"""Symbols that are searched for control characters in one go, since these are rare."""
+"""How many symbols are searched together for control characters, which are rare."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 Bools: TypeAlias = NDArray[np.bool_]
@@ -98,7 +98,7 @@ def _fault_of_order(feed: Feed, numbers: Mapping[str, float]) -> Fault | None:
 
 def suspects(feed: Feed, columns: Columns, records_ms: Ints, bounds: EventBounds) -> Bools:
     """Which rows may break a rule; ``records_ms`` are the timestamps of their records."""
-    out_of_bounds = _out_of_bounds(columns.micros, records_ms, bounds)  # so is what is not a time
+    out_of_bounds = _out_of_bounds(columns.micros, records_ms, bounds)  # so is a row without a time
     return out_of_bounds | _odd_symbols(columns.symbols) | _odd_numbers(feed, columns.numbers)
 
 
@@ -107,7 +107,7 @@ def _odd_symbols(symbols: Sequence[str]) -> Bools:
     odd = (sizes == 0) | (sizes > MAX_SYMBOL_CHARACTERS)
     for start in range(0, len(symbols), _TOGETHER):
         some = symbols[start : start + _TOGETHER]
-        if not "".join(some).isprintable():  # control characters are not, nor are some others
+        if not "".join(some).isprintable():  # no control character is printable, nor are some others
             odd[start : start + _TOGETHER] |= [_CONTROL.search(symbol) is not None for symbol in some]
     return odd
 

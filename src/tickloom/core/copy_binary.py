@@ -2,7 +2,7 @@
 
 Format: PostgreSQL documentation, COPY, "Binary Format". Rows differ in size by their symbol and by their NULLs, which
 have a length but no bytes. The columns between these are the same in all rows: they are laid out as numpy records, and each
-record is copied to its place in its row. So every byte is written once, whatever the rows look like.
+record is copied to its place in its row. So every byte is written only once.
 """
 
 import struct
@@ -63,9 +63,9 @@ def encode(frame: pl.DataFrame, symbols: SymbolBytes) -> bytearray:
         if not column.null_count():
             run |= {f"{column.name} length": (">i4", size), column.name: (wire, _values(column))}
             continue
-        there = column.is_not_null().to_numpy()
-        rows.add(run | {f"{column.name} length": (">i4", np.where(there, size, _NULL))})
-        rows.add({column.name: (wire, _values(column.drop_nulls()))}, np.flatnonzero(there))
+        present = column.is_not_null().to_numpy()
+        rows.add(run | {f"{column.name} length": (">i4", np.where(present, size, _NULL))})
+        rows.add({column.name: (wire, _values(column.drop_nulls()))}, np.flatnonzero(present))
         run = {}
     rows.add(run)
     return rows.stream()

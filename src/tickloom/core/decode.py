@@ -39,7 +39,7 @@ def decode(chunk: Chunk, bounds: EventBounds, codec: Codec = JSON) -> Decoded:
 
 
 def _read(chunk: Chunk, feed: Feed, codec: Codec) -> Columns:
-    """What the codec makes of the chunk's values; ``empty`` is a fault in every format."""
+    """The columns that the codec reads from the chunk's values; ``empty`` is a fault in every format."""
     if all(chunk.values):
         return codec.read(feed, cast("Sequence[bytes]", chunk.values))
     filled = np.fromiter(map(bool, chunk.values), np.bool_, len(chunk.values))
@@ -62,7 +62,7 @@ def _rows(chunk: Chunk, feed: Feed, columns: Columns) -> pl.DataFrame:
 
 
 def without(decoded: Decoded, gone: Bools, reason: Reason, detail: str) -> Decoded:
-    """The same, with the rows marked in ``gone`` among the rejects."""
+    """``decoded``, with the rows that ``gone`` marks moved to the rejects."""
     dead = {(letter.source.partition, letter.offset): letter for letter in decoded.rejects}
     chunk, rejects, row = decoded.chunk, list[Reject](), 0
     for position, source in enumerate(zip(chunk.partitions.tolist(), chunk.offsets.tolist(), strict=True)):
@@ -92,7 +92,7 @@ def reject(chunk: Chunk, position: int, reason: Reason, detail: str) -> Reject:
 
 
 def _headers(message: RawMessage) -> tuple[tuple[tuple[str, bytes | None], ...], str]:
-    """A message's headers; or none, and words about it, where the client cannot read one of their names.
+    """A message's headers and no text; or no headers and an explanation, if the client cannot read one of their names.
 
     If a name is not UTF-8, confluent-kafka leaves a hole in its list and returns the list together with an exception.
     A call from bytecode may let both pass and fail later, somewhere else; a call from C, as here, does not. Nothing

@@ -1,4 +1,4 @@
-"""encode: a joined batch becomes COPY streams, ready to send, and what a load must know about them. Pure, CPU only."""
+"""encode: a joined batch becomes COPY streams, ready to send, with the facts that a load needs. Pure, CPU only."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +31,8 @@ class Encoded:
     ``copies``: the bytes. ``rows``: the number of rows. ``updates``: for a staged stream, the runs of partitions that hold its
     keys. ``needed``: by table, the event times (µs) whose partitions must exist. ``touched``: by table, the partitions of all
     its rows. ``counts``: by side and Kafka partition. ``collapsed``: superseded rows whose value differs from their successor's.
-    ``derived``: the rows of derived outputs to recompute. ``older``: symbols that have no row as old as the batch's oldest, in order, and that event time in µs.
+    ``derived``: the rows of derived outputs to recompute. ``older``: symbols that have no row as old as the batch's oldest, in
+    order, and the event times (µs) of those oldest rows.
     """
 
     copies: Mapping[str, bytearray]
@@ -99,15 +100,15 @@ def encode_batch(
 
 
 def without_expired(joined: Joined, expired: NDArray[np.bool_]) -> Joined:
-    """``joined`` without those of its new joined rows (``met``) whose partition was detached."""
-    return replace(joined, met=joined.met.filter(~expired)) if expired.any() else joined
+    """``joined`` without those of its new ``pairs`` whose partition was detached."""
+    return replace(joined, pairs=joined.pairs.filter(~expired)) if expired.any() else joined
 
 
 def frames_of(joined: Joined, now_micros: int) -> dict[str, pl.DataFrame]:
     """The rows of each stream that has any, with the stream's columns in its order: code, ts and the rest."""
     frames = {
-        ANALYTICS.name: _stamped(joined.met, now_micros),
-        "rejoined": _stamped(joined.remet, now_micros),
+        ANALYTICS.name: _stamped(joined.pairs, now_micros),
+        "rejoined": _stamped(joined.changed_pairs, now_micros),
     }
     for side, rows in joined.sides.items():
         table = FEEDS[side].table
@@ -118,8 +119,8 @@ def frames_of(joined: Joined, now_micros: int) -> dict[str, pl.DataFrame]:
     return {name: frames[name] for name in STREAMS if len(frames[name])}
 
 
-def _stamped(met: pl.DataFrame, now_micros: int) -> pl.DataFrame:
-    return met.hstack([pl.Series("processed_at", np.full(len(met), now_micros))])
+def _stamped(pairs: pl.DataFrame, now_micros: int) -> pl.DataFrame:
+    return pairs.hstack([pl.Series("processed_at", np.full(len(pairs), now_micros))])
 
 
 _FRAME_COLUMN = {

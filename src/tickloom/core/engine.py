@@ -84,7 +84,7 @@ class Expiry:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """That the ``through``-th batch of this engine is committed. Supply None."""
+    """The commit of batch number ``through`` of this engine. Supply None once it is committed."""
 
     through: int
 
@@ -94,7 +94,7 @@ Need: TypeAlias = NewestRows | RowsAround | Expiry | Commit
 
 @dataclass(slots=True)
 class _Making:
-    """The batch that is being made, as far as it has come."""
+    """The batch in progress."""
 
     batch: Batch
     number: int
@@ -104,9 +104,9 @@ class _Making:
     begun: Begun | None = None
     stored: Stored | None = None
     joined: Joined | None = None
-    asked_expiry: bool = False
+    expiry_known: bool = False
     touched: list[Touched] | None = None
-    """Of derived outputs: what was asked about, then what was not, which is ``unasked``."""
+    """The keys of derived outputs; the last ``unasked`` of them have not been asked about yet."""
     unasked: int = 0
 
 
@@ -122,7 +122,7 @@ class Engine:
         joins: bool = True,
         outputs: Sequence[Output] = (),
     ) -> None:
-        """``widths``: how each output table is partitioned. ``joins=False`` leaves the join to whoever writes the batch.
+        """``widths``: how each output table is partitioned. ``joins=False`` leaves the join to the batch's writer.
         ``outputs``: the derived ones.
         """
         self._outputs = outputs
@@ -154,7 +154,7 @@ class Engine:
         return parts_of(decoded, self._gatherer.limits)
 
     def add(self, event: Decoded | EndOfPartition | Gap, now: float) -> None:
-        """Take in what comes next; offsets must not go back. ``now`` in monotonic seconds."""
+        """Take in the next event; offsets must not go back. ``now`` in monotonic seconds."""
         self._gatherer.add(event, now)
 
     def full(self) -> bool:
@@ -162,17 +162,17 @@ class Engine:
         return self._gatherer.full()
 
     def seconds_left(self, now: float) -> float:
-        """Seconds until the batch is of age; 0 or less when it is."""
+        """Seconds until the batch reaches its maximum age; 0 or less once it has."""
         return self._gatherer.seconds_left(now)
 
     def due(self, now: float, *, busy: bool = False) -> bool:
-        """Whether to close the batch: it is full, or of age. While the loader is ``busy`` it may as well grow."""
+        """Whether to close the batch: it is full, or old enough. While the loader is ``busy`` an old one may go on growing."""
         if self.empty:
             return False
         return self.full() or (not busy and self.seconds_left(now) <= 0)
 
     def close(self) -> Batch:
-        """The batch gathered so far; a new one is opened."""
+        """Return the batch gathered so far, and open a new one."""
         return self._gatherer.close()
 
     # --- join -----------------------------------------------------------------------------------------------------
@@ -200,12 +200,12 @@ class Engine:
             if making.begun.needs_tables and making.stored is None:
                 return self._needs_stored(making, making.begun)
             making.joined = finish(making.begun, self._tails, None if making.stored is None else making.stored.around)
-        if not making.asked_expiry and len(making.joined.met):
-            return Expiry(ANALYTICS.name, making.joined.met["ts"].to_numpy())
+        if not making.expiry_known and len(making.joined.pairs):
+            return Expiry(ANALYTICS.name, making.joined.pairs["ts"].to_numpy())
         return self._needs_derived(making, making.joined)
 
     def supply(self, need: Need, answer: Any) -> None:
-        """Answer what ``needs`` has asked for: each need says with what."""
+        """Answer what ``needs`` has asked for. The docstring of each need says with what."""
         making = self._making
         assert making is not None, "nothing was asked for"
         match need:
@@ -218,7 +218,7 @@ class Engine:
                 making.touched[-making.unasked] = making.touched[-making.unasked].without(micros[answer])
                 making.unasked -= 1
             case Expiry():
-                making.asked_expiry = True
+                making.expiry_known = True
                 assert making.joined is not None
                 making.joined = without_expired(making.joined, answer)
             case Commit():
@@ -244,7 +244,7 @@ class Engine:
         return joined
 
     def committed(self, batches: int = 1) -> None:
-        """So many more batches are committed, in the order in which they were made."""
+        """Note that this number of further batches is committed, in the order in which they were made."""
         self._tails.committed += batches
 
     @property
@@ -287,7 +287,7 @@ class Engine:
         return Expiry(one.output.name, one.starts)
 
     def _needs_stored(self, making: _Making, begun: Begun) -> Need:
-        """What the tables hold around late rows: all that came before this batch must be in them first."""
+        """The stored rows around late ones. All earlier batches must be committed first."""
         if self._tails.committed < making.number - 1:
             return Commit(making.number - 1)
         return RowsAround(begun.symbols.to_list(), begun.deep, begun.since)

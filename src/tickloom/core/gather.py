@@ -134,7 +134,7 @@ class Gatherer:
                 assert_never(event)
 
     def full(self) -> bool:
-        """Whether the batch has reached its size."""
+        """Whether the batch has reached its maximum size."""
         limits = self._limits
         return (
             self._messages >= limits.max_messages
@@ -143,11 +143,11 @@ class Gatherer:
         )
 
     def seconds_left(self, now: float) -> float:
-        """Seconds until the open batch is of age; 0 or less when it is."""
+        """Seconds until the open batch reaches its maximum age; 0 or less once it has."""
         return self._opened_at + self._limits.max_age_seconds - now
 
     def close(self) -> Batch:
-        """The batch collected so far; a new one is opened."""
+        """Return the batch collected so far, and open a new one."""
         batch = Batch(
             rows={side: self._frame(side) for side in Side},
             raw=self._raw,
@@ -186,8 +186,8 @@ class Gatherer:
     def _add_rows(self, decoded: Decoded) -> None:
         chunk = decoded.chunk
         dead = Counter(reject.source for reject in decoded.rejects)
-        self._frames[chunk.side].append(self._with_time_of_log(chunk, decoded.rows))
-        for partition, count, last in chunk.lasts():
+        self._frames[chunk.side].append(self._with_log_times(chunk, decoded.rows))
+        for partition, count, last in chunk.last_by_partition():
             source = TopicPartition(chunk.topic, partition)
             progress, end = self._progress_of(source), int(chunk.offsets[last]) + 1
             progress.skipped += end - progress.next_offset - count  # transaction markers, compaction holes
@@ -202,12 +202,12 @@ class Gatherer:
         self._rejects.extend(decoded.rejects)
         self._messages += len(chunk.values)
         self._bytes += chunk.value_bytes
-        self._bytes += sum(_beside_the_value(letter) for letter in decoded.rejects)
+        self._bytes += sum(_bytes_beside_value(letter) for letter in decoded.rejects)
         if self._keep_raw:
             self._raw.append(chunk)
 
-    def _with_time_of_log(self, chunk: Chunk, rows: pl.DataFrame) -> pl.DataFrame:
-        """The rows, with ``logged`` at least what their partition had seen before the chunk."""
+    def _with_log_times(self, chunk: Chunk, rows: pl.DataFrame) -> pl.DataFrame:
+        """The rows, with ``logged`` no earlier than the latest record of their partition before the chunk."""
         partition, logged = rows["partition"].to_numpy(), rows["logged"].to_numpy()
         before = np.zeros(int(partition.max(initial=0)) + 1, dtype=np.int64)
         for source, micros in self._logged.items():
@@ -253,6 +253,6 @@ def _by_hour(micros: Ints, first: int, last: int) -> tuple[Ints, Ints]:
     return found + first, counts[found]
 
 
-def _beside_the_value(letter: Reject) -> int:
+def _bytes_beside_value(letter: Reject) -> int:
     """The bytes of a dead letter's key and headers; a valid message does not keep these."""
     return len(letter.key or b"") + sum(len(name) + len(value or b"") for name, value in letter.headers)

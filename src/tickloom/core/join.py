@@ -1,7 +1,7 @@
 """join: moving averages per symbol, then prices joined with volumes. Pure: no I/O, no clock.
 
 A batch meets the tails. For every symbol it touches, the rows of both sides from the batch's earliest event time on, and the
-W-1 rows before them, are merged with the batch's own (``merge``). The merged rows tell everything exactly: which keys are new,
+W-1 rows before them, are merged with the batch's own (``merge``). The merged rows give everything exactly: which keys are new,
 which rows the batch revises, their averages, and the other half of each key.
 
 A late row whose window, or whose other half, may lie below what a tail holds is *deep*. ``begin`` names the points around which
@@ -44,23 +44,23 @@ class SideRows:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """All that ``load`` writes for a batch. ``code`` in the frames is the index into ``symbols``, which are ordered.
+    """Everything that ``load`` writes for a batch. ``code`` in the frames is the index into ``symbols``, which are ordered.
 
-    ``met``: rows of stock_analytics_data with a new key; ``remet``: rows that replace existing ones. Both: code, ts, price,
+    ``pairs``: rows of stock_analytics_data with a new key; ``changed_pairs``: rows that replace existing ones. Both: code, ts, price,
     volume, price_average, volume_average, ratio. ``older``: symbols that have no row as old as the batch's oldest (code, ts of
     that one).
     """
 
     symbols: pl.Series
     sides: Mapping[Side, SideRows]
-    met: pl.DataFrame
-    remet: pl.DataFrame
+    pairs: pl.DataFrame
+    changed_pairs: pl.DataFrame
     older: pl.DataFrame
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A batch beside its tails. ``deep``: per side the points around which the tables must be read before ``finish``.
+    """A batch with the tails of its symbols. ``deep``: per side the points around which the tables must be read before ``finish``.
 
     ``oldest``: per code the oldest ts of the batch. ``since``: per code a ts that no earlier row precedes.
     """
@@ -86,7 +86,7 @@ def symbols_of(batch: Batch) -> pl.Series:
 
 
 def begin(batch: Batch, symbols: pl.Series, tails: Tails, number: int) -> Begun:
-    """Batch ``number`` beside ``tails``, which must hold all ``symbols``."""
+    """Begin to join batch ``number`` with ``tails``, which must hold all ``symbols``."""
     rows = {side: with_codes(batch.rows[side], symbols) for side in Side}
     read = {side: events(rows[side]) for side in Side}
     slots = tails.slots(symbols.to_list(), number)
@@ -103,7 +103,7 @@ def begin(batch: Batch, symbols: pl.Series, tails: Tails, number: int) -> Begun:
 
 
 def finish(begun: Begun, tails: Tails, around: Around | None = None) -> Joined:
-    """Join what was begun; afterwards ``tails`` hold the batch's rows. ``around``: the stored rows around the deep points."""
+    """Finish the join; afterwards ``tails`` hold the batch's rows. ``around``: the stored rows around the deep points."""
     read, contexts = begun.read, begun.contexts
     known = {side: known_rows(contexts[side], None if around is None else around[side]) for side in Side}
     keys = iter(keys_of([part for side in Side for part in (known[side].rows, read[side])]))
@@ -112,14 +112,14 @@ def finish(begun: Begun, tails: Tails, around: Around | None = None) -> Joined:
         merged[side] = one = merge(known[side], next(keys), read[side], next(keys), tails.window_rows)
         held = slice(None) if around is None else one.rows.ts >= contexts[side].floor[one.rows.code]
         tails.absorb(side, begun.slots, contexts[side].base, take(one.rows, held), one.moved[held])
-    met, remet = _meet(merged[Side.PRICES], merged[Side.VOLUMES])
+    pairs, changed_pairs = _pair(merged[Side.PRICES], merged[Side.VOLUMES])
     older = np.flatnonzero(begun.oldest < begun.since)
     tails.reach_back(begun.slots, begun.oldest)
     return Joined(
         symbols=begun.symbols,
         sides={side: _side_rows(begun.rows[side], merged[side]) for side in Side},
-        met=met,
-        remet=remet,
+        pairs=pairs,
+        changed_pairs=changed_pairs,
         older=_key_frame(Keys(older, older, begun.oldest[older])),
     )
 
@@ -167,7 +167,7 @@ def _key_frame(keys: Keys, *more: pl.Series) -> pl.DataFrame:
     return pl.DataFrame([pl.Series("code", keys.code.astype(np.uint32)), pl.Series("ts", keys.ts), *more])
 
 
-def _meet(prices: Merged, volumes: Merged) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _pair(prices: Merged, volumes: Merged) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The rows of stock_analytics_data that are new, and those that change."""
     key = np.concatenate([prices.key, volumes.key])
     order = np.argsort(key, kind="stable")  # merges two ordered runs
@@ -176,10 +176,10 @@ def _meet(prices: Merged, volumes: Merged) -> tuple[pl.DataFrame, pl.DataFrame]:
     touched = prices.affected[p] | volumes.affected[v]
     p, v = p[touched], v[touched]
     new = (prices.changed & prices.fresh)[p] | (volumes.changed & volumes.fresh)[v]
-    return _met(prices, p[new], volumes, v[new]), _met(prices, p[~new], volumes, v[~new])
+    return _pair_rows(prices, p[new], volumes, v[new]), _pair_rows(prices, p[~new], volumes, v[~new])
 
 
-def _met(prices: Merged, p: Ints, volumes: Merged, v: Ints) -> pl.DataFrame:
+def _pair_rows(prices: Merged, p: Ints, volumes: Merged, v: Ints) -> pl.DataFrame:
     price, volume = prices.rows.value[p], volumes.rows.value[v]
     with np.errstate(all="ignore"):
         ratio = price / volume

@@ -1,4 +1,4 @@
-"""Known rows and a batch's rows merged into one ordered run: which key is new, which row wins, which averages change. Pure."""
+"""Known rows and a batch's rows merged into one ordered run: which keys are new, which rows win, which averages change. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -158,7 +158,7 @@ def _places(code: Ints) -> Ints:
 def _mean(value: Floats, place: Ints, window: int) -> Floats:
     """The mean over each row and the up to ``window``-1 rows of the same code before it.
 
-    It is the sum of the window, oldest row first, divided by its count: bit for bit what Postgres's ``avg() OVER`` gives, and
+    It is the sum of the window, oldest row first, divided by its count: bit for bit the result of Postgres's ``avg() OVER``, and
     without the residue that an incremental sum keeps after a spike.
     """
     total = np.zeros(len(value))

@@ -19,7 +19,7 @@ from tickloom.settings import Settings
 
 Ints: TypeAlias = NDArray[np.int64]
 _TIME_BITS = 48
-"""Hold any time that a row may have, in ms since 1970."""
+"""Enough for any time that a row may have, in ms since 1970."""
 
 
 class Side(StrEnum):
@@ -34,8 +34,9 @@ class Side(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a message is a dead letter; of several the first in this order. ``EXPIRED``: its row's partition was detached.
-    ``REFUSED``: Postgres's own word.
+    """Why a message is a dead letter. If several reasons apply, the first in this order counts.
+
+    ``EXPIRED``: the partition of its row was detached. ``REFUSED``: Postgres refused its row.
     """
 
     EMPTY = "empty"
@@ -52,14 +53,14 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table; ``sql`` is its type, its collation, and NOT NULL where it is so."""
+    """One column of a table. ``sql``: its type, with the collation and NOT NULL if it has them."""
 
     name: str
     sql: str
 
     @property
     def type(self) -> str:
-        """Without NOT NULL."""
+        """The type and the collation, without NOT NULL."""
         return self.sql.removesuffix(" NOT NULL")
 
     @property
@@ -172,7 +173,7 @@ class TopicPartition:
 
 
 class RawMessage(Protocol):
-    """What the later stages may ask of a Kafka message, apart from the columns of its chunk."""
+    """The methods of a Kafka message that later stages may call. Everything else is in the columns of its chunk."""
 
     def key(self) -> Any: ...
     def headers(self) -> Any: ...
@@ -183,8 +184,8 @@ class RawMessage(Protocol):
 class Chunk:
     """Raw messages of one topic as read, in order within each partition; the columns run in parallel.
 
-    Whatever the three columns of numbers are made from, they are kept as int64. ``value_bytes``: of all values.
-    ``logged``: in µs, the latest record timestamp of the message's partition up to it, as far as this chunk tells.
+    The three columns of numbers may be any sequences, and become int64. ``value_bytes``: the size of all values.
+    ``logged``: per message, in µs, the latest record timestamp of its partition in this chunk up to the message.
     """
 
     side: Side
@@ -216,15 +217,15 @@ class Chunk:
             timestamps_ms=self.timestamps_ms[of],
         )
 
-    def lasts(self) -> list[tuple[int, int, int]]:
-        """For each partition, in order: its number, how many of its messages are here, the index of the last."""
+    def last_by_partition(self) -> list[tuple[int, int, int]]:
+        """For each partition, in order: its number, how many of its messages the chunk holds, and the index of the last one."""
         numbers, counts = np.unique(self.partitions, return_counts=True)
         ends = np.argsort(self.partitions, kind="stable")[np.cumsum(counts) - 1]
         return list(zip(numbers.tolist(), counts.tolist(), ends.tolist(), strict=True))
 
 
 def _latest_so_far(partitions: Ints, timestamps_ms: Ints) -> Ints:
-    """For each message the latest timestamp of its partition up to it; what lies out of all bounds counts as the bound."""
+    """For each message the latest timestamp of its partition up to it. A time out of all bounds counts as the nearer bound."""
     order = np.argsort(partitions, kind="stable")
     rank = np.cumsum(np.diff(partitions[order], prepend=partitions[order[:1]]) != 0)  # a partition's number, from 0
     times = np.clip(timestamps_ms[order], 0, LATEST // 1_000)
@@ -262,7 +263,7 @@ ReadEvent: TypeAlias = Chunk | EndOfPartition | Gap | ReadFailed
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A message that is no row, with its bytes untouched."""
+    """A message that becomes no row, with its bytes unchanged."""
 
     source: TopicPartition
     offset: int
@@ -285,7 +286,7 @@ class Decoded:
 
 @dataclass(slots=True)
 class Progress:
-    """What a batch does to one partition's ledger row. Owned by the batch's gatherer, then by nobody.
+    """How far a batch moves one partition's row of the ledger. Only the gatherer changes it, until the batch is closed.
 
     ``logged``: the latest record timestamp of all its messages so far, in µs.
     """

@@ -1,7 +1,7 @@
-"""Derived output tables, declared: columns, sources, a bucket of time, and one query that says what their rows are. Pure.
+"""Declarations of derived output tables: columns, sources, a bucket of time, and one query that computes the rows. Pure.
 
 ``stock_prices``, ``stock_volumes`` and ``stock_analytics_data`` come from ``join``. Every other output is derived from
-them: an ``Output`` is all that the loader, ``migrate``, ``check`` and ``verify`` need to know of it.
+them: an ``Output`` is all that the loader, ``migrate``, ``check`` and ``verify`` need to know about it.
 """
 
 import re
@@ -17,7 +17,7 @@ SOURCES = {table.name: table for table in TABLES}
 _DAY = timedelta(days=1)
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 _STAGING = re.compile(r"(rejoined|corrected|revised|touched|tried)(_.*)?")
-"""A session's own tables have these names, and would hide a table of the same name."""
+"""A session's temporary tables have these names and would hide an output of the same name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Output:
 
     @property
     def definition(self) -> str:
-        """All that decides about its rows, as text: two outputs with the same definition have the same rows."""
+        """Everything that determines its rows, as text: two outputs with the same definition have the same rows."""
         columns = ", ".join(f"{column.name} {column.sql}" for column in self.columns)
         return f"({columns}) every {self.bucket.total_seconds():g} s from {', '.join(self.sources)}: {' '.join(self.select.split())}"
 
@@ -64,13 +64,13 @@ class Output:
         return micros // self.bucket_micros * self.bucket_micros
 
     def _faults(self) -> list[str]:
-        """What keeps us from maintaining such a table, each with its fix."""
+        """The reasons why such a table cannot be maintained, each with its fix."""
         names = self.table.names
         found: list[str] = []
         if not _NAME.fullmatch(self.name) or self.name in SOURCES or _STAGING.fullmatch(self.name):
             found.append(
                 "this name is taken or cannot be used; use up to 40 lower-case letters, digits and underscores, "
-                "and none that begins with rejoined, corrected, revised, touched or tried"
+                "and none of the beginnings rejoined, corrected, revised, touched or tried"
             )
         if not self.columns or len(set(names)) < len(names) or not all(map(_NAME.fullmatch, names)):
             found.append(

@@ -17,7 +17,7 @@ from tickloom.settings import Partitioning
 
 Bools: TypeAlias = NDArray[np.bool_]
 UNKNOWN, FILLED = -1, 1
-"""What ``Layout.filled`` says of a partition; 0: its file is empty."""
+"""Values of ``Layout.filled``; 0 means that the partition's file is empty."""
 
 _FORMATS = {Partitioning.HOURLY: "%Y%m%d%H", Partitioning.DAILY: "%Y%m%d", Partitioning.MONTHLY: "%Y%m"}
 _STAMP_LENGTHS = {Partitioning.HOURLY: 10, Partitioning.DAILY: 8, Partitioning.MONTHLY: 6}
@@ -37,12 +37,12 @@ class Partition:
 
     @property
     def stamp(self) -> str:
-        """The end of its name: the start, down to the last part that is not 0."""
+        """The end of its name: the digits of its start, down to the hour, the day or the month."""
         return self.name.rpartition("_")[2]
 
     @property
     def ddl(self) -> str:
-        """The statement that makes it by hand."""
+        """The statement that creates it by hand."""
         return (
             f"CREATE TABLE {self.name} PARTITION OF {self.table} "
             f"FOR VALUES FROM ('{self.start:%Y-%m-%d %H:%M:%S.%f}+00') TO ('{self.stop:%Y-%m-%d %H:%M:%S.%f}+00')"
@@ -64,7 +64,7 @@ def partition_at(table: str, width: Partitioning, time: datetime) -> Partition:
 
 
 def partition_named(table: str, name: str) -> Partition | None:
-    """The partition to which ``partition_at`` gives this name; None where it gives no such name."""
+    """The partition that ``partition_at`` names so; None if it never uses the name."""
     stamp = name.removeprefix(f"{table}_")
     for width, form in _FORMATS.items():
         try:
@@ -136,9 +136,9 @@ def runs_of(ranges: Sequence[Range]) -> list[Range]:
 
 
 @dataclass(frozen=True, slots=True)
-class Far:
-    """At most ``most`` partitions of a table may begin ``after`` a time (µs): without this limit, producers could have any
-    number of them made.
+class FarLimit:
+    """At most ``most`` partitions of a table may begin ``after`` a time (µs). Without this limit, bad event times could create
+    any number of them.
     """
 
     after: int
@@ -172,7 +172,7 @@ class Layout:
         return np.searchsorted(self.starts, stop, "left") - np.searchsorted(self.stops, first, "right")
 
     def with_parts(self, parts: Sequence[Partition]) -> "Layout":
-        """This layout and these partitions, of which some may be here already."""
+        """This layout with these partitions, some of which it may have already."""
         parts = [part for part in parts if self.at(np.array([micros_of(part.start)]))[0] < 0]
         bounds = np.array([(micros_of(part.start), micros_of(part.stop)) for part in parts], dtype=np.int64)
         starts, stops = np.concatenate([[self.starts, self.stops], bounds.T], axis=1)
@@ -188,9 +188,9 @@ class Layout:
         return micros if at < 0 else LATEST
 
     def holes(self, width: Partitioning, since: int) -> list[Range]:
-        """The parts without a partition of those periods of ``width`` that other partitions cover in part.
+        """The uncovered parts of periods of ``width`` that other partitions cover in part, from the period of ``since`` on.
 
-        No partition of that width can be made there. From the period that holds ``since`` on.
+        No partition of that width can be created there.
         """
         found: list[Range] = []
         edges = np.unique(np.concatenate([self.starts, self.stops]))
@@ -203,7 +203,7 @@ class Layout:
         return found
 
     def _uncovered(self, start: int, stop: int) -> list[Range]:
-        """What no partition covers of [``start``, ``stop``); nothing where all of it is free."""
+        """The ranges of [``start``, ``stop``) that no partition covers; none if no partition overlaps with it at all."""
         inside = np.flatnonzero((self.starts < stop) & (self.stops > start))
         if not len(inside):
             return []

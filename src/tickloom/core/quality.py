@@ -1,4 +1,4 @@
-"""When bad data is no longer bad data: the wrong topic, or a table that refuses everything. Pure counting."""
+"""Decides when rejects are too many to be bad data: the topic is the wrong one, or a table refuses everything. Pure."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ _NEARLY_ALL, _ENOUGH_ROWS = 0.9, 10
 
 @dataclass(frozen=True, slots=True)
 class RejectLimits:
-    """The share of rejects among recent messages at which a stream cannot be ours, and the least count to judge by."""
+    """The share of rejects among recent messages above which the stream must be a wrong one, and the least count to judge by."""
 
     ratio: float
     min_messages: int

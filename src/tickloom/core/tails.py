@@ -25,7 +25,8 @@ Ints = NDArray[np.int64]
 NO_FLOOR, FOREVER = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 _FIRST_SLOTS = 16
 _LOADED_ROWS = 64
-"""More are seldom needed, and each may come from a table partition of its own. Tails grow by themselves."""
+"""Most rows to load of one tail. More are seldom needed, and each may come from a table partition of its own. Tails then
+grow with the batches."""
 _ROW = np.dtype(
     [("ts", np.int64), ("value", np.float64), ("logged", np.int64), ("offset", np.int64), ("partition", np.int32)]
 )
@@ -109,7 +110,7 @@ class Loaded:
 
     @classmethod
     def nothing(cls, symbols: int) -> "Loaded":
-        """For a number of symbols without any row."""
+        """The answer for a number of symbols without any row."""
         rows = pl.DataFrame(schema={"code": pl.UInt32, **{name: _FRAME_TYPES.get(name, pl.Int64) for name in KEPT}})
         return cls(rows, np.full(symbols, NO_FLOOR), np.full(symbols, FOREVER))
 
@@ -150,7 +151,7 @@ class _Ring:
         held = self._at(slots[codes], _numbers(base, counts))
         rows = Events(codes, *(np.ascontiguousarray(held[name]) for name in KEPT))
         floor, deep_until = np.full(len(slots), NO_FLOOR), np.full(len(slots), NO_FLOOR)
-        # For all others the batch is newer than the tail, and the tail holds enough rows: a look would cost an access to memory.
+        # For all others the batch is newer than the tail, and the tail holds enough rows: to check them would cost an access to memory.
         near = np.flatnonzero((newer > 0) | (total - first < max(before, 1)))
         slots, total, first = slots[near], total[near], first[near]
         floor[near] = lowest = np.where(total >= self.rows, self._at(slots, first)["ts"], self.loaded_from[slots])
@@ -237,7 +238,7 @@ class Tails:
         return [symbol for symbol in symbols if symbol not in self._slots]
 
     def reserve(self, coming: int) -> int:
-        """Make room for ``coming`` more symbols, which may shrink C; gives the number of rows to load of each."""
+        """Make room for ``coming`` more symbols, which may shrink C. Returns the number of rows to load of each."""
         if coming > len(self._free):
             self._grow(len(self._slots) + coming)
         return min(self.tail_rows, max(self._least_rows, _LOADED_ROWS))
@@ -278,7 +279,7 @@ class Tails:
         self._rings[side].absorb(slots, base, rows, moved)
 
     def evict(self, coming: int = 0) -> int:
-        """Make room for ``coming`` symbols: drop the least recently touched ones over the bound; gives their number.
+        """Make room for ``coming`` symbols: drop the least recently touched ones over the bound. Returns their number.
 
         A symbol of an uncommitted batch is never dropped, so such symbols may exceed the bound.
         """

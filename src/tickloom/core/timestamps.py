@@ -1,7 +1,7 @@
 """Event times: ISO-8601 text or epoch numbers to microseconds since 1970 UTC. Pure, exact, no clock.
 
 Two parsers of one grammar: ``parse_text`` and ``parse_number`` take a single value; ``parse_alike`` takes many JSON
-literals at once and answers for those that are written like many others. Tests hold them equal.
+literals at once and parses those that are written like many others. Tests hold them equal.
 ``parse_literal`` and ``parse_literals`` combine them, for the codecs of text formats.
 
     YYYY-MM-DD ("T" | " ") HH:MM [":" SS ["." digits]] ["Z" | ("+"|"-") HH [":"] MM | ("+"|"-") HH]
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 MICROSECONDS = 1_000_000
 DAY_MICROSECONDS = 86_400 * MICROSECONDS
 UNREACHABLE = 2**63 - 1
-"""Stands for an epoch number that exceeds a 64-bit count of microseconds: always out of bounds."""
+"""In place of an epoch number that exceeds a 64-bit count of microseconds: always out of bounds."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
@@ -103,7 +103,7 @@ def parse_number(literal: str) -> int:
 
 
 def _scale(size: int) -> int:
-    """The power of ten that turns a number with ``size`` digits before its point into microseconds: its unit's."""
+    """The power of ten that turns a number with ``size`` digits before its point into microseconds."""
     return next((scale for limit, scale in ((11, 6), (14, 3), (17, 0)) if size <= limit), -3)
 
 
@@ -127,7 +127,7 @@ def parse_literals(literals: Sequence[Any]) -> tuple[Ints, Bools]:
 
 
 def parse_alike(literals: Sequence[Any]) -> tuple[Ints, Bools]:
-    """Those of many JSON literals that are written like many others: microseconds, and which ones are known.
+    """Parse those of many JSON literals that are written like many others. Returns microseconds, and which ones are known.
 
     Literals of one length are compared with the form of the first one: where its digits are, and what is between
     them. All that share this form are parsed together; then comes the form of the first literal that is left. Rare

@@ -29,7 +29,7 @@ class Touched:
         return self.keys["ts"].unique().sort().to_numpy()
 
     def without(self, starts: Ints) -> "Touched":
-        """The keys of other buckets than those that begin at ``starts``."""
+        """The keys without those whose buckets begin at ``starts``."""
         return replace(self, keys=self.keys.filter(~np.isin(self.keys["ts"].to_numpy(), starts)))
 
 
@@ -49,10 +49,10 @@ class Recomputed:
 
 
 def touched_by(joined: Joined, outputs: Sequence[Output]) -> list[Touched]:
-    """The keys that ``joined`` touches, of each output that it touches at all."""
+    """The keys that ``joined`` touches, for each output in which it touches any."""
     if not outputs:
         return []
-    frames = {ANALYTICS.name: [joined.met, joined.remet]}
+    frames = {ANALYTICS.name: [joined.pairs, joined.changed_pairs]}
     for side, rows in joined.sides.items():
         frames[FEEDS[side].table.name] = [rows.new, rows.corrected, rows.revised]
     found = [_touched(output, [frame for name in output.sources for frame in frames[name]]) for output in outputs]
@@ -67,7 +67,7 @@ def _touched(output: Output, frames: Sequence[pl.DataFrame]) -> Touched:
 
 
 def recomputed(touched: Touched, symbols: SymbolBytes, widths: Mapping[str, Partitioning]) -> Recomputed:
-    """What to load for the touched keys.
+    """The rows to recompute for the touched keys.
 
     Runs are cut at bounds of buckets and of the narrowest partitions among the tables, so that a statement locks no
     partition in which it has nothing to look up.

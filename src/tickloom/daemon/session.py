@@ -239,7 +239,7 @@ class Session:
         self.engine.committed()
         self._committed.set()
         self._publish(batch, loaded, self.now() - started)
-        self._writer.check_useful(loaded)
+        self._writer.check_still_needed(loaded)
         if self._mode.max_messages is not None and self.engine.batches_committed == _NARROW_BATCHES:
             raise StateSpoilt("enough small batches are loaded: larger ones may be possible again")
 

@@ -208,7 +208,7 @@ class Reader:
         while not self._budget.take(chunk.value_bytes, timeout=0.1):
             if self._stop.is_set():
                 return False
-        for partition, _, last in chunk.lasts():
+        for partition, _, last in chunk.last_by_partition():
             self._newest_ms[side][partition] = int(chunk.timestamps_ms[last])
             self._positions[TopicPartition(chunk.topic, partition)] = int(chunk.offsets[last]) + 1
             self._unfinished[side].add(partition)

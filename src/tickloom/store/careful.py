@@ -1,14 +1,14 @@
 """Loads a batch of which Postgres refuses rows: the messages of these rows become dead letters, and all others are stored.
 
-``trial`` finds the refused rows. Each row has a message that caused it: the row's own, or, where another row's average or a joined
-row is refused, the message that changed that one. The batch is joined again without the causes, on tails read again from the
-tables, and loaded, until Postgres takes it.
+``trial`` finds the refused rows. A message caused each refusal: the row's own message, or, if Postgres refuses another row's
+average or a joined row, the message that changed it. The writer joins the batch again without these messages, on tails that it
+reads again from the tables, and loads it, until Postgres takes it.
 
-*Which messages are rejected at once.* A row that is refused whatever its averages are will always be refused. Where only an
+*Which messages are rejected at once.* Postgres will always refuse a row that it refuses with any averages. Where only an
 average is refused, another message of the batch may be its cause. Of these, only messages without a refused row among the W-1
 rows before them are rejected; the next attempt decides about the others.
 
-*Whether the table is at fault.* Where nearly all rows are refused, the data is not the reason: see ``quality.RefusalWatch``.
+*Whether the table is at fault.* If Postgres refuses nearly all rows, the data is not the reason: see ``quality.RefusalWatch``.
 """
 
 from bisect import bisect_right
@@ -47,7 +47,8 @@ class CarefulWriter:
     """A ``writers.Writer`` for batches that were not joined and have kept their messages.
 
     ``offload`` runs CPU work off the loop. ``budget``: partitions that a transaction may touch. ``patience_seconds``: how long
-    the session waits for more messages, because too few were refused to tell whose fault it is; ``patient``: it may wait longer.
+    the session waits for more messages if too few were refused to tell whether they or the table are at fault. ``patient``:
+    whether it may still wait.
     """
 
     loader: Loader
@@ -65,15 +66,17 @@ class CarefulWriter:
     async def write(self, connection: Connection, work: Work, now: datetime) -> tuple[Batch, Loaded]:
         """The batch committed, with the messages of refused rows among its dead letters.
 
-        Raises as ``Loader.load``; ``DataRefused`` where no row is the reason; ``TooManyRejects`` where the table is;
-        ``Undecided`` where that cannot be told yet; ``TooWide``.
+        Raises as ``Loader.load``; ``DataRefused`` if no row is the reason; ``TooManyRejects`` if the table is at fault;
+        ``Undecided`` if it may be, and more rows would show it; ``TooWide``.
         """
         return await _Sifting(work.batch, self).load(connection, now)
 
     def refusal(self, error: DataRefused) -> TickloomError:
-        return SchemaMismatch(f"{error}; see what was added to the tables of schema tickloom")
+        return SchemaMismatch(
+            f"{error}; remove the constraint or trigger that was added to a table of the schema tickloom"
+        )
 
-    def check_useful(self, loaded: Loaded) -> None:
+    def check_still_needed(self, loaded: Loaded) -> None:
         if self.patience_seconds or not loaded.rejects[Reason.REFUSED]:
             raise StateSpoilt("the messages that Postgres refused are dead letters")
 
@@ -86,7 +89,9 @@ class _Sifting:
         self._writer = writer
         self._rows: Mapping[Side, pl.DataFrame] = batch.rows
         self._refused: list[Reject] = []
-        self._seen: tuple[Mapping[str, int], Mapping[str, int]] | None = None  # rows tried and refused, at first
+        self._seen: tuple[Mapping[str, int], Mapping[str, int]] | None = (
+            None  # rows tried and refused, in the first attempt
+        )
 
     async def load(self, connection: Connection, now: datetime) -> tuple[Batch, Loaded]:
         """As ``CarefulWriter.write``."""
@@ -122,7 +127,7 @@ class _Sifting:
         return joined, work, work.encoded
 
     def _judge(self, encoded: Encoded, found: Sequence[Refusal]) -> None:
-        """Raise where the table is at fault, or may be; nothing of the batch is stored yet."""
+        """Raise if the table is at fault, or may be. Nothing of the batch is stored yet."""
         if self._seen is not None:
             return
         refused, tried = Counter(one.target for one in found), encoded.rows
@@ -131,18 +136,18 @@ class _Sifting:
             if verdict is Verdict.TABLE:
                 table, last = STREAMS[target].table.name, [one for one in found if one.target == target][-1]
                 raise TooManyRejects(
-                    f"Postgres refused {refused[target]} of {tried[target]} rows of {table}, the last: {last.words}. The table "
-                    f"refuses so many that the data cannot be the reason; nothing of the batch was stored. {_fix(table, last)}; "
+                    f"Postgres refused {refused[target]} of {tried[target]} rows of {table}, the last: {last.message}. That is too "
+                    f"many for the data to be the reason; nothing of the batch was stored. {_fix(table, last)}; "
                     f"or set TICKLOOM_REJECT_LIMIT_RATIO=1 to make dead letters of any share"
                 )
         if self._writer.patient and Verdict.UNCLEAR in verdicts.values():
             raise Undecided(
-                f"Postgres refused nearly all of too few rows to tell whether they or the table are at fault: {found[-1].words}"
+                f"Postgres refused nearly all of too few rows to tell whether they or the table are at fault: {found[-1].message}"
             )
         self._seen = tried, refused
 
     def _blame(self, joined: Joined, found: Sequence[Refusal]) -> None:
-        """Make dead letters of the messages that certainly caused a refusal; at least of one."""
+        """Make dead letters of the messages that certainly caused a refusal; of at least one."""
         written = _Written(joined)
         frames = frames_of(joined, 0)
         blamed: dict[Source, Refusal] = {}
@@ -156,7 +161,7 @@ class _Sifting:
             (blamed if one.own else doubted).setdefault(source, one)
         if not blamed:
             blamed = {source: doubted[source] for source in written.roots(doubted, self._writer.window_rows)}
-        self._refused += _letters(self._batch, {source: one.words for source, one in blamed.items()})
+        self._refused += _letters(self._batch, {source: one.message for source, one in blamed.items()})
         schema = {"partition": pl.Int32, "offset": pl.Int64}
         gone = {side: [source[1:] for source in blamed if source[0] is side] for side in Side}
         self._rows = {
@@ -194,8 +199,8 @@ class _Written:
         return [source for source in found if source is not None]
 
     def source_of(self, table: Table, code: int, ts: int) -> Source:
-        """The message that caused a row of a table: the batch's message with its key, the volume before the price; without one,
-        the newest message before it, which changed its average.
+        """The message that caused a row of a table: the batch's message with its key, the volume before the price. If there is
+        none, the newest message before the row, which changed its average.
         """
         sides = [side for side in Side if FEEDS[side].table == table] or [Side.VOLUMES, Side.PRICES]
         for side in sides:
@@ -205,7 +210,7 @@ class _Written:
         return self._sources[side, code, time]
 
     def roots(self, doubted: Mapping[Source, Refusal], window: int) -> Iterator[Source]:
-        """The messages whose average no other one of them can have changed: none is among the ``window``-1 rows before."""
+        """The messages whose average no other one of these can have changed: none is among the ``window``-1 rows before."""
         last: dict[tuple[Side, int], int] = {}
         for source in sorted(doubted, key=lambda source: self._keys[source]):
             code, ts = self._keys[source]
@@ -220,14 +225,14 @@ class _Written:
         return times[place - 1] if place else -(1 << 63)
 
 
-def _letters(batch: Batch, words: Mapping[Source, str]) -> Iterator[Reject]:
-    """The dead letters of these messages, with the words of Postgres."""
+def _letters(batch: Batch, details: Mapping[Source, str]) -> Iterator[Reject]:
+    """The dead letters of these messages, with Postgres's messages."""
     for chunk in batch.raw:
         for index, (partition, offset) in enumerate(
             zip(chunk.partitions.tolist(), chunk.offsets.tolist(), strict=True)
         ):
-            if (message := words.get((chunk.side, partition, offset))) is not None:
-                yield reject(chunk, index, Reason.REFUSED, message)
+            if (detail := details.get((chunk.side, partition, offset))) is not None:
+                yield reject(chunk, index, Reason.REFUSED, detail)
 
 
 def _fix(table: str, refusal: Refusal) -> str:

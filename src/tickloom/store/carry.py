@@ -1,4 +1,4 @@
-"""What a walk through slices of time carries from one slice to the next: the last rows of each symbol. Pure."""
+"""The rows that a walk through slices of time carries from one slice to the next: the last ones of each symbol. Pure."""
 
 from collections import defaultdict
 from collections.abc import Iterable

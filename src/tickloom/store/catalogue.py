@@ -1,7 +1,7 @@
-"""Which partitions the tables have, as the server's catalogue says: their bounds, and which may hold rows.
+"""The partitions of the tables, as the server's catalogue has them: their bounds, and which may hold rows.
 
-The catalogue decides: a row goes into the partition that holds its time, whoever made that partition, whatever its name
-and however wide it is. Where a partition was detached, and its table still has its name, rows of that time are *expired*.
+The catalogue decides: a row goes into the partition that holds its time. It does not matter who made that partition, what its
+name is, or how wide it is. If a partition was detached, and its table still has its name, rows of that time are *expired*.
 """
 
 import re
@@ -11,7 +11,7 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from tickloom.core.partitioning import FILLED, UNKNOWN, Bools, Far, Layout, Partition, Range, partition_named
+from tickloom.core.partitioning import FILLED, UNKNOWN, Bools, FarLimit, Layout, Partition, Range, partition_named
 from tickloom.core.timestamps import EARLIEST, LATEST, micros_of
 from tickloom.errors import SchemaMismatch
 from tickloom.settings import Partitioning
@@ -22,7 +22,7 @@ _MAY_HOLD_ROWS = """
     FROM unnest($1::text[]) WITH ORDINALITY AS names (name, number)
     LEFT JOIN pg_class c ON c.oid = to_regclass(quote_ident(name))
 """
-"""A partition that this name does not find, say in another schema, may hold rows; so may one that is no plain table."""
+"""A partition counts as filled if this name does not find it, as in another schema, or if it is not a plain table."""
 _BOUNDS = re.compile(r"FOR VALUES FROM \((MINVALUE|'[^']+')\) TO \((MAXVALUE|'[^']+')\)")
 
 
@@ -39,13 +39,13 @@ class Catalogue:
         self._attached_again = False
 
     def forget(self) -> None:
-        """Read the catalogue again: partitions may have gone, have come, or have got rows."""
+        """Read the catalogue again: partitions may have been dropped, created or filled."""
         self._layouts.clear()
         self._detached.clear()
         self._attached_again = False
 
     async def layout(self, connection: Connection, table: str) -> Layout:
-        """A table's partitions, as they are known now; one for all time where it has none.
+        """A table's partitions, as they are known now; one for all time if the table has none.
 
         Raises ``StoreUnavailable``; ``SchemaMismatch`` for a default partition.
         """
@@ -62,7 +62,7 @@ class Catalogue:
         if len(unknown):
             names = [layout.names[at] for at in unknown.tolist()]
             rows: list[bool] = await connection.fetchval(_MAY_HOLD_ROWS, names)
-            still_filled = layout.filled[unknown] == FILLED  # by us, while the server was asked
+            still_filled = layout.filled[unknown] == FILLED  # we filled them while the server answered
             layout.filled[unknown] = np.where(still_filled, FILLED, rows)
         return first + np.flatnonzero(layout.filled[first:stop] == FILLED)
 
@@ -78,7 +78,7 @@ class Catalogue:
         """The partitions that are known to be detached, in order."""
         return sorted(part for parts in self._detached.values() for part in parts)
 
-    def too_far(self, table: str, micros: NDArray[np.int64], far: Far) -> Bools:
+    def too_far(self, table: str, micros: NDArray[np.int64], far: FarLimit) -> Bools:
         """Which of these times have no partition and get none, because they lie too far ahead."""
         beyond, layout = micros > far.after, self._layouts.get(table)
         if layout is not None and beyond.any():
@@ -86,7 +86,7 @@ class Catalogue:
         return np.zeros(len(micros), dtype=np.bool_)
 
     def count(self, touched: Mapping[str, Sequence[Range]]) -> int:
-        """How many partitions lie in these ranges of each table; a range counts as one where nothing is known."""
+        """How many partitions lie in these ranges of each table; a range counts as one if its layout is not known."""
         found = 0
         for table, ranges in touched.items():
             layout = self._layouts.get(table)
@@ -97,7 +97,7 @@ class Catalogue:
                 found += int(np.maximum(layout.within(*bounds), 1).sum())
         return found
 
-    # --- what the maker of partitions tells ----------------------------------------------------------------------
+    # --- notes by the maker of partitions ------------------------------------------------------------------------
 
     def note_rows(self, table: str, layout: Layout, at: NDArray[np.int64]) -> None:
         """The partitions at these indexes are about to hold rows; -1 is none."""
@@ -125,7 +125,7 @@ class Catalogue:
         """Whether a partition that was detached has been attached since ``forget``."""
         return self._attached_again
 
-    # --- how -----------------------------------------------------------------------------------------------------
+    # --- reading -------------------------------------------------------------------------------------------------
 
     async def _read(self, connection: Connection, table: str) -> Layout:
         row = await connection.fetchrow(sql("partitions"), table)
@@ -136,9 +136,9 @@ class Catalogue:
             self._bounds.update(
                 (oid, _parsed(table, one)) for oid, one in zip(unknown, bounds, strict=True) if one is not None
             )
-        there = [oid in self._bounds for oid in oids]  # one may have gone between the two queries
-        names = [name for name, known in zip(row["names"], there, strict=True) if known]
-        parts = [self._bounds[oid] for oid, known in zip(oids, there, strict=True) if known]
+        known = [oid in self._bounds for oid in oids]  # one may have been dropped between the two queries
+        names = [name for name, is_known in zip(row["names"], known, strict=True) if is_known]
+        parts = [self._bounds[oid] for oid, is_known in zip(oids, known, strict=True) if is_known]
         starts, stops = np.array(parts, dtype=np.int64).reshape(-1, 2).T
         order = np.argsort(starts)
         filled = np.where(np.isin(starts, list(self._filled.get(table, ()))), FILLED, UNKNOWN).astype(np.int8)
@@ -165,8 +165,8 @@ def _parsed(table: str, bounds: str) -> tuple[int, int]:
     found = _BOUNDS.fullmatch(bounds)
     if found is None:
         raise SchemaMismatch(
-            f"{table} has a partition of another kind ({bounds}): rows that land there make later partitions hard to make, and "
-            f"are not found again; detach it"
+            f"{table} has a partition of another kind ({bounds}): rows that land there keep later partitions from being created "
+            f"and are not found again; detach it"
         )
     return _micros(found[1].strip("'")), _micros(found[2].strip("'"))
 

@@ -1,4 +1,4 @@
-"""Whether the tables are what this version writes: version, columns, keys, partitioning, rights. Nothing is changed."""
+"""Checks that this version can write the tables: version, columns, keys, partitioning, rights. Changes nothing."""
 
 from dataclasses import replace
 from datetime import datetime
@@ -19,7 +19,7 @@ _MAY_MAKE = "SELECT has_function_privilege('tickloom.make_partitions(regclass, t
 
 
 async def check_schema(connection: Connection, settings: Settings, *, writes: bool = True) -> None:
-    """Whether the database is at the version that this tickloom needs, and passes ``check_tables``.
+    """Check that the database is at the version that this tickloom needs, and passes ``check_tables``.
 
     Raises ``SchemaMismatch`` with the fix, ``StoreUnavailable``.
     """
@@ -29,7 +29,7 @@ async def check_schema(connection: Connection, settings: Settings, *, writes: bo
 
 
 async def check_tables(connection: Connection, settings: Settings, *, writes: bool = True) -> None:
-    """Whether this role may read the tables and, if it ``writes``, write them, and whether they have the right shape.
+    """Check that this role may read the tables and, if it ``writes``, write them, and that they have the right shape.
 
     A running daemon checks this and not the version: a newer tickloom may migrate beside it (see ``migrate``).
     Raises ``SchemaMismatch`` with the fix, ``StoreUnavailable``.
@@ -43,7 +43,7 @@ async def check_tables(connection: Connection, settings: Settings, *, writes: bo
 
 
 async def check_encoding(connection: Connection) -> None:
-    """Whether the database can hold every symbol. Raises ``SchemaMismatch``."""
+    """Check that the database can hold every symbol. Raises ``SchemaMismatch``."""
     found = await connection.fetchval("SELECT current_setting('server_encoding')")
     if found != "UTF8":
         raise SchemaMismatch(
@@ -53,7 +53,7 @@ async def check_encoding(connection: Connection) -> None:
 
 
 async def _check_shape(connection: Connection) -> None:
-    """Columns, types, keys, and whatever else changes, hides or refuses rows: see ``inspection``."""
+    """Check columns, types, keys, and everything else that would change, hide or refuse rows: see ``inspection``."""
     wanted = (*outputs.tables(), *BOOKKEEPING)
     names = [table.name for table in wanted]
     columns: dict[str, dict[str, FoundColumn]] = {name: {} for name in names}
@@ -77,7 +77,7 @@ async def _check_shape(connection: Connection) -> None:
 
 
 async def _elsewhere(connection: Connection, table: str) -> str:
-    """In which other schema an output table of that name exists, and the fix."""
+    """The end of the message about a missing table: the other schema that has such a table, and the fix."""
     found = await connection.fetchval(
         "SELECT relnamespace::regnamespace::text FROM pg_class WHERE relname = $1 AND relkind IN ('r', 'p') LIMIT 1",
         table,
@@ -107,10 +107,10 @@ async def _check_partitioning(connection: Connection, table: Table, width: Parti
 
 
 async def check_widths(connection: Connection, maker: Partitioner, now: datetime) -> None:
-    """Whether the partitions from ``now`` on can be created as wide as the settings say.
+    """Check that the partitions from ``now`` on can be created as wide as the settings say.
 
-    Older partitions may have any width: narrower ones are created beside them. A role that may not create partitions need not
-    care. Raises ``SchemaMismatch`` with the fix, ``StoreUnavailable``.
+    Older partitions may have any width: narrower ones are created beside them. The check does not concern a role that may not
+    create partitions. Raises ``SchemaMismatch`` with the fix, ``StoreUnavailable``.
     """
     if not await connection.fetchval(_MAY_MAKE):
         return

@@ -1,20 +1,20 @@
-"""Who may read what: one replica everything, or several replicas equal partition numbers of both topics.
+"""Which partitions each replica reads: one replica reads everything, or several read equal partition numbers of both topics.
 
-A symbol's windows, and the join, need all of its rows in one replica. Replicas can share the topics where every message
+A symbol's windows, and the join, need all of its rows in one replica. Replicas can share the topics if every message
 of a symbol comes in one partition number of both topics. Nothing promises that: keys may be missing, partitioners
-differ, and with every partition that is added some symbols move. Their older messages still wait in the old partition
-then, and producers that have not yet noticed the new partitions go on writing there for minutes. Therefore:
+differ, and some symbols move with every partition that is added. Their older messages then still wait in the old partition,
+and producers that have not yet noticed the new partitions go on writing there for minutes. Therefore:
 
 - In ``tickloom.symbols`` a symbol has a *home*: the partition number that it belongs to. A replica that shares reads no
   symbol before the symbol has its home, and stops where it meets a symbol in another partition number.
-- When the partition counts have changed, or a symbol is met away from home after they once changed, one replica (the
-  one to which the group gives the first partition of prices) reads everything for a while, and the others stand by. What
-  one replica reads alone may come in any partition. After that the homes are forgotten, and the replicas share again.
-- Where the counts have never changed, the topics were not made to be shared: the replica that came later stops, and says
-  what to change.
+- When the partition counts have changed, or a symbol appears away from home after they once changed, one replica (the
+  one to which the group gives the first partition of prices) reads everything for a while, and the others stand by. For a
+  replica that reads alone, a symbol may come in any partition. Then all homes are forgotten, and the replicas share again.
+- Where the counts have never changed, the topics were not made to be shared: the replica that joined later stops with a
+  message that says what to change.
 
 ``tickloom.sharing`` holds the present state, and ``era`` counts its changes. One transaction reads it, changes it, and
-takes over partitions in the ledger: a replica that decided by an older era finds that out, or is fenced.
+takes over partitions in the ledger: a replica that decided in an older era notices that, or is fenced.
 
 ``enter`` decides, once a session. What it decided is a policy, ``Alone`` or ``Shared``, which the session asks about each
 chunk and each batch.
@@ -37,12 +37,12 @@ from tickloom.store.postgres import Connection, sql
 
 T = TypeVar("T")
 Symbols: TypeAlias = Callable[[], Awaitable[pl.Series]]
-"""Computes the distinct symbols of a batch, where they are needed."""
+"""Computes the distinct symbols of a batch, when they are needed."""
 
 
 class Role(StrEnum):
-    """What a replica reads. ``EVERYTHING``: all, since the group has no other member. ``ALONE``: all, while the other members
-    are on ``STANDBY`` and read nothing. ``SHARED``: its own partition numbers.
+    """What a replica reads. ``EVERYTHING``: all, because the group has no other member. ``ALONE``: all, while the other
+    members are on ``STANDBY`` and read nothing. ``SHARED``: its own partition numbers.
     """
 
     EVERYTHING = "everything"
@@ -53,9 +53,9 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """The row of ``tickloom.sharing``. ``prices`` and ``volumes``: the partition counts that it is about. ``raised``: whether
-    they have ever changed. ``alone_seconds``: for how long one replica has been reading everything because of that; None
-    where it need not. ``torn``: a symbol that was met away from home.
+    """The row of ``tickloom.sharing``. ``prices`` and ``volumes``: the partition counts that it applies to. ``raised``:
+    whether they have ever changed. ``alone_seconds``: for how long one replica has been reading everything because of that; None
+    if no replica needs to. ``torn``: a symbol that appeared away from home.
     """
 
     era: int
@@ -68,8 +68,8 @@ class Sharing:
 
 @dataclass(frozen=True, slots=True)
 class Stance:
-    """``insists``: this replica had everything before the others came, and cannot share. ``caught_up``: it has read alone, up
-    to the ends that the logs had when it began.
+    """What a replica brings from its last session. ``insists``: it read everything before the others came, and cannot share.
+    ``caught_up``: it has read alone, up to the ends that the logs had when it began.
     """
 
     insists: bool = False
@@ -78,7 +78,7 @@ class Stance:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a replica knows when its session begins: what the group has assigned to it, and the partition count of each topic."""
+    """The facts that a replica has when its session begins: its assignment, and the partition count of each topic."""
 
     assigned: frozenset[TopicPartition]
     counts: Mapping[str, int]
@@ -91,12 +91,12 @@ class View:
 
     @property
     def leads(self) -> bool:
-        """Whether this replica is the one that reads everything where only one may."""
+        """Whether this replica is the one that reads everything if only one may read."""
         return TopicPartition(self.settings.prices_topic, 0) in self.assigned
 
     @property
     def may_read(self) -> frozenset[TopicPartition]:
-        """The partitions that this replica may have to read, whatever ``decide`` says."""
+        """The partitions that this replica may have to read, before ``decide`` has decided."""
         return self.everything if self.leads else self.assigned
 
 
@@ -104,7 +104,7 @@ class View:
 
 
 def decide(noted: Sharing | None, view: View) -> tuple[Role, Sharing]:
-    """What this replica reads, and the state from now on. Raises ``NotCopartitioned``."""
+    """The role of this replica, and the state from now on. Raises ``NotCopartitioned``."""
     settings = view.settings
     prices, volumes = (view.counts[topic] for topic in (settings.prices_topic, settings.volumes_topic))
     now = noted or Sharing(0, prices, volumes)
@@ -155,7 +155,7 @@ def check_copartitioned(view: View) -> None:
 
 
 class Database(Protocol):
-    """Does work on a connection, through outages."""
+    """Runs work on a connection, and waits out outages."""
 
     def run(self, work: Callable[[Connection], Awaitable[T]]) -> Awaitable[T]: ...
 
@@ -166,14 +166,14 @@ class Alone:
     def __init__(self, era: int | None, settings: Settings, *, shares_later: bool) -> None:
         """``shares_later``: whether it reads alone only until the replicas may share again."""
         self.era = era
-        """The era that the policy belongs to; None where the group has no other member, whose eras would matter."""
+        """The era that the policy belongs to; None if the group has no other member, since eras do not matter then."""
         self._settings, self._shares_later = settings, shares_later
 
     async def admit(self, chunk: Chunk) -> None:
-        """Any message is welcome."""
+        """Accept every chunk: messages need no keys."""
 
     async def check_homes(self, batch: Batch, symbols: Symbols) -> None:
-        """A symbol may come in any partition."""
+        """Accept every batch: a symbol may come in any partition."""
 
     def may_share(self, now: Sharing) -> bool:
         """Whether the replicas may share, once this one has caught up."""
@@ -191,7 +191,7 @@ class Shared:
         self._homes: dict[str, int] = {}
 
     async def admit(self, chunk: Chunk) -> None:
-        """Raise ``NotCopartitioned`` where a message has no key: it may be in any partition."""
+        """Raise ``NotCopartitioned`` if a message has no key: it may be in any partition."""
         if any(message.key() is None for message in chunk.messages):
             raise NotCopartitioned(
                 f"topic {chunk.topic} holds messages without a key, so several replicas cannot share it; "
@@ -201,7 +201,7 @@ class Shared:
     async def check_homes(self, batch: Batch, symbols: Symbols) -> None:
         """Raise ``AwayFromHome`` unless each of the batch's ``symbols`` comes in its home; new ones are given theirs.
 
-        All replicas learn that the symbol is torn. Waits through outages.
+        In that case it lets all replicas know that the symbol is torn. Waits out outages.
         """
         names = await symbols()
         found = dict(zip(names.to_list(), partition_of_symbols(batch, names).tolist(), strict=True))
@@ -228,7 +228,7 @@ Policy: TypeAlias = Alone | Shared
 
 @dataclass(frozen=True, slots=True)
 class Entered:
-    """The outcome of ``enter``. ``claims``: of the partitions that this replica now reads. ``shares_later``: see ``Alone``."""
+    """The outcome of ``enter``. ``claims``: those of the partitions that this replica now reads. ``shares_later``: see ``Alone``."""
 
     role: Role
     era: int
@@ -247,9 +247,9 @@ class Entered:
 
 
 async def enter(connection: Connection, view: View, first_offsets: Mapping[TopicPartition, int], owner: str) -> Entered:
-    """Decide what to read, and take it over, in one transaction.
+    """Decide which partitions to read, and take them over, in one transaction.
 
-    ``first_offsets``: where the logs of ``view.may_read`` begin. Raises ``StandBy`` where this replica reads nothing for now,
+    ``first_offsets``: where the logs of ``view.may_read`` begin. Raises ``StandBy`` if this replica reads nothing for now,
     ``NotCopartitioned``, ``StoreUnavailable`` (``LockHeld`` after the holder's session was ended: try again), ``Mistake``.
     """
     async with ledger.taking_over(connection, list(first_offsets), _LOCK) as row:
@@ -261,7 +261,7 @@ async def enter(connection: Connection, view: View, first_offsets: Mapping[Topic
             await connection.execute(_NOTE, now.era, now.prices, now.volumes, now.raised, now.alone_seconds, now.torn)
         claims: dict[TopicPartition, ledger.Claim] = {}
         if role is not Role.STANDBY:
-            # Where one replica has read everything until now, all is taken over: what it has in flight must be fenced.
+            # If one replica has read everything until now, take over all partitions: its batch in flight must be fenced.
             forget_homes = role is not Role.SHARED or (changed and noted is not None)
             wanted = view.everything if forget_homes else view.assigned
             claims = await ledger.claim(connection, {at: first_offsets[at] for at in wanted}, owner)
@@ -275,21 +275,20 @@ async def enter(connection: Connection, view: View, first_offsets: Mapping[Topic
 
 
 async def settle_homes(connection: Connection, homes: Mapping[str, int]) -> str | None:
-    """Give these symbols their homes where they have none. Gives a symbol whose home is another one; None where all are right.
+    """Store the homes of those symbols that have none. Returns a symbol whose home is another one; None if there is none.
 
     Raises ``StoreUnavailable``.
     """
     symbols = sorted(homes)  # so that replicas do not wait for each other in circles
     numbers = [homes[symbol] for symbol in symbols]
-    homeless = await connection.fetch(_HOMELESS, symbols, numbers)
-    if homeless:
-        names, theirs = zip(*homeless, strict=True)
-        await connection.execute(_SETTLE, list(names), list(theirs))
+    without_home = await connection.fetch(_WITHOUT_HOME, symbols, numbers)
+    if without_home:
+        await connection.execute(_SETTLE, *map(list, zip(*without_home, strict=True)))
     return await connection.fetchval(_AWAY, symbols, numbers)
 
 
 async def note_torn(connection: Connection, era: int, symbol: str) -> None:
-    """Let all replicas know that a symbol was met away from home. Raises ``StoreUnavailable``."""
+    """Let all replicas know that a symbol appeared away from home. Raises ``StoreUnavailable``."""
     await connection.execute(_NOTE_TORN, era, symbol)
 
 
@@ -306,11 +305,11 @@ _READ = (
 _LOCK = f"{_READ} FOR UPDATE"
 _NOTE = sql("note_sharing")
 _NOTE_TORN = sql("note_torn")
-_HOMELESS = """
+_WITHOUT_HOME = """
     SELECT w.symbol, w.home FROM unnest($1::text[], $2::int[]) AS w (symbol, home)
     LEFT JOIN tickloom.symbols s ON s.symbol = w.symbol WHERE s.home IS NULL ORDER BY 1
 """
-# A symbol without rows is noted as having none: its ``since`` is infinite.
+# These symbols have no rows yet, so their ``since`` is infinite.
 _SETTLE = """
     INSERT INTO tickloom.symbols AS s (symbol, home, since)
     SELECT symbol, home, 'infinity' FROM unnest($1::text[], $2::int[]) AS w (symbol, home)

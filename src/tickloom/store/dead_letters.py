@@ -52,6 +52,8 @@ def _header(name: str, value: bytes | None) -> dict[str, str | None]:
 
 
 def _record_time(timestamp_ms: int) -> datetime | None:
-    if timestamp_ms == -1 or not EARLIEST <= timestamp_ms * 1_000 < LATEST:  # none given, or beyond ``datetime``
+    if (
+        timestamp_ms == -1 or not EARLIEST <= timestamp_ms * 1_000 < LATEST
+    ):  # the record has no timestamp, or one beyond ``datetime``
         return None
     return moment(timestamp_ms * 1_000)

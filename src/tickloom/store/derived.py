@@ -1,7 +1,7 @@
-"""Writes derived outputs: recomputes the rows of touched keys from the sources, as they are after the batch.
+"""Writes derived outputs: recomputes the rows of touched keys from the sources as the batch has left them.
 
 The keys go into a temporary table, and one statement for each run of neighbouring partitions takes them from there. A
-bucket is computed from the source rows that are there: keep raw partitions for longer than messages may be late.
+bucket is computed from the source rows that still exist, so keep raw partitions for longer than messages may be late.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ async def stage(connection: Connection) -> None:
 
 
 async def write(connection: Connection, derived: Sequence[Recomputed], copy_seconds: float) -> None:
-    """Recompute rows once all else of the batch is written, in its transaction. Their partitions must exist.
+    """Recompute rows after the rest of the batch is written, in its transaction. Their partitions must exist.
 
-    Raises ``SchemaMismatch`` where Postgres refuses such a row: no message is to blame for what a query gives;
+    Raises ``SchemaMismatch`` if Postgres refuses such a row, since no message is to blame for the result of a query;
     ``StoreUnavailable``; ``Mistake``.
     """
     if derived:
@@ -46,7 +46,7 @@ async def write(connection: Connection, derived: Sequence[Recomputed], copy_seco
 
 
 def statement_of(output: Output) -> str:
-    """Recomputes the staged keys in a range: $1, $2."""
+    """The statement that recomputes the staged keys in the range [$1, $2)."""
     names = [column.name for column in output.columns]
     return sql("derived_write").format(
         table=output.name,
@@ -62,7 +62,7 @@ def statement_of(output: Output) -> str:
 
 
 def listed(names: Sequence[str], prefix: str = "") -> str:
-    """Names of columns as a statement has them."""
+    """Names of columns as a list in a statement."""
     return ", ".join(f'{prefix}"{name}"' for name in names)
 
 

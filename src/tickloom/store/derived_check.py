@@ -1,9 +1,9 @@
-"""``verify`` for derived outputs: each held against its ``select`` over the sources as they are, and recomputed where it differs.
+"""``verify`` for derived outputs: compares each with its ``select`` over the stored sources, and recomputes it where it differs.
 
-Slices are cut at bounds of buckets, and a bucket is judged where it lies in the span as a whole. The sources are taken as
-they are stored: a repair of averages and of the join comes first, and then recomputes what follows from them.
+Slices are cut at bounds of buckets, and only buckets that lie wholly in the span are checked. The stored sources are taken as
+right: a repair of averages and of the join comes first, and then recomputes the outputs that follow from them.
 
-A difference is a doubt, which a repair leaves as it is, where
+A difference is only a doubt, which a repair leaves alone, if
 
 - the row's own partition was detached (``detached``);
 - a source has no partition for a part of the bucket, while rows that were stored are missing (``partial``): the row was
@@ -27,10 +27,11 @@ from tickloom.store.derived import listed
 from tickloom.store.outputs import declared
 from tickloom.store.partitions import Partitioner
 from tickloom.store.parts import read_parts, refuse_dropped
-from tickloom.store.postgres import Connection, first_line, sql
+from tickloom.store.postgres import Connection, sql
 from tickloom.store.recompute import WITHIN, plan_for_slices
 from tickloom.store.repair import Damage
 from tickloom.store.slices import BEGINNING, END, Part, Slice, Span, cut
+from tickloom.store.sqlstates import first_line
 
 T = TypeVar("T", Part, Slice)
 _NARROWEST = timedelta(hours=1)
@@ -38,8 +39,8 @@ _NARROWEST = timedelta(hours=1)
 _EPOCH = moment(0)
 
 
-class Looking(Protocol):
-    """How ``verify`` looks: transactions on its snapshot, each of which may touch so many partitions of each table."""
+class SnapshotReader(Protocol):
+    """Transactions on the snapshot of ``verify``. Each may touch ``most_partitions`` partitions of each table."""
 
     most_partitions: int
 
@@ -48,17 +49,19 @@ class Looking(Protocol):
 
 @dataclass(slots=True)
 class Found:
-    """What a look at one output gives: its rows, the differences as ``sql/derived_differences.sql`` has them, and where."""
+    """The result for one output: the count of its rows, its differences (the rows of ``sql/derived_differences.sql``), and the
+    slices that have any.
+    """
 
     output: Output
     rows: int = 0
     differences: list[Any] = field(default_factory=list[Any])
     slices: list[tuple[Slice, frozenset[str]]] = field(default_factory=list[tuple[Slice, frozenset[str]]])
-    """With the doubts about its differences; "" for none."""
+    """Each slice with the doubts about its differences; "" stands for no doubt."""
 
 
 async def try_selects(connection: Connection) -> None:
-    """Run each output's statements on no rows. Raises ``SchemaMismatch`` where Postgres cannot; ``StoreUnavailable``."""
+    """Run each output's statements on no rows. Raises ``SchemaMismatch`` if Postgres cannot; ``StoreUnavailable``."""
     for output in declared():
         try:
             nothing: list[datetime] = []
@@ -72,18 +75,18 @@ async def try_selects(connection: Connection) -> None:
             ) from error
 
 
-async def look(looking: Looking, parts: Sequence[Part], span: Span, largest: int, limit: int) -> list[Found]:
-    """Each output compared in ``span``; ``parts`` are those of the sources. Raises ``Mistake``, ``StoreUnavailable``."""
+async def compare(reader: SnapshotReader, parts: Sequence[Part], span: Span, largest: int, limit: int) -> list[Found]:
+    """Compare each output in ``span``; ``parts`` are those of the sources. Raises ``Mistake``, ``StoreUnavailable``."""
     found: list[Found] = []
     for output in declared():
-        async with looking.transaction() as connection:
+        async with reader.transaction() as connection:
             own = await read_parts(connection, [output.name])
             detached = _bounds(await detached_partitions(connection, output.name))
         sources = [part for part in parts if part.table in output.sources]
         one = Found(output)
-        for piece in _slices(output, [*own, *sources], span, largest, looking.most_partitions):
+        for piece in _slices(output, [*own, *sources], span, largest, reader.most_partitions):
             holes = _holes(output, sources, piece)
-            async with looking.transaction() as connection:
+            async with reader.transaction() as connection:
                 rows = await _compared(connection, output, piece, limit, detached, holes)
                 one.rows += await connection.fetchval(
                     f"SELECT count(*) FROM {output.name} WHERE {WITHIN}", piece.start, piece.stop
@@ -102,10 +105,10 @@ async def repair(
     found: Iterable[Found],
     complete: bool,
 ) -> dict[str, int]:
-    """Recompute where the sources were ``repaired``, and where differences were ``found``; rows written by table.
+    """Recompute the slices whose sources were ``repaired``, and those in which differences were ``found``.
 
     ``complete``: no row is missing from the raw tables, so that a source without a partition never had any rows there.
-    One transaction a slice, in which nobody else writes. Raises ``Mistake``, ``StoreUnavailable``.
+    Works in a transaction for each slice, which locks out all other writers. Returns the number of rows written, by table. Raises ``Mistake``, ``StoreUnavailable``.
     """
     written: dict[str, int] = {}
     for one in found:
@@ -154,7 +157,7 @@ async def _compared(
     except DataRefused as error:
         raise Mistake(
             f"the select of {output.name} fails between {piece.start} and {piece.stop}: {error}; fix its declaration, or the "
-            f"raw values that it cannot bear"
+            f"raw values that it cannot handle"
         ) from error
 
 
@@ -190,10 +193,10 @@ def _statement(name: str, output: Output) -> str:
 
 
 def _slices(output: Output, parts: Sequence[Part], span: Span, largest: int, most_partitions: int) -> list[Slice]:
-    """``span`` in slices of whole buckets; those of which all partitions are empty files are left out."""
+    """``span`` in slices of whole buckets; without those whose partitions are all empty files."""
     start, stop = _up(output, span.start), _up(output, span.stop)
     if stop != span.stop:
-        stop -= output.bucket  # the last bucket lies in the span but in part
+        stop -= output.bucket  # the span holds only a part of the last bucket
     if start >= stop:
         return []
     wide = [
@@ -204,13 +207,13 @@ def _slices(output: Output, parts: Sequence[Part], span: Span, largest: int, mos
 
 
 def _widened(output: Output, piece: T) -> T:
-    """A slice or part, with the whole of the buckets that lie in it in part."""
+    """A slice or part, widened to hold the whole of each bucket that it holds in part."""
     start = _up(output, piece.start)
     return replace(piece, start=start if start == piece.start else start - output.bucket, stop=_up(output, piece.stop))
 
 
 def _up(output: Output, time: datetime) -> datetime:
-    """The first start of a bucket from ``time`` on."""
+    """The first start of a bucket at ``time`` or after it."""
     if time in (BEGINNING, END):
         return time
     start = moment(micros_of(time) // output.bucket_micros * output.bucket_micros)
@@ -218,7 +221,7 @@ def _up(output: Output, time: datetime) -> datetime:
 
 
 def _holes(output: Output, sources: Sequence[Part], piece: Slice) -> list[Span]:
-    """The ranges in a slice for which some source has no partition."""
+    """The ranges that overlap with a slice and for which some source has no partition."""
     found: list[Span] = []
     for source in output.sources:
         mine = sorted((part.start, part.stop) for part in sources if part.table == source)
@@ -228,6 +231,6 @@ def _holes(output: Output, sources: Sequence[Part], piece: Slice) -> list[Span]:
 
 
 def _bounds(spans: Iterable[Any]) -> tuple[list[datetime], list[datetime]]:
-    """Starts and stops."""
+    """The starts and the stops of some ranges, as a statement takes them."""
     spans = list(spans)
     return [span.start for span in spans], [span.stop for span in spans]

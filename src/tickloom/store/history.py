@@ -15,20 +15,20 @@ import polars as pl
 
 from tickloom.core.copy_binary import decode
 from tickloom.core.model import FEEDS, Side
-from tickloom.core.partitioning import Range
+from tickloom.core.partitioning import Bools, Range
 from tickloom.core.tails import FOREVER, NO_FLOOR, Ints, Loaded, Points
 from tickloom.core.timestamps import EARLIEST, LATEST, micros_of, moment
 from tickloom.store.partitions import Partitioner
 from tickloom.store.postgres import LOOKUPS_ONLY, Connection, sql
 
 _FIRST_GROUP = 4
-"""Most symbols have enough rows in the newest partitions, and planning takes time for each partition."""
+"""The size of the first group. Most symbols have enough rows in the newest partitions, and planning takes time for each one."""
 _MOST_EMPTY = 16
-"""One more statement costs as much as planning for this number of partitions."""
+"""The most empty partitions in a row within a group. Planning for more costs as much as one more statement."""
 _PAGE = 256
 """The number of partitions whose emptiness is looked up at first; later pages are larger."""
 _GENEROUS_PARTITIONS = 64
-"""Further back, the sweep looks only for as many rows as a window needs."""
+"""The sweep fills tails from the newest partitions, this many. Further back it reads only the rows that a window needs."""
 _COLUMNS: Mapping[str, type[pl.DataType]] = {
     "code": pl.UInt32,
     "ts": pl.Int64,
@@ -76,42 +76,17 @@ class History:
         """The rows that decide about rows at ``points``, per side: code, ts, value, partition, offset, logged, average, in
         order. ``since``: per code a ts that no stored row precedes.
 
-        They are, on a point's own side, its row if it exists, the W-1 rows before it and the W-1 after it; on the other side
+        On a point's own side these are its row if it exists, the W-1 rows before it and the W-1 after it; on the other side,
         the rows with the same keys as these. Points of one symbol mostly lie close together, so a run of rows is read first,
         of both sides, from the symbol's first point on; the rest is read point by point.
         Raises ``StoreUnavailable``, ``Mistake``.
         """
-        code = np.concatenate([points[side].code for side in Side])
-        heads = Points.of(code, np.concatenate([points[side].ts for side in Side]))
-        code, first, counts = np.unique(heads.code, return_index=True, return_counts=True)
-        heads = Points(code, heads.ts[first])
-        need = self._window + 2 * (counts - 1)
-        runs: dict[Side, pl.DataFrame] = {}
-        reach: dict[Side, Ints] = {}
+        runs = await self._read_runs(connection, symbols, points, since)
+        found: dict[Side, list[pl.DataFrame]] = {side: [_NO_ROWS, runs.rows[side]] for side in Side}
         for side in Side:
-            runs[side] = await self._sweep(connection, side, "rows_from", symbols, heads, need, since)
-            reach[side] = _reach(runs[side], heads, need, len(symbols))
-        found: dict[Side, list[pl.DataFrame]] = {side: [_NO_ROWS, runs[side]] for side in Side}
-        for side in Side:
-            mine = points[side]
-            own = np.isin(heads.code, mine.code)
-            begins = Points(heads.code[own], heads.ts[own])
-            before = _each(begins, self._window - 1)
-            found[side].append(await self._sweep(connection, side, "rows_before", symbols, begins, before, since))
-            left = mine.which(
-                _rows_from(runs[side], mine) < np.where(reach[side][mine.code] == FOREVER, 0, self._window)
-            )
-            before, after = _each(left, self._window - 1), _each(left, self._window)
-            found[side].append(await self._sweep(connection, side, "rows_before", symbols, left, before, since))
-            found[side].append(await self._sweep(connection, side, "rows_from", symbols, left, after, since))
-            read = pl.concat([runs[side], found[side][-1]])
-            keys = Points.of(
-                np.concatenate([mine.code, read["code"].to_numpy()]), np.concatenate([mine.ts, read["ts"].to_numpy()])
-            )
-            keys = keys.which(keys.ts > reach[side.other][keys.code])
-            found[side.other].append(
-                await self._sweep(connection, side.other, "rows_at", symbols, keys, _each(keys, 1), since)
-            )
+            own, other = await self._read_rest(connection, side, symbols, points[side], runs, since)
+            found[side] += own
+            found[side.other].append(other)
         return {side: pl.concat(found[side]).unique(["code", "ts"]).sort("code", "ts") for side in Side}
 
     async def before(self, connection: Connection, side: Side, symbols: list[str], micros: int) -> pl.DataFrame:
@@ -119,6 +94,40 @@ class History:
         points, since = Points(np.arange(len(symbols)), np.full(len(symbols), micros)), np.full(len(symbols), NO_FLOOR)
         need = _each(points, self._window - 1)
         return await self._sweep(connection, side, "rows_before", symbols, points, need, since)
+
+    async def _read_runs(
+        self, connection: Connection, symbols: list[str], points: Mapping[Side, Points], since: Ints
+    ) -> "_Runs":
+        """Read a run of rows of both sides for each symbol, long enough for points that lie close together."""
+        code = np.concatenate([points[side].code for side in Side])
+        heads = Points.of(code, np.concatenate([points[side].ts for side in Side]))
+        code, first, counts = np.unique(heads.code, return_index=True, return_counts=True)
+        heads = Points(code, heads.ts[first])
+        need = self._window + 2 * (counts - 1)
+        rows = {side: await self._sweep(connection, side, "rows_from", symbols, heads, need, since) for side in Side}
+        return _Runs(heads, rows, {side: _reach(rows[side], heads, need, len(symbols)) for side in Side})
+
+    async def _read_rest(
+        self, connection: Connection, side: Side, symbols: list[str], points: Points, runs: "_Runs", since: Ints
+    ) -> tuple[list[pl.DataFrame], pl.DataFrame]:
+        """Read the rows around the points of one side that ``runs`` lack: those of this side, and those of the other."""
+        run, reach = runs.rows[side], runs.reach[side]
+        own = np.isin(runs.heads.code, points.code)
+        heads = Points(runs.heads.code[own], runs.heads.ts[own])
+        left = points.which(_rows_from(run, points) < np.where(reach[points.code] == FOREVER, 0, self._window))
+        found: list[pl.DataFrame] = []
+        for name, at, rows in (
+            ("rows_before", heads, self._window - 1),
+            ("rows_before", left, self._window - 1),
+            ("rows_from", left, self._window),
+        ):
+            found.append(await self._sweep(connection, side, name, symbols, at, _each(at, rows), since))
+        read = pl.concat([run, found[-1]])
+        keys = Points.of(
+            np.concatenate([points.code, read["code"].to_numpy()]), np.concatenate([points.ts, read["ts"].to_numpy()])
+        )
+        keys = keys.which(keys.ts > runs.reach[side.other][keys.code])
+        return found, await self._sweep(connection, side.other, "rows_at", symbols, keys, _each(keys, 1), since)
 
     async def _newest(self, connection: Connection, side: Side, symbols: list[str], since: Ints, most: int) -> Loaded:
         got = np.zeros(len(symbols), dtype=np.int64)
@@ -145,7 +154,7 @@ class History:
             frames.append(rows)
             got += np.bincount(rows["code"].to_numpy(), minlength=len(got))
             floor[active] = np.where(group.last | (since[active] >= reached), NO_FLOOR, reached)
-            cut[active] = got[active] == wanted  # this very group may hold more
+            cut[active] = got[active] == wanted  # the same group may hold more
             looked += group.partitions
         rows = pl.concat(frames).drop("average").sort("code", "ts")
         starts = np.cumsum(got) - got
@@ -160,29 +169,10 @@ class History:
             return _NO_ROWS
         got = np.zeros(len(points.code), dtype=np.int64)
         frames = [_NO_ROWS]
-        back = name == "rows_before"
-        first, last = int(points.ts.min()), int(points.ts.max())
-        edge, until = {
-            "rows_before": (last, max(NO_FLOOR, min(first, int(since[points.code].min())) - 1)),
-            "rows_from": (first, FOREVER),
-            "rows_at": (first, last + 1),
-        }[name]
-        async for group in self._groups(connection, side, edge, until):
-            match name:
-                case "rows_before":
-                    reached = (points.ts > group.range.start) & (since[points.code] < group.range.stop)
-                case "rows_from":
-                    reached = points.ts < group.range.stop
-                case _:
-                    reached = (points.ts >= group.range.start) & (points.ts < group.range.stop)
-            active = np.flatnonzero(reached & (got < need))
+        async for group in self._groups(connection, side, *_edges(name, points, since)):
+            active = np.flatnonzero(_concerned(name, points, since, group.range) & (got < need))
             if not len(active):
-                done = got >= need
-                if back:
-                    done |= since[points.code] >= group.range.stop
-                elif name == "rows_at":
-                    done |= points.ts < group.range.start
-                if done.all():
+                if ((got >= need) | _passed(name, points, since, group.range)).all():
                     break
                 continue
             # The codes of the statement number the points: two points of one symbol may share a row.
@@ -219,7 +209,7 @@ class History:
             filled = (await self._partitioner.filled(connection, layout, *page)).tolist()
             low, high = (low, page[0]) if newest_first else (page[1], high)
             last_page = low == high
-            for first, last, is_last in _runs(filled[::-1] if newest_first else filled, size, self._budget):
+            for first, last, is_last in _grouped(filled[::-1] if newest_first else filled, size, self._budget):
                 yield _Group(Range(int(starts[first]), int(stops[last])), last - first + 1, is_last and last_page)
             size = self._budget
 
@@ -252,6 +242,49 @@ class _Group:
     last: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """Rows from the first point (``heads``) of each symbol on. ``reach``: by side, per code the ts up to which they are complete."""
+
+    heads: Points
+    rows: Mapping[Side, pl.DataFrame]
+    reach: Mapping[Side, Ints]
+
+
+def _edges(name: str, points: Points, since: Ints) -> tuple[int, int]:
+    """The times between which the statement ``name`` finds rows, in the direction of its sweep."""
+    first, last = int(points.ts.min()), int(points.ts.max())
+    match name:
+        case "rows_before":
+            return last, max(NO_FLOOR, min(first, int(since[points.code].min())) - 1)
+        case "rows_from":
+            return first, FOREVER
+        case _:
+            return first, last + 1
+
+
+def _concerned(name: str, points: Points, since: Ints, span: Range) -> Bools:
+    """The points for which a range may have rows."""
+    match name:
+        case "rows_before":
+            return (points.ts > span.start) & (since[points.code] < span.stop)
+        case "rows_from":
+            return points.ts < span.stop
+        case _:
+            return (points.ts >= span.start) & (points.ts < span.stop)
+
+
+def _passed(name: str, points: Points, since: Ints, span: Range) -> Bools:
+    """The points for which no range of the sweep after this one has rows."""
+    match name:
+        case "rows_before":
+            return since[points.code] >= span.stop
+        case "rows_from":
+            return np.zeros(len(points.code), dtype=np.bool_)
+        case _:
+            return points.ts < span.start
+
+
 def _each(points: Points, need: int) -> Ints:
     return np.full(len(points.code), need)
 
@@ -279,7 +312,7 @@ def _rows_from(run: pl.DataFrame, points: Points) -> Ints:
     return through_code[points.code] - up_to[: len(points.code)]
 
 
-def _runs(filled: Sequence[int], size: int, most: int) -> Iterator[tuple[int, int, bool]]:
+def _grouped(filled: Sequence[int], size: int, most: int) -> Iterator[tuple[int, int, bool]]:
     """The partitions in ``filled``, which may run either way, in groups (first, last) that grow from ``size`` to ``most``, each
     with whether it is the last.
     """

@@ -1,7 +1,7 @@
-"""Whether a table can take our rows, and the statement that fixes it where it cannot. Pure.
+"""Checks that a table can take our rows, and finds the statement that fixes it if it cannot. Pure.
 
-Users may add columns that take NULL or have a default, generated columns, indexes and triggers. Whatever would change, hide or
-refuse good rows is a fault: another type, a missing key, a rule, a policy.
+Users may add columns that take NULL or have a default, generated columns, indexes and triggers. Anything that would change,
+hide or refuse good rows is a fault: another type, a missing key, a rule, a policy.
 """
 
 import re
@@ -59,12 +59,12 @@ class FoundTable:
 
 
 def faults(table: Table, found: FoundTable, role: str) -> list[str]:
-    """What keeps ``role`` from writing into ``table`` as it was ``found``, each with its fix; empty where nothing does."""
+    """The faults that keep ``role`` from writing into ``table`` as it was ``found``, each with its fix."""
     name = table.name
     if found.kind not in ("r", "p"):
         return [f"{name} is {_KINDS.get(found.kind, 'not a table')}; rename or drop it, then run `tickloom migrate`"]
     if missing := sorted(set(table.names) - set(found.columns)):
-        return [_lacks(name, missing)]
+        return [_missing_columns(name, missing)]
     listed = [
         fault for column in table.columns if (fault := _column(table, column, found.columns[column.name], found.kind))
     ]
@@ -94,7 +94,7 @@ def faults(table: Table, found: FoundTable, role: str) -> list[str]:
     return listed
 
 
-def _lacks(table: str, missing: Sequence[str]) -> str:
+def _missing_columns(table: str, missing: Sequence[str]) -> str:
     return (
         f"table {table} lacks {', '.join(missing)}; if a column was renamed, ALTER TABLE {table} RENAME COLUMN … TO {quoted(missing[0])}; "
         f"if it was dropped, restore the table from a backup; if another program made the table, rename or drop it, then run "
@@ -103,7 +103,7 @@ def _lacks(table: str, missing: Sequence[str]) -> str:
 
 
 def _column(table: Table, wanted: Column, found: FoundColumn, kind: str) -> str | None:
-    """What is wrong with a column that we write, with its fix; None where nothing is."""
+    """The fault of a column that we write, with its fix; None if it has none."""
     column, alter = (
         f"column {wanted.name} of {table.name}",
         f"ALTER TABLE {table.name} ALTER COLUMN {quoted(wanted.name)}",
@@ -115,8 +115,8 @@ def _column(table: Table, wanted: Column, found: FoundColumn, kind: str) -> str 
     if collation and found.collation != collation.strip('"'):
         return f'{column} has collation "{found.collation}", not {collation}: {alter} TYPE {wanted.type}'
     if found.generated == "v":
-        plainly = f"DROP COLUMN {quoted(wanted.name)}, ADD COLUMN {quoted(wanted.name)} {wanted.sql}"
-        return f"{column} is generated, but we write it: ALTER TABLE {table.name} {plainly}, then run `tickloom verify --repair`"
+        instead = f"DROP COLUMN {quoted(wanted.name)}, ADD COLUMN {quoted(wanted.name)} {wanted.sql}"
+        return f"{column} is generated, but we write it: ALTER TABLE {table.name} {instead}, then run `tickloom verify --repair`"
     if found.generated:
         return f"{column} is generated, but we write it: {alter} DROP EXPRESSION"
     if found.identity:

@@ -1,14 +1,14 @@
-"""The one home of offsets: when an offset is done, and who may say so.
+"""The one home of offsets: when an offset is done, and which session may move it.
 
 An offset is done when the transaction that holds its row (or dead letter) has moved ``tickloom.offsets`` past it.
 
 1. *Take over*: a new owner raises the epoch of its partitions. From then on their old owner can commit nothing. The
    new one waits for a transaction of the old one that is in flight, but not for ever: the old one may sleep, or its
-   network may be dead. After ``PATIENCE_SECONDS`` the session that holds the row is ended, which rolls its batch back.
+   network may be dead. After ``PATIENCE_SECONDS`` it ends the session that holds the row, which rolls back that batch.
 2. *Compare and set, first*: each batch's transaction begins by moving its rows ``WHERE epoch = mine AND
    next_offset = expected``. Fewer rows than partitions: fenced, roll back.
-3. ``already_done`` tells a COMMIT whose answer was lost from a fence: the ledger then is, under our own epoch, exactly
-   where the batch leads.
+3. ``already_done`` distinguishes a fence from a COMMIT whose answer was lost: after such a COMMIT the ledger stands, under
+   our own epoch, exactly where the batch leads.
 
 Kafka's committed offsets are a courtesy to lag monitors; nothing here reads them.
 """
@@ -27,8 +27,8 @@ from tickloom.store.outputs import tables
 from tickloom.store.postgres import Connection, sql
 
 PATIENCE_SECONDS = 2.0
-"""A replica hands its partitions over only when nothing of its own is in flight. So a replica that still holds a row then
-is not healthy, or was given up."""
+"""A replica hands its partitions over only when nothing of its own is in flight. So a replica that still
+holds a row after this time is not healthy, or its group has given it up."""
 
 _TAKE_OVER = sql("take_over")
 _COMPARE_AND_SET = sql("compare_and_set")
@@ -41,7 +41,7 @@ _log = Logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a new owner gets: the offset from which to go on, and its epoch. ``logged``: the latest record timestamp before
+    """The outcome of a take-over: the offset from which to go on, and the new epoch. ``logged``: the latest record timestamp before
     that offset, in µs.
     """
 
@@ -54,7 +54,7 @@ class Claim:
 async def taking_over(
     connection: Connection, sources: Sequence[TopicPartition], lock: str | None = None
 ) -> AsyncGenerator[Any]:
-    """A transaction in which to ``claim`` some of ``sources``. ``lock`` is a query that locks one row first; gives that row.
+    """A transaction in which to ``claim`` some of ``sources``. ``lock`` is a query that locks one row first; the block gets that row.
 
     Raises ``StoreUnavailable`` (``LockHeld`` after the holder's session was ended: try again), ``Mistake``.
     """
@@ -74,10 +74,10 @@ async def taking_over(
 
 
 async def refuse_beyond(connection: Connection, expected: Mapping[TopicPartition, int]) -> None:
-    """Raise ``LedgerLost`` where dead letters or gaps exist from the ``expected`` offsets on.
+    """Raise ``LedgerLost`` if dead letters or gaps exist from the ``expected`` offsets on.
 
-    They are written together with the ledger's step past them, so somebody has deleted the ledger's rows, or set them back.
-    Messages that are read again would collide with them for ever. Raises ``StoreUnavailable``.
+    The ledger moves past them in the transaction that writes them, so somebody has deleted the ledger's rows, or set them
+    back. Messages that are read again would collide with them for ever. Raises ``StoreUnavailable``.
     """
     if not expected:
         return
@@ -88,8 +88,8 @@ async def refuse_beyond(connection: Connection, expected: Mapping[TopicPartition
     if row is not None:
         at = TopicPartition(row["topic"], row["partition"])
         raise LedgerLost(
-            f"{row['table']} holds offset {row['offset']} of {at.topic} partition {at.partition}, and tickloom.offsets "
-            f"has not come further than {expected[at]}: its rows were deleted or set back by hand; put them back (a backup has them), or "
+            f"{row['table']} holds offset {row['offset']} of {at.topic} partition {at.partition}, but tickloom.offsets "
+            f"stands at {expected[at]}: its rows were deleted or set back by hand; put them back (a backup has them), or "
             f"read the topics again from their start: TRUNCATE tickloom.offsets, tickloom.dead_letters, tickloom.gaps, "
             f"tickloom.symbols, {', '.join(table.name for table in tables())}"
         )
@@ -120,7 +120,7 @@ async def claim(
 
 
 def session_name(owner: str) -> str:
-    """The application_name of the sessions in which ``owner`` writes the ledger (Postgres cuts names at 63 bytes)."""
+    """The application_name of the sessions in which ``owner`` writes the ledger. Postgres cuts names at 63 bytes."""
     return f"tickloom {owner[-48:]}"
 
 
@@ -143,12 +143,12 @@ async def _end_sleepers(connection: Connection) -> None:
 
 
 async def end_sessions(connection: Connection, owners: Sequence[str]) -> None:
-    """End all other sessions in which these owners write the ledger, because they sleep, or their network is dead.
+    """End all other sessions in which these owners write the ledger. They sleep, or their network is dead.
 
     Raises ``StoreUnavailable``, ``Mistake``.
     """
     async with connection.transaction():
-        # As the role that has logged in: its sessions belong to it, whatever role SET ROLE has chosen.
+        # As the role that logged in: the sessions belong to it, also if SET ROLE has chosen another role.
         await connection.execute("SET LOCAL ROLE NONE")
         ended = await connection.fetchval(_END_SESSIONS, [session_name(owner) for owner in owners])
     if ended:
@@ -169,7 +169,9 @@ async def compare_and_set(
         rows.append((*ledger, count.stored, count.superseded, step.dead, step.skipped, step.missing))
     status = await connection.execute(_COMPARE_AND_SET, *([list(column) for column in zip(*rows, strict=True)]))
     if int(status.rpartition(" ")[2]) != len(rows):
-        raise Fenced("another replica has taken over; this batch was not written, and the group is joined again")
+        raise Fenced(
+            "another replica has taken over; this batch was not written, and this replica joins the group again"
+        )
 
 
 async def already_done(
@@ -181,14 +183,14 @@ async def already_done(
 
 
 async def repairs(connection: Connection) -> int | None:
-    """How many repairs the tables have seen, as ``refuse_repaired`` wants it. Raises ``StoreUnavailable``."""
+    """The number of repairs so far, for ``refuse_repaired``. Raises ``StoreUnavailable``."""
     return await connection.fetchval(_REPAIRS)
 
 
 async def refuse_repaired(connection: Connection, seen: int | None) -> None:
-    """Raise ``StateSpoilt`` where a repair has committed since ``seen``, because averages that were read before it may be wrong.
+    """Raise ``StateSpoilt`` if a repair has committed since ``seen``, because averages that were read before it may be wrong.
 
-    Call it after ``compare_and_set``, which waits for a repair under way, and for which the next repair waits.
+    Call it after ``compare_and_set``, which waits for a running repair; the next repair then waits for this transaction.
     """
     if await connection.fetchval(_REPAIRS) != seen:
         raise StateSpoilt("a repair has changed rows that this batch had read")

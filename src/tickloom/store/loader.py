@@ -2,8 +2,8 @@
 
 The ledger's compare-and-set is the first statement (see ``ledger``). New keys go straight into the partitioned tables by
 COPY: ``join`` has proved that they are new. Rows that replace or revise others go through temporary staging tables, one
-UPDATE per run of neighbouring partitions: a statement locks every partition that it may look into, so each looks no further
-than the rows that it writes.
+UPDATE per run of neighbouring partitions: a statement locks every partition that it may look into, so each is limited to the
+range of the rows that it writes.
 """
 
 from collections import Counter
@@ -27,7 +27,7 @@ _INTRODUCE = sql("introduce")
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a transaction did: the batch's messages by their end, and the rejects by reason."""
+    """The outcome of a transaction: how many messages it stored or superseded, and the rejects by reason."""
 
     stored: int
     superseded: int
@@ -49,8 +49,9 @@ class Loader:
     async def load(self, connection: Connection, work: Work, now: datetime) -> Loaded:
         """Write a batch in one transaction. Its partitions must exist, and ``stage`` must have run on the connection.
 
-        Raises ``Fenced``; ``RowsVanished``; ``DataRefused`` (nothing of the batch is left); ``StoreUnavailable`` (try the same
-        again: a commit whose answer was lost is recognised); ``StateSpoilt`` where a repair has come between; ``Mistake``.
+        Raises ``Fenced``; ``RowsVanished``; ``DataRefused`` (nothing of the batch is stored); ``StoreUnavailable`` (try the same
+        again: it recognises a commit whose answer was lost); ``StateSpoilt`` if a repair has changed rows that the batch read;
+        ``Mistake``.
         """
         batch, encoded = work.batch, work.encoded
         assert encoded is not None, "the careful writer must join it first"
@@ -93,7 +94,7 @@ class Loader:
         for run in encoded.updates[stream.name]:
             status = await connection.execute(statement, moment(run.start), moment(run.stop))
             found += int(status.rpartition(" ")[2])
-        # A joined row may be gone with its partition: the raw rows, which say what it was, are not.
+        # A joined row may have gone with its partition, but the raw rows, from which it follows, still exist.
         if found < encoded.rows[stream.name] and stream.table != ANALYTICS:
             raise RowsVanished(
                 f"{encoded.rows[stream.name] - found} existing rows of {stream.table.name} could not be changed: their "
@@ -115,6 +116,6 @@ async def stage(connection: Connection) -> None:
 
 
 async def _introduce(connection: Connection, symbols: Sequence[str], since: Sequence[int]) -> None:
-    """Note the symbols that have rows from now on, or older ones than before. A batch that fails may leave this behind."""
+    """Note the symbols that get their first rows, or rows older than all before. A failed batch may leave such notes."""
     if symbols:
         await connection.execute(_INTRODUCE, symbols, [moment(micros) for micros in since])

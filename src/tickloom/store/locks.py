@@ -1,7 +1,7 @@
-"""The server's table of locks: how many partitions one of our transactions may touch, and how long queries will find locks.
+"""The server's table of locks: how many partitions one of our transactions may touch, and how long the locks will last.
 
 A transaction locks each partition that it touches, and its index, in a table of locks that all sessions share. So none
-of our transactions touches more partitions than ``lock_budget`` allows, however many there are.
+of our transactions touches more partitions than ``lock_budget`` allows, no matter how many exist.
 """
 
 import math
@@ -14,7 +14,7 @@ from tickloom.store.postgres import Connection
 
 _LEAST_BUDGET, _MOST_BUDGET = 6, 256
 _LOCKS_PER_PARTITION = 2
-"""Its own, and that of its index."""
+"""The partition's own, and that of its index."""
 _LEAST_MONTHS = 1
 _MOST_MONTHS = 1_200
 _PARTITIONS_A_MONTH = {
@@ -27,8 +27,8 @@ _PARTITIONS_A_MONTH = {
 
 @dataclass(frozen=True, slots=True)
 class LockTable:
-    """How large the server's table of locks is: the number of locks that it surely holds for all sessions together is
-    ``slots`` (PostgreSQL documentation, ``max_locks_per_transaction``).
+    """The size of the server's table of locks. It holds at least ``slots`` locks for all sessions together (PostgreSQL
+    documentation, ``max_locks_per_transaction``).
     """
 
     locks_a_session: int
@@ -51,13 +51,13 @@ async def lock_table(connection: Connection) -> LockTable:
 def budget_of(locks: LockTable) -> int:
     """How many table partitions one of our transactions may touch. Each takes two locks: its own and its index's.
 
-    The locks come to a quarter of the table, because other replicas and other people's sessions need some too.
+    They may take a quarter of the table, because other replicas and other programs need locks, too.
     """
     return max(_LEAST_BUDGET, min(locks.slots // 8, _MOST_BUDGET))
 
 
 async def lock_budget(connection: Connection) -> int:
-    """``budget_of`` this server. Raises ``StoreUnavailable``."""
+    """How many table partitions one of our transactions may touch on this server. Raises ``StoreUnavailable``."""
     return budget_of(await lock_table(connection))
 
 
@@ -76,7 +76,7 @@ def judge_locks(locks: LockTable, counts: Mapping[str, int], widths: Mapping[str
     )
     if months[table] >= _LEAST_MONTHS:
         return (
-            f"{state}: enough for {min(months[table], _MOST_MONTHS):,.0f} months more. "
+            f"{state}: enough for {min(months[table], _MOST_MONTHS):,.0f} more months. "
             f"Tickloom itself takes at most {_LOCKS_PER_PARTITION * budget_of(locks):,}"
         )
     year = _LOCKS_PER_PARTITION * (counts[table] + 12 * _PARTITIONS_A_MONTH[widths[table]])

@@ -1,24 +1,24 @@
 """``migrate``: bring a database's tables to the version that this tickloom needs. Forward only; data stay.
 
 **Numbered migrations** are the SQL files in ``migrations/``. Each runs in a transaction of its own, together with its row in
-``tickloom.migrations``: a migration that fails leaves what was before it. They make the schema ``tickloom``, its functions included. To
-change a function is a new migration with ``CREATE OR REPLACE``. A database from before numbered migrations is at version 0; the first
+``tickloom.migrations``: a migration that fails changes nothing. They make the schema ``tickloom`` with its functions. A change of
+a function is a new migration with ``CREATE OR REPLACE``. A database from before numbered migrations is at version 0; the first
 migrations adopt it.
 
-**Output tables** are created after the migrations, from their declaration in ``core.model`` and as wide as the settings say: every
-declared table that is missing, in each run. So a new output table needs no migration. A column that is added to an existing output table
-does: only its author knows what it means in rows that exist, and a column that somebody dropped or renamed must not come back empty.
+**Output tables** are created after the migrations, from their declarations, with the partitioning of the settings: each run creates
+the declared tables that are missing. So a new output table needs no migration. A new column of one of the three tables does need one:
+only its author knows its value in existing rows, and a column that somebody dropped or renamed must not come back empty.
 Migrations run before the tables exist in a new database, so such a migration skips a missing table, as
 ``0002_source_timestamp.sql`` does.
 
-**Beside a running daemon.** A daemon compares versions only when it starts: one that runs goes on through a migration, and replicas can be
-replaced one by one. Therefore the release before must be able to work with what a migration leaves: it may add tables, functions, and
+**Beside a running daemon.** A daemon compares versions only when it starts: a running one goes on during a migration, and replicas can be
+replaced one by one. Therefore the previous release must be able to work with the migrated tables. A migration may add tables, functions, and
 columns that take NULL or have a default; it may replace a function that keeps its signature and its meaning; it removes only what
-the release before no longer uses. A change that cannot be so is made in two releases.
+the previous release no longer uses. Any other change takes two releases.
 
 **Locks.** An advisory lock keeps replicas that migrate at once apart. A migration waits no longer than two seconds for the lock of a table,
-because everybody else queues behind it. It then tries again, for about half a minute in all, and at last fails with the sessions that
-hold the lock.
+because all other sessions queue behind it. It then tries again, for about half a minute in all, and at last fails with a message that
+names the sessions that hold the lock.
 """
 
 import asyncio
@@ -34,9 +34,9 @@ from tickloom.store.schema import partitioning, table_ddl
 from tickloom.store.versions import Migration, applied_migrations, known_migrations, refuse_newer
 
 LOCK_PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0)
-"""Between the tries to get the locks that a migration needs."""
+"""The pauses between attempts to get the locks that a migration needs."""
 _LONGEST_SECONDS = 86_400.0
-"""For one migration: it may rewrite a large table."""
+"""The time limit of one migration, which may rewrite a large table."""
 _KEY = "hashtext('tickloom.migrate')"
 _LIMITS = "SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = 0"
 _STATE = """
@@ -44,7 +44,7 @@ _STATE = """
         (
             SELECT relowner::regrole::text FROM pg_class
             WHERE oid = coalesce(to_regclass('tickloom.migrations'), offsets) AND NOT pg_has_role(relowner, 'USAGE')
-        ) AS stranger
+        ) AS other_owner
     FROM to_regclass('tickloom.offsets') AS offsets
 """
 
@@ -54,22 +54,22 @@ async def migrate(
 ) -> list[str]:
     """Apply the ``migrations`` that the database lacks (by default all of this tickloom's), and create missing output tables.
 
-    Gives what was done, a line each; the last says at which version the tables are. Safe to repeat, and safe for several at once.
+    Returns what it did, a line each; the last line names the version of the tables. Safe to repeat, and safe for several at once.
     Raises ``SchemaMismatch`` (``NotAllowed`` among them); ``LockHeld`` and ``StoreUnavailable``, where a later run may succeed.
     """
     migrations = known_migrations() if migrations is None else migrations
     await check_encoding(connection)
-    async with _alone(connection):
+    async with _migration_lock(connection):
         done = await _migrate(connection, settings, migrations)
     await check_schema(connection, settings)
     return [*done, f"the tables are at version {migrations[-1].version}"]
 
 
 @asynccontextmanager
-async def _alone(connection: Connection) -> AsyncGenerator[None]:
-    """Wait until nobody else migrates the database, and keep others from it inside.
+async def _migration_lock(connection: Connection) -> AsyncGenerator[None]:
+    """Hold the lock that lets only one session migrate the database.
 
-    The lock is taken before the transactions: one that waited for it inside would see tables as they were when it began to wait.
+    It is taken before the transactions: one that waited for it would see the tables as they were when it began to wait.
     """
     await connection.execute(f"SELECT pg_advisory_lock({_KEY})")
     try:
@@ -88,7 +88,7 @@ async def _migrate(connection: Connection, settings: Settings, migrations: Seque
             "the tables were filled by a program older than the first release, which had no tickloom.symbols; "
             "load the topics into an empty database"
         )
-    if owner := state["stranger"]:
+    if owner := state["other_owner"]:
         raise NotAllowed(
             f"the tables belong to {owner}, and only that role can migrate; run `tickloom migrate` as {owner}"
         )
@@ -105,7 +105,7 @@ async def _migrate(connection: Connection, settings: Settings, migrations: Seque
 
 
 async def _apply_patiently(connection: Connection, migration: Migration) -> None:
-    """Apply ``migration``; where a lock is held, again after a pause. Raises what ``migrate`` does, with the name of the file."""
+    """Apply ``migration``; after a pause, again, if a lock is held. Raises the errors of ``migrate`` with the name of the file."""
     for pause in (*LOCK_PAUSES_SECONDS, None):
         try:
             return await _apply(connection, migration)
@@ -127,11 +127,11 @@ async def _apply_patiently(connection: Connection, migration: Migration) -> None
             raise SchemaMismatch(
                 f"{_failed(migration)}: {reason}; fix that, then run `tickloom migrate` again"
             ) from error
-    raise AssertionError("the last try raises")
+    raise AssertionError("the last attempt raises")
 
 
 def _failed(migration: Migration) -> str:
-    return f"migration {migration.file} failed, and nothing of it is left"
+    return f"migration {migration.file} failed and was rolled back"
 
 
 async def _apply(connection: Connection, migration: Migration) -> None:
@@ -145,7 +145,7 @@ async def _apply(connection: Connection, migration: Migration) -> None:
 
 
 async def _create_output_tables(connection: Connection, settings: Settings) -> list[str]:
-    """Create the declared output tables that are missing, and let ``make_partitions`` serve them; gives what was done."""
+    """Create the declared output tables that are missing, and let ``make_partitions`` serve them. Returns what it did."""
     done: list[str] = []
     async with connection.transaction():
         for table in tables():

@@ -1,9 +1,9 @@
-"""Which output tables there are: those of ``join``, and the derived ones that this process and this database declare.
+"""The output tables: those of ``join``, and the derived ones that this process and this database declare.
 
 A package declares its outputs in the entry point group ``tickloom.outputs``; every process that has it installed then
-maintains them. A script may call ``declare`` instead. ``migrate`` makes the tables and notes each definition in
-``tickloom.outputs``. A process that declares other outputs than those noted is refused: it would leave rows behind that
-no longer follow from the raw ones. Noting a change raises all epochs, so that daemons which run already ask again.
+maintains them. A script may call ``declare`` instead. ``migrate`` creates the tables and notes each definition in
+``tickloom.outputs``. A process that declares other outputs than those noted is refused: it would leave rows that no longer
+follow from the raw ones. A change of a note raises all epochs, so that running daemons start over and check it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,11 +18,11 @@ from tickloom.store.postgres import Connection, sql
 
 GROUP = "tickloom.outputs"
 DECLARED: dict[str, Output] = {}
-"""By ``declare``; those of entry points come on top."""
+"""The outputs that ``declare`` was given; entry points add to them."""
 
 
 def declare(*outputs: Output) -> None:
-    """Maintain these outputs, too, in this process. Raises ``SettingsError`` where a name is taken by another one."""
+    """Maintain these outputs, too, in this process. Raises ``SettingsError`` if another output has the name of one."""
     for output in outputs:
         _add(output, DECLARED)
 
@@ -41,7 +41,7 @@ def tables() -> tuple[Table, ...]:
 
 
 def rights(books: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
-    """What the daemon must be allowed to do, by table: to the output tables, and to ``books``."""
+    """The rights that the daemon needs, by table: on the output tables, and on ``books``, tables of the bookkeeping."""
     writes = ("SELECT", "INSERT", "UPDATE")
     found: dict[str, tuple[str, ...]] = dict.fromkeys((*(table.name for table in TABLES), *books), writes)
     found |= {output.name: (*writes, "DELETE") for output in declared()}
@@ -70,18 +70,16 @@ def _installed() -> tuple[Output, ...]:
         outputs: list[Any] = list(loaded) if isinstance(loaded, Iterable) else [loaded]  # pyright: ignore[reportUnknownArgumentType]
         if not all(isinstance(output, Output) for output in outputs):
             raise SettingsError(
-                f"entry point {entry.name} = {entry.value} of {GROUP} is no tickloom.Output; let it name one, or a tuple of them"
+                f"entry point {entry.name} = {entry.value} of {GROUP} is not a tickloom.Output; let it name one, or a tuple of them"
             )
         found += outputs
     return tuple(found)
 
 
 async def register(connection: Connection) -> list[str]:
-    """Bring the tables of derived outputs, which exist, up to their declarations, and note these; inside ``migrate``.
+    """Bring the existing tables of derived outputs up to their declarations, and note these; a part of ``migrate``.
 
-    Gives what was done, a line each.
-
-    Raises ``SchemaMismatch`` with the fix, ``StoreUnavailable``.
+    Returns what it did, a line each. Raises ``SchemaMismatch`` with the fix, ``StoreUnavailable``.
     """
     noted, done = await _noted(connection), list[str]()
     for output in declared():
@@ -95,7 +93,7 @@ async def register(connection: Connection) -> list[str]:
 
 
 async def refuse_others(connection: Connection) -> None:
-    """Raise ``SchemaMismatch`` with the fix where the database has other derived outputs than this process declares."""
+    """Raise ``SchemaMismatch`` with the fix if the database has other derived outputs than this process declares."""
     noted, mine = await _noted(connection), {output.name: output for output in declared()}
     for name in sorted(noted.keys() - mine.keys()):
         raise SchemaMismatch(
@@ -105,7 +103,9 @@ async def refuse_others(connection: Connection) -> None:
         )
     for name, output in mine.items():
         if noted.get(name) != output.definition:
-            what = "is declared otherwise than it was made" if name in noted else "is declared, but not yet made"
+            what = (
+                "is declared differently than it was created" if name in noted else "is declared, but not created yet"
+            )
             raise SchemaMismatch(f"output {name} {what}; run `tickloom migrate`, then `tickloom verify --repair`")
 
 
@@ -115,16 +115,16 @@ async def _noted(connection: Connection) -> Mapping[str, str]:
 
 
 async def _add_columns(connection: Connection, output: Output) -> None:
-    """Columns that were declared after the table was made."""
+    """Add the columns that were declared after the table was created."""
     rows = await connection.fetch(sql("columns"), [output.name])
-    there = {row["name"] for row in rows}
+    existing = {row["name"] for row in rows}
     for column in output.table.columns:
-        if column.name not in there:
+        if column.name not in existing:
             try:
                 await connection.execute(f'ALTER TABLE {output.name} ADD COLUMN "{column.name}" {column.sql}')
             except DataRefused as error:
                 raise SchemaMismatch(
-                    f"{output.name} has rows, for which its new column {column.name} is not known yet: declare it without "
+                    f"{output.name} has rows, in which its new column {column.name} would be NULL: declare it without "
                     f"NOT NULL, or drop the table; then `tickloom migrate` and `tickloom verify --repair`"
                 ) from error
 

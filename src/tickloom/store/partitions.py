@@ -1,11 +1,11 @@
 """Makes time partitions, ahead of time and on demand, by any number of replicas at once.
 
-A partition is made only where none holds a row's time (see ``catalogue``). It is as wide as the settings say, or
-narrower where that would overlap with a partition that exists. A partition that was detached is not made again while
-its table still has its name.
+A partition is made only if none holds a row's time (see ``catalogue``). It is as wide as the settings say, or narrower if
+it would otherwise overlap with an existing partition. A detached partition is not made again while its table still has
+its name.
 
-A partition is made as a table of its own and then attached: ``ATTACH`` takes SHARE UPDATE EXCLUSIVE on the parent, for
-which neither readers nor COPY wait, where ``CREATE … PARTITION OF`` takes ACCESS EXCLUSIVE. An advisory lock for each
+A partition is made as a table of its own and then attached: ``ATTACH`` takes SHARE UPDATE EXCLUSIVE on the parent, and
+neither readers nor COPY wait for that. ``CREATE … PARTITION OF`` takes ACCESS EXCLUSIVE. An advisory lock for each
 table keeps replicas from racing (``tickloom.make_partitions`` in ``migrations/``).
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tickloom.core.partitioning import (
-    Far,
+    FarLimit,
     Partition,
     partition_at,
     partitions_ahead,
@@ -36,7 +36,7 @@ _THIS_AND_NARROWER = {
     Partitioning.MONTHLY: (Partitioning.MONTHLY, Partitioning.DAILY, Partitioning.HOURLY),
 }
 _MADE_AT_ONCE = 16
-"""Partitions made by one transaction, which holds some five locks for each."""
+"""Partitions that one transaction makes. It holds some five locks for each."""
 _MAKE = "SELECT tickloom.make_partitions($1::text::regclass, $2)"
 _STATES = (
     "SELECT array_agg(tickloom.partition_state($1::text::regclass, stamp) ORDER BY number) "
@@ -55,10 +55,10 @@ class Partitioner(Catalogue):
         self._ahead = ahead
 
     async def ensure_for(self, connection: Connection, needed: Mapping[str, NDArray[np.int64]]) -> int:
-        """Make the partitions that rows of each table (name to their times in µs) need; gives how many were made.
+        """Make the partitions that rows of each table (name to their times in µs) need. Returns how many it made.
 
-        Not inside a transaction. Raises ``StoreUnavailable`` (``PartitionMissing`` where this role may not make one),
-        ``Mistake``; ``StateSpoilt`` where a partition was detached, because these rows can no longer be left out.
+        Not inside a transaction. Raises ``StoreUnavailable`` (``PartitionMissing`` if this role may not make one),
+        ``Mistake``; ``StateSpoilt`` if a partition was detached, because these rows can no longer be left out.
         """
         made = 0
         for table, micros in needed.items():
@@ -68,11 +68,11 @@ class Partitioner(Catalogue):
         return made
 
     async def ensure_kept(
-        self, connection: Connection, table: str, micros: NDArray[np.int64], far: Far | None = None
+        self, connection: Connection, table: str, micros: NDArray[np.int64], far: FarLimit | None = None
     ) -> int:
         """As ``ensure_for``, for rows of which some may be ``expired``, or ``too_far``.
 
-        Raises ``StateSpoilt`` where a partition was attached again, because what was read without its rows is wrong.
+        Raises ``StateSpoilt`` if a partition was attached again, because rows that were read without its rows are wrong.
         """
         if self.widths[table] is Partitioning.NONE or not len(micros):
             return 0
@@ -80,9 +80,9 @@ class Partitioner(Catalogue):
         starts = starts_of(micros, step)
         layout = await self.layout(connection, table)
         at = layout.at(starts)
-        torn = (at < 0) | (at != layout.at(starts + step - 1))
-        if torn.any():
-            left = micros[np.isin(micros // step * step, starts[torn])]
+        uncovered = (at < 0) | (at != layout.at(starts + step - 1))
+        if uncovered.any():
+            left = micros[np.isin(micros // step * step, starts[uncovered])]
             near = left if far is None else await self._near(connection, table, left, far)
             made = await self._ensure(connection, table, near)
             layout = await self.layout(connection, table)
@@ -93,9 +93,9 @@ class Partitioner(Catalogue):
         return made
 
     async def ensure_ahead(self, connection: Connection, now: datetime) -> int:
-        """Make the partitions of ``now`` and of what comes next; gives how many were made.
+        """Make the partition of ``now`` and those ahead of it. Returns how many it made.
 
-        Where this role may not make any, ``refusal`` says so. Raises ``StoreUnavailable``, ``Mistake``.
+        If this role may not make any, ``refusal`` says so. Raises ``StoreUnavailable``, ``Mistake``.
         """
         made = 0
         for table, width in self.widths.items():
@@ -108,19 +108,21 @@ class Partitioner(Catalogue):
                     continue  # no row waits for it yet
         return made
 
-    async def _near(self, connection: Connection, table: str, micros: NDArray[np.int64], far: Far) -> NDArray[np.int64]:
+    async def _near(
+        self, connection: Connection, table: str, micros: NDArray[np.int64], far: FarLimit
+    ) -> NDArray[np.int64]:
         """The times for which a partition may be made."""
         layout = await self.layout(connection, table)
-        there = int(np.count_nonzero(layout.starts > far.after))
+        existing = int(np.count_nonzero(layout.starts > far.after))
         beyond = micros[(micros > far.after) & (layout.at(micros) < 0)]
         coming = partitions_for(table, self.widths[table], beyond)
-        if there + len(coming) <= far.most:
+        if existing + len(coming) <= far.most:
             return micros
-        end = micros_of(coming[max(0, far.most - there)].start)
+        end = micros_of(coming[max(0, far.most - existing)].start)
         return micros[(micros <= far.after) | (micros < end)]
 
     async def _ensure(self, connection: Connection, table: str, micros: NDArray[np.int64]) -> int:
-        """Make partitions for those of the times that no partition holds; gives how many were made."""
+        """Make partitions for those of the times that no partition holds. Returns how many it made."""
         made = 0
         for width in _THIS_AND_NARROWER[self.widths[table]]:
             left = micros[(await self.layout(connection, table)).at(micros) < 0]
@@ -137,19 +139,19 @@ class Partitioner(Catalogue):
         return made
 
     def _missing(self, table: str, hour: Partition) -> PartitionMissing | SchemaMismatch:
-        """Why an hour has no partition."""
+        """The error that says why an hour has no partition."""
         if self.refusal:
             return PartitionMissing(
-                f"{table} has no partition for {hour.start:%Y-%m-%dT%H:%MZ}, and this role may make none ({self.refusal}); or make it "
-                f"by hand: {hour.ddl}"
+                f"{table} has no partition for {hour.start:%Y-%m-%dT%H:%MZ}, and this role may not create one: {self.refusal}; or "
+                f"create it by hand: {hour.ddl}"
             )
         return SchemaMismatch(
-            f"a part of the hour {hour.start:%Y-%m-%dT%H:%MZ} has no partition of {table}, and another part has; make what is "
-            f"missing, or attach partitions of whole hours"
+            f"a part of the hour {hour.start:%Y-%m-%dT%H:%MZ} has no partition of {table}, and another part has; create the "
+            f"missing one, or attach partitions of whole hours"
         )
 
     async def _make(self, connection: Connection, table: str, some: Sequence[Partition]) -> int:
-        """Make and attach some partitions of one table where they are missing; gives how many were made."""
+        """Make and attach some partitions of one table if they are missing. Returns how many it made."""
         stamps = [part.stamp for part in some]
         try:
             states: list[str] = await connection.fetchval(_MAKE, table, stamps)
@@ -173,7 +175,7 @@ class Partitioner(Catalogue):
 
 
 async def why_not(connection: Connection, error: NotAllowed) -> str:
-    """What to type for a role that may not make partitions. Raises ``StoreUnavailable``."""
+    """The reason why a role may not make partitions, and the GRANT to type. Raises ``StoreUnavailable``."""
     role = await connection.fetchval("SELECT quote_ident(current_user)")
     return (
         f"{str(error).partition('; ')[0]}; as the tables' owner type: "

@@ -27,7 +27,7 @@ async def with_cuts(connection: Connection, part: Part, count: int) -> Part:
     percent = min(100.0, 100 * _SAMPLE_PAGES * 8192 / part.size_bytes)
     shares = [number / count for number in range(1, count)]
     found = await connection.fetchval(
-        # Of the table, because a role may have no right to its partition.
+        # Read from the table, because a role may have no right to its partition.
         f'SELECT percentile_disc($1::float8[]) WITHIN GROUP (ORDER BY "timestamp") FROM {part.table} '
         'TABLESAMPLE SYSTEM ($2) REPEATABLE (0) WHERE "timestamp" >= $3 AND "timestamp" < $4 '
         "AND \"timestamp\" < '9999-12-31'",
@@ -37,7 +37,7 @@ async def with_cuts(connection: Connection, part: Part, count: int) -> Part:
 
 
 async def refuse_dropped(connection: Connection, parts: Iterable[Part]) -> None:
-    """Raise ``StoreUnavailable`` where one of ``parts`` has gone: windows that lost rows would be taken for beginnings."""
+    """Raise ``StoreUnavailable`` if one of ``parts`` has been dropped: windows that lost rows would look like a symbol's first."""
     gone = {part.name for part in parts} - {part.name for part in await read_parts(connection)}
     if gone:
         raise StoreUnavailable(f"partition {min(gone)} was dropped meanwhile")

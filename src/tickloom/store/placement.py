@@ -1,8 +1,8 @@
-"""Gives each decoded row its partition: existing, made now, or none, which makes the row's message a dead letter."""
+"""Finds the partition of each decoded row, or makes it. A row that gets none becomes a dead letter."""
 
 from tickloom.core.decode import without
 from tickloom.core.model import FEEDS, Decoded, Reason
-from tickloom.core.partitioning import Far
+from tickloom.core.partitioning import FarLimit
 from tickloom.core.timestamps import LATEST
 from tickloom.logs import Logger
 from tickloom.settings import Settings
@@ -27,7 +27,7 @@ class Placement:
         Partitions of all other rows exist afterwards. Raises ``StateSpoilt``, ``Mistake``, and what the supplier raises.
         """
         table, micros = FEEDS[decoded.chunk.side].table.name, decoded.rows["ts"].to_numpy()
-        far = Far(min(now_micros + round(self._max_ahead_seconds * 1_000_000), LATEST), self._most_ahead)
+        far = FarLimit(min(now_micros + round(self._max_ahead_seconds * 1_000_000), LATEST), self._most_ahead)
         expired = await self._supplier.expired(table, micros, far)
         too_far = self._partitioner.too_far(table, micros, far)
         if expired.any():

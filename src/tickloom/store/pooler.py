@@ -1,16 +1,17 @@
-"""Whether a pooler gives one client several servers: session settings and staging tables would land on any of them."""
+"""Refuses poolers that give one client several servers: its settings and staging tables would land on any of them."""
 
 from tickloom.errors import SettingsError, StoreUnavailable
 from tickloom.settings import Settings
-from tickloom.store.postgres import SESSION_MODE, Connection, connect
+from tickloom.store.postgres import Connection, connect
+from tickloom.store.sqlstates import SESSION_MODE
 
 
 async def refuse_poolers(settings: Settings) -> None:
-    """Raise ``SettingsError`` where a pooler in transaction or statement mode stands in between; ``StoreUnavailable``, ``Mistake``.
+    """Raise ``SettingsError`` if a pooler in transaction or statement mode stands in between; ``StoreUnavailable``, ``Mistake``.
 
-    A session keeps its server from one transaction to the next, whatever other sessions do. A pooler in another mode hands out
-    the server that has been free for the longest or the shortest time: a client gets the one that another client has just
-    released, or gets a different one than before.
+    In session mode a client keeps its server from one transaction to the next, while other clients work. In another mode the
+    pooler hands out the server that has been free for the longest or the shortest time: a client then gets the server that
+    another client has just released, or a different one than before.
     """
     first = await connect(settings)
     try:
@@ -33,12 +34,14 @@ async def _compare(first: Connection, second: Connection) -> None:
                 mine.add(await _server(first))
         except StoreUnavailable as error:
             if "statement pooling" in str(error):
-                raise SettingsError(f"a pooler in statement mode stands in between: {error}; {SESSION_MODE}") from error
+                raise SettingsError(
+                    f"a pooler in statement mode stands in front of the database: {error}; {SESSION_MODE}"
+                ) from error
             raise
     if len(mine) > 1 or len(theirs) > 1 or mine & theirs:
-        raise SettingsError(f"a pooler in transaction mode stands in between; {SESSION_MODE}")
+        raise SettingsError(f"a pooler in transaction mode stands in front of the database; {SESSION_MODE}")
 
 
 async def _server(connection: Connection) -> bytes:
-    """The process id of the server. Asked by COPY, which needs no prepared statement: a pooler may lose those."""
+    """The process id of the server. COPY asks for it without a prepared statement, which a pooler may lose."""
     return await connection.copy_out("SELECT pg_backend_pid()")

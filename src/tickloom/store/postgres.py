@@ -1,9 +1,4 @@
-"""The seam to asyncpg: connections, and whose turn it is when Postgres refuses. asyncpg is untyped: only here.
-
-SQLSTATE classes (PostgreSQL documentation, appendix A): 22, 23, P0 and those that Postgres itself never uses (a user's
-trigger raises them) are bad data; 08, 25, 40, 53, 55, 57, 58 and XX are bad days, waited out; the rest (no table, no
-right, no such database) are mistakes that a person must cure.
-"""
+"""The seam to asyncpg, which is untyped: connections and transactions. Errors come out as the project's own (``sqlstates``)."""
 
 import asyncio
 import socket
@@ -14,54 +9,32 @@ from typing import Any
 
 import asyncpg
 
-from tickloom.errors import (
-    DataRefused,
-    Garbled,
-    LockHeld,
-    LocksExhausted,
-    NotAllowed,
-    SchemaMismatch,
-    SettingsError,
-    StoreUnavailable,
-    TickloomError,
-)
+from tickloom.errors import SettingsError, StoreUnavailable, TickloomError
 from tickloom.settings import Settings
+from tickloom.store.sqlstates import classify
 
-_BAD_DAY = ("08", "25", "40", "53", "55", "57", "58", "XX")
-_OTHERS = (
-    *("00", "01", "02", "03", "09", "0A", "0B", "0F", "0L", "0P", "0Z", "10", "20", "21", "24", "26", "27", "28", "2B"),
-    *("2D", "2F", "34", "38", "39", "3B", "3D", "3F", "42", "44", "54", "F0", "HV"),
-)
-_NOT_OUR_COLUMNS = ("22P03", "22P04")
-"""The bytes of a COPY are right for the columns that we know of."""
-NO_REFUSALS = (*_BAD_DAY, *_OTHERS, *_NOT_OUR_COLUMNS)
-"""SQLSTATEs, or classes of them, that say nothing of a row."""
-_AS_WE_NEED_IT = """
+_SESSION_SETTINGS = """
     SET default_transaction_isolation = 'read committed'; SET plan_cache_mode = force_custom_plan;
     SET idle_in_transaction_session_timeout = '60s'; SET tcp_user_timeout = '30s';
     SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
     SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET lock_timeout = 0;
     SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')
 """
-"""What is read after a lock was waited for must be the newest, whatever the database's default, or replicas misjudge each
-other. Bounds of partitions are read as text. Limits of the role's are for people. A plan that knows the parameters plans for, and locks, no partition outside of their range. And a daemon that
-vanished, or sleeps, must not hold the ledger's row locks against its successor's take-over. By SET, for poolers refuse
-these as start-up parameters."""
+"""After waiting for a lock a statement must read the newest rows, or replicas misjudge each other. A plan for the actual
+parameters locks no partition outside of their range. A daemon that vanished, or sleeps, must not hold the ledger's row locks
+against its successor. Bounds of partitions are read as text. The time limits of a role are meant for people. They are set
+by SET, because poolers refuse them as start-up parameters."""
 LOOKUPS_ONLY = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off; SET LOCAL jit = off"
-"""For a transaction that looks rows up by key, from lists or staging tables without statistics: one look-up a row is
-always right, and what the planner must take."""
+"""For a transaction that looks rows up by key, from lists or staging tables without statistics: a look-up for each row is
+always right, so the planner must choose it."""
 
 _COPY_BLOCK_BYTES = 1 << 20
 
-SESSION_MODE = (
-    "give this database session mode (pgbouncer: pool_mode = session for it, or for the user), or point TICKLOOM_DATABASE_URL "
-    "past the pooler"
-)
-_NOT_AMONG_OUR_BOOKS = """
+_OUTSIDE_OF_BOOKKEEPING = """
     SELECT set_config('search_path', 'public', false)
     WHERE current_user = 'tickloom' AND current_setting('search_path') ~ '[$]user'
 """
-"""A role named like our bookkeeping schema would have it first in "$user", public: the tables are not for there."""
+"""A role with the name of our bookkeeping schema has that schema first in "$user", public; the tables do not belong there."""
 
 
 def sql(name: str) -> str:
@@ -70,14 +43,14 @@ def sql(name: str) -> str:
 
 
 class Connection:
-    """A session with Postgres. Its methods raise the project's own errors: see ``classify``. One task uses it at a time."""
+    """A session with Postgres. Its methods raise the project's own errors: see ``sqlstates``. One task uses it at a time."""
 
     def __init__(self, session: Any) -> None:
         """``session``: a connection of asyncpg."""
         self._session = session
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
-        """Run a statement, or several without ``args``; gives the command tag of the last."""
+        """Run a statement, or several without ``args``. Returns the command tag of the last one."""
         with _translated():
             return await self._session.execute(query, *args, timeout=timeout)
 
@@ -87,12 +60,12 @@ class Connection:
             return await self._session.fetch(query, *args)
 
     async def fetchrow(self, query: str, *args: Any) -> Any:
-        """The first row; None where there is none."""
+        """The first row; None if there is none."""
         with _translated():
             return await self._session.fetchrow(query, *args)
 
     async def fetchval(self, query: str, *args: Any) -> Any:
-        """The first column of the first row; None where there is none."""
+        """The first column of the first row; None if there is none."""
         with _translated():
             return await self._session.fetchval(query, *args)
 
@@ -107,7 +80,7 @@ class Connection:
         return b"".join(parts)
 
     async def copy_out_to(self, output: Any, query: str, *args: Any) -> int:
-        """The same into ``output`` (a path, or a coroutine function that takes bytes); gives the number of rows."""
+        """The same into ``output`` (a path, or a coroutine function that takes bytes). Returns the number of rows."""
         with _translated():
             tag = await self._session.copy_from_query(query, *args, output=output, format="binary")
         return int(tag.rpartition(" ")[2])
@@ -119,7 +92,7 @@ class Connection:
         stream: bytearray | AsyncIterator[bytes],
         seconds: float,
     ) -> int:
-        """Send a binary COPY stream into ``table`` (schema, name) within ``seconds``; gives the number of rows taken."""
+        """Send a binary COPY stream into ``table`` (schema, name) within ``seconds``. Returns the number of rows taken."""
         schema, name = table
         source = _blocks(stream) if isinstance(stream, bytearray) else stream
         copying = self._session.copy_to_table(name, schema_name=schema, columns=columns, source=source, format="binary")
@@ -143,10 +116,10 @@ class Connection:
     ) -> AsyncGenerator[None]:
         """BEGIN … COMMIT around the block, at READ COMMITTED, which ``connect`` sets. With a ``snapshot`` (see
         ``exported_snapshot``) the block sees the database at the time of that export. A ``rehearsal`` is rolled back at its
-        end. An error rolls back; where Postgres cannot be asked to, the connection is terminated.
+        end. An error rolls back, or terminates the connection if Postgres cannot be asked to.
 
-        asyncpg's own transaction asks for the ROLLBACK whatever happened: on a connection that fell silent it waits without
-        a limit, and its complaint about a closed connection replaces the error, even a cancellation.
+        asyncpg's own transaction always asks for the ROLLBACK: on a silent connection it waits without a limit, and its error
+        about a closed connection replaces the first error, even a cancellation.
         """
         begin = f"BEGIN{' ISOLATION LEVEL REPEATABLE READ' * (snapshot is not None)}{' READ ONLY' * readonly}"
         await self.execute(begin if snapshot is None else f"{begin}; SET TRANSACTION SNAPSHOT '{snapshot}'")
@@ -172,7 +145,7 @@ class Connection:
         return self._session.is_closed()
 
     def terminate(self) -> None:
-        """Close at once, without a word to the server."""
+        """Close at once, without notice to the server."""
         self._session.terminate()
 
     async def close(self) -> None:
@@ -188,10 +161,10 @@ class Connection:
             raise
 
     async def _copied(self, copying: Coroutine[Any, Any, str], seconds: float) -> int:
-        """Run a COPY to the server to its end; gives the number of rows.
+        """Run a COPY to the server to its end. Returns the number of rows.
 
         asyncpg limits only the wait for the answer: a COPY that cannot be sent would wait for ever, and a cancelled one
-        ends with whatever error comes first. Here the connection ends, and the cancellation stays a cancellation.
+        ends with the first error that comes. Here the connection ends, and the cancellation stays a cancellation.
         """
         task = asyncio.ensure_future(copying)
         task.add_done_callback(
@@ -233,7 +206,7 @@ async def _blocks(stream: bytearray) -> AsyncIterator[memoryview]:
 async def connect(settings: Settings, name: str = "tickloom") -> Connection:
     """A new connection; ``name`` is its application_name.
 
-    Raises ``StoreUnavailable``, or ``Mistake`` for what waiting does not cure.
+    Raises ``StoreUnavailable``, or ``Mistake`` if waiting cannot help.
     """
     with _translated():
         try:
@@ -258,18 +231,18 @@ async def connect(settings: Settings, name: str = "tickloom") -> Connection:
 
 
 def _set_up(settings: Settings, name: str) -> str:
-    """All that a new session is told, in one round trip: so without parameters."""
+    """The statements that set up a new session. They have no parameters, so that one round trip is enough."""
     application_name = name.replace("\\", "\\\\").replace("'", "''")
     return f"""
-        {_AS_WE_NEED_IT};
+        {_SESSION_SETTINGS};
         SET statement_timeout = {round(settings.database_command_timeout_seconds * 1000)};
         SET application_name = E'{application_name}';
-        {_NOT_AMONG_OUR_BOOKS}
+        {_OUTSIDE_OF_BOOKKEEPING}
     """
 
 
 def _notice_a_dead_network(connection: Any) -> None:
-    """Our side of ``_AS_WE_NEED_IT``: without it a half-open connection is silent until the command timeout."""
+    """Our side of ``_SESSION_SETTINGS``: without it a half-open connection is silent until the command timeout."""
     channel = connection._transport.get_extra_info("socket")  # asyncpg has no public way to its socket
     if channel.family == socket.AF_UNIX or not hasattr(socket, "TCP_USER_TIMEOUT"):
         return
@@ -290,7 +263,7 @@ async def connected(settings: Settings) -> AsyncGenerator[Connection]:
 
 @contextmanager
 def _translated() -> Generator[None]:
-    """Errors of asyncpg and of the network inside come out as the project's own."""
+    """Turns errors of asyncpg and of the network into the project's own."""
     try:
         yield
     except TickloomError:
@@ -300,51 +273,3 @@ def _translated() -> Generator[None]:
     except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         # The last one: a COPY whose connection broke under it. The connection is not used again in any case.
         raise StoreUnavailable(f"Postgres cannot be reached: {str(error) or type(error).__name__}") from error
-
-
-def first_line(words: str) -> str:
-    """Of what Postgres, or a user's trigger, says; it may be nothing."""
-    return next(iter(words.splitlines()), "")
-
-
-def classify(error: Any, source: str = "TICKLOOM_DATABASE_URL") -> TickloomError:
-    """Whose turn it is, from an asyncpg error's SQLSTATE. ``source``: where the database's address was found."""
-    state = str(getattr(error, "sqlstate", None) or "XX000")
-    message = f"{first_line(str(error))} (SQLSTATE {state})"
-    if state == "23514" and not error.constraint_name and error.table_name:  # without a table: raised by a trigger
-        return StoreUnavailable(
-            f"{message}; the partition was dropped, or this session does not see it yet; it is made again"
-        )
-    if state in {"08P01", "XX000"}:
-        return Garbled(message)
-    if state == "55P03":
-        return LockHeld(message)
-    if state == "53200" and "max_locks_per_transaction" in str(getattr(error, "hint", "")):
-        return LocksExhausted(
-            f"{message}: the server's table of locks is full; raise max_locks_per_transaction in postgresql.conf and restart "
-            f"the server, or keep fewer partitions: `tickloom check` says how many there is room for"
-        )
-    if state in _NOT_OUR_COLUMNS:
-        return SchemaMismatch(
-            f"{message}; the column's type was changed: `tickloom check` prints the statement that fixes it"
-        )
-    if not state.startswith(NO_REFUSALS):
-        return DataRefused(message)
-    if state == "25006":
-        return StoreUnavailable(
-            f"{message}: this is a standby, or default_transaction_read_only is on for the role or the database "
-            f"(ALTER ROLE … or ALTER DATABASE … RESET default_transaction_read_only)"
-        )
-    if state.startswith(_BAD_DAY):
-        return StoreUnavailable(message)
-    if state in {"26000", "42P05"}:  # a statement that was prepared elsewhere, or by somebody else
-        return SettingsError(f"{message}: a pooler in transaction mode stands between; {SESSION_MODE}")
-    if state in {"42P01", "42703", "3F000", "42883", "42804"}:
-        return SchemaMismatch(f"{message}; run `tickloom migrate`")
-    if state == "42501":
-        return NotAllowed(f"{message}; grant the role its rights: `tickloom check` prints what to type")
-    if state.startswith("28"):
-        return SettingsError(f"{message}; fix user and password in {source}")
-    if state == "3D000":
-        return SettingsError(f"{message}; create the database, or name another one in {source}")
-    return SchemaMismatch(f"{message}; Postgres will not do this however often it is tried")

@@ -1,4 +1,4 @@
-"""A database made ready for the daemon: tables, bookkeeping and the partitions that come next."""
+"""Makes a database ready for the daemon: tables, bookkeeping and the next partitions."""
 
 from datetime import UTC, datetime
 
@@ -9,7 +9,7 @@ from tickloom.store.postgres import connected
 
 
 async def provision(settings: Settings) -> tuple[list[str], int]:
-    """Bring the tables to the newest version; gives what ``migrate`` did, and how many partitions were created.
+    """Bring the tables to the newest version. Returns what ``migrate`` did, and how many partitions were created.
 
     Safe to repeat; data stay. Raises ``Mistake``, ``StoreUnavailable``.
     """

@@ -1,8 +1,8 @@
-"""What ``verify`` and ``repair`` share: how a slice of time is computed again from the raw rows in it and before it.
+"""Shared by ``verify`` and ``repair``: computes a slice of time again from the raw rows in it and before it.
 
-The raw values are what all else is computed from, so they are taken as they are. Averages are windows over them, in
-set-based SQL. A window that reaches back over a slice's start needs the rows before the slice, so statements take those
-as parameters (``Before``).
+Everything else follows from the raw values, so these are taken as right. Averages are windows over them, in set-based SQL.
+A window that reaches back over a slice's start needs the rows before the slice, so statements take those as parameters
+(``Before``).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,16 +19,17 @@ from tickloom.store.postgres import Connection, sql
 Before: TypeAlias = tuple[list[str], list[datetime], list[float | None]]
 """Rows before a slice as a statement takes them: symbols, times, values."""
 OnProgress: TypeAlias = Callable[[str, float, float], None]
-"""Called with what is being done, how much of it is done, and how much there is in all."""
+"""Called with the name of the work, the amount done, and the total."""
 WITHIN = '"timestamp" >= $1 AND "timestamp" < $2'
 POSSIBLE = {Side.PRICES: "abs(price) <= 1e15", Side.VOLUMES: "volume >= 0 AND volume <= 1e15"}
 """Values that a message can have."""
 
 
 async def plan_for_slices(connection: Connection) -> None:
-    """Until the transaction ends: plan for the partitions of the very slice, sort in memory, write times in UTC.
+    """Until the transaction ends: plan for the partitions of this slice only, sort in memory, write times in UTC.
 
-    The joins are of whole slices, and statistics may be stale or missing: never loop over one table for each row of another.
+    The joins cover whole slices, and statistics may be stale or missing, so no plan may loop over a table for each row of
+    another.
     """
     await connection.execute(
         "SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_nestloop = off; SET LOCAL jit = off; "
@@ -39,7 +40,7 @@ async def plan_for_slices(connection: Connection) -> None:
 async def look_back(
     history: History, connection: Connection, side: Side, start: datetime, symbols: Sequence[str], carry: Carry | None
 ) -> list[Row]:
-    """The rows before ``start`` that windows reach back to, in order, for those symbols of which ``carry`` has none."""
+    """The rows before ``start`` that windows reach back to, in order, for those symbols of which ``carry`` holds none."""
     new = [symbol for symbol in symbols if carry is None or symbol not in carry]
     if not new:
         return []

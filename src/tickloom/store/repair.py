@@ -1,12 +1,12 @@
-"""``tickloom verify --repair``: averages and joined rows, computed again from the raw tables and put right.
+"""``tickloom verify --repair``: computes averages and joined rows again from the raw tables, and corrects them.
 
 A repair works slice by slice. Each slice is one transaction that first locks the ledger against writers. A batch moves
-the ledger first, too, so no batch is under way: what the repair reads is the latest (also by its second session, which
-reads the rows before the slice), and it overwrites nothing that is newer. A running daemon waits for one slice at most.
-What a daemon holds in memory are raw values, which a repair does not change. A batch that has read averages from the
-tables is joined again where a repair came between (``ledger.refuse_repaired``).
+the ledger first, too, so no batch is in flight. The repair therefore reads the latest rows (also in its second session, which
+reads the rows before the slice), and overwrites nothing newer. A running daemon waits for one slice at most.
+A daemon holds raw values in memory, and a repair does not change those. A batch that has read averages from the tables
+is joined again if a repair has changed the tables since (``ledger.refuse_repaired``).
 
-What ``verify`` leaves in doubt, a repair does not touch.
+A repair does not touch the rows that ``verify`` leaves in doubt.
 """
 
 from collections import Counter
@@ -42,7 +42,7 @@ from tickloom.store.verdict import RAW_TABLES
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """What ``verify`` found to repair. ``slices``: those with a difference that can be repaired. ``parts``: the partitions
+    """The damage that ``verify`` found. ``slices``: those with a difference that can be repaired. ``parts``: the partitions
     that it saw. ``complete``: whether a side's raw table holds all rows that the ledger has stored.
     """
 
@@ -54,10 +54,10 @@ class Damage:
 async def repair_slices(
     connection: Connection, second: Connection, settings: Settings, damage: Damage, budget: int, watch: OnProgress
 ) -> Counter[str]:
-    """Repair the slices, each in a transaction of its own; gives how many rows of each table were written.
+    """Repair the slices, each in a transaction of its own. Returns the number of rows written, by table.
 
     ``second`` reads the rows before a slice, so that its locks end with each statement. ``budget``: partitions that a
-    transaction may touch. Raises ``Mistake``, ``StoreUnavailable``: the slices before are repaired then.
+    transaction may touch. Raises ``Mistake``, ``StoreUnavailable``: the earlier slices stay repaired.
     """
     written: Counter[str] = Counter()
     partitioner = schema.partitioner(settings)
@@ -68,7 +68,7 @@ async def repair_slices(
             await plan_for_slices(connection)
             await _lock_out_writers(connection)
             await refuse_dropped(connection, damage.parts)
-            # A fresh history: the daemon may have made partitions, and filled some that were empty.
+            # A new history: the daemon may have made partitions, and filled some that were empty.
             history = History(schema.partitioner(settings), settings.window_rows, budget)
             before = {side: await _rows_before(connection, second, history, side, piece) for side in Side}
             written.update(await _repair_slice(connection, settings.window_rows, piece, damage.complete, before))
@@ -76,7 +76,7 @@ async def repair_slices(
 
 
 async def _make_partitions(connection: Connection, partitioner: Partitioner, piece: Slice) -> None:
-    """Make the partitions of joined rows that are missing in a slice."""
+    """Make the missing partitions of joined rows in a slice."""
     if ANALYTICS.name not in piece.tables:
         hours = await connection.fetch(sql("repair_hours"), piece.start, piece.stop)
         micros = np.array([row["hour"] for row in hours], dtype=np.int64)
@@ -86,7 +86,7 @@ async def _make_partitions(connection: Connection, partitioner: Partitioner, pie
 async def _lock_out_writers(connection: Connection) -> None:
     await connection.execute("LOCK TABLE tickloom.offsets IN SHARE ROW EXCLUSIVE MODE")
     await connection.execute("UPDATE tickloom.source SET repairs = repairs + 1")  # see ledger.refuse_repaired
-    # Of the parents alone: that keeps partitions from being dropped, and does not lock each of them.
+    # Locks on the parents alone keep partitions from being dropped, without a lock on each of them.
     await connection.execute(f"LOCK TABLE ONLY {', ONLY '.join(t.name for t in TABLES)} IN ROW EXCLUSIVE MODE")
 
 
@@ -110,7 +110,7 @@ async def _repair_slice(
     complete: Mapping[Side, bool],
     before: Mapping[Side, Before],
 ) -> dict[str, int]:
-    """Known symbols, averages and joined rows of one slice; gives how many rows of each table were written."""
+    """Repair known symbols, averages and joined rows of one slice. Returns the number of rows written, by table."""
     span = (piece.start, piece.stop)
     await connection.execute(sql("repair_symbols"), *span)
     written: dict[str, int] = {}
@@ -118,9 +118,9 @@ async def _repair_slice(
         statement = for_side(sql("repair_averages"), side, rows=query_rows(side, 5))
         status = await connection.execute(statement, *span, window_rows, complete[side], *before[side])
         written[FEEDS[side].table.name] = int(status.rpartition(" ")[2])
-    both_sides_there = piece.tables.issuperset(RAW_TABLES)
+    both_sides_exist = piece.tables.issuperset(RAW_TABLES)
     detached = starts_and_stops(await detached_partitions(connection, ANALYTICS.name))
-    written[ANALYTICS.name] = await connection.fetchval(_JOIN, *span, datetime.now(UTC), both_sides_there, *detached)
+    written[ANALYTICS.name] = await connection.fetchval(_JOIN, *span, datetime.now(UTC), both_sides_exist, *detached)
     return written
 
 

@@ -1,4 +1,4 @@
-"""What ``run`` does to the database, tried and rolled back; and the GRANTs that a role lacks for it."""
+"""Tries everything that ``run`` does to the database, rolls it back, and names the GRANTs that the role lacks."""
 
 import uuid
 from collections.abc import Mapping, Sequence
@@ -28,14 +28,14 @@ _WHERE = """
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A statement that needs the rights of one that ``run`` gives but changes nothing, and the GRANT that allows it."""
+    """A statement that needs the same rights as one of ``run``'s but changes nothing, and the GRANT that allows it."""
 
     statement: str
     grant: str
 
 
 def trials(columns: Mapping[str, Sequence[str]]) -> list[Trial]:
-    """The trials for the tables (name to columns) that ``run`` writes, and for what else it reads and locks. Pure."""
+    """The trials for the tables (name to columns) that ``run`` writes, and for others that it reads or locks. Pure."""
     found: list[Trial] = []
     for table, names in columns.items():
         listed = ", ".join(f'"{name}"' for name in names)
@@ -52,7 +52,7 @@ def trials(columns: Mapping[str, Sequence[str]]) -> list[Trial]:
 
 
 def derived_trials(columns: Mapping[str, Sequence[str]]) -> list[Trial]:
-    """For derived outputs (name to columns): their rows are deleted, too. Pure."""
+    """The trials for derived outputs (name to columns), whose rows ``run`` may also delete. Pure."""
     found: list[Trial] = []
     for table, names in columns.items():
         grant = f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table}"
@@ -62,7 +62,7 @@ def derived_trials(columns: Mapping[str, Sequence[str]]) -> list[Trial]:
 
 
 async def rehearse(connection: Connection, settings: Settings) -> str:
-    """Try all that ``run`` does, and roll it back, except for what ``rehearse_partitions`` tries. Gives a line for ``check``.
+    """Try everything that ``run`` does, except for partitions, and roll it back. Returns a line for ``check``.
 
     Raises ``TickloomError`` with the GRANTs to type, ``StoreUnavailable``.
     """
@@ -105,9 +105,10 @@ def _together(grants: dict[str, None]) -> list[str]:
 
 
 async def rehearse_partitions(connection: Connection, maker: Partitioner, now: datetime) -> str:
-    """Create each table's next partition, and roll it back. Gives a line for ``check``: what a role that may not create any has to know.
+    """Create each table's next partition, and roll it back. Returns a line for ``check``, with the fix if this role may not.
 
-    Raises ``TickloomError`` where a table has no partition for ``now`` and this role may not create one; ``StoreUnavailable``, ``Mistake``.
+    Raises ``TickloomError`` if a table has no partition for ``now`` and this role may not create one; ``StoreUnavailable``,
+    ``Mistake``.
     """
     lines: list[str] = []
     for table, width in maker.widths.items():
@@ -124,16 +125,16 @@ async def rehearse_partitions(connection: Connection, maker: Partitioner, now: d
             refusal = await why_not(connection, error)
             if until <= micros_of(now):
                 raise TickloomError(
-                    f"{table} has no partition for now and this role may not create one, so somebody else must, ahead of time: {refusal}"
+                    f"{table} has no partition for now, and this role may not create one, so another role must, ahead of time: {refusal}"
                 ) from error
             lines.append(
-                f"{table} has partitions until {moment(until):%Y-%m-%dT%H:%MZ}; somebody else must create the next ones, this role may not: {refusal}"
+                f"{table} has partitions until {moment(until):%Y-%m-%dT%H:%MZ}; this role may not create the next ones, so another role must: {refusal}"
             )
     return ". ".join(lines) or "the next ones can be created: it was tried and rolled back"
 
 
 async def _rehearse_ending_sessions(connection: Connection, settings: Settings) -> None:
-    """Try what a take-over does to the sessions of a predecessor that sleeps: end them."""
+    """Try to end a session of this role, as a take-over does with the sessions of a sleeping predecessor."""
     owner = f"check-{uuid.uuid4().hex}"
     sleeper = await connect(settings, ledger.session_name(owner))
     try:

@@ -1,6 +1,6 @@
 """The tables that this version writes: the output tables, declared in ``core.model``, and the bookkeeping, declared here.
 
-``migrate`` creates them and ``check`` compares them with what exists; both go by these declarations.
+``migrate`` creates them, and ``check`` compares the existing tables with these declarations.
 """
 
 from collections.abc import Mapping
@@ -111,12 +111,12 @@ _PARTITIONING_SETTINGS = {
 
 
 def partitioning_setting(table: str) -> str:
-    """What says how wide the partitions of a table are: a setting, or a declaration."""
+    """The setting, or the declaration, that decides how wide the partitions of a table are; for messages."""
     return _PARTITIONING_SETTINGS.get(table, f"partitioning in the declaration of {table}")
 
 
 def partitioning(settings: Settings, table: Table) -> Partitioning:
-    """How wide the settings want the partitions of an output table."""
+    """The width of an output table's partitions, by the settings or its declaration."""
     wanted = {
         PRICES.name: settings.prices_partitioning,
         VOLUMES.name: settings.volumes_partitioning,
@@ -127,7 +127,7 @@ def partitioning(settings: Settings, table: Table) -> Partitioning:
 
 
 def partitioner(settings: Settings) -> Partitioner:
-    """A partitioner for all output tables, of the widths that the settings want."""
+    """A partitioner for all output tables, with the widths that ``partitioning`` gives them."""
     return Partitioner({table.name: partitioning(settings, table) for table in tables()}, settings.partitions_ahead)
 
 

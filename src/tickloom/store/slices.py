@@ -1,7 +1,7 @@
 """All time, or a span of it, cut at partition bounds into slices of a bounded size. Pure.
 
 The first slice of all time begins at ``BEGINNING`` and the last ends at ``END`` (Postgres's infinities), so that no row
-lies outside of them, whatever its time is.
+lies outside of them, at any time.
 """
 
 from bisect import bisect_left
@@ -46,7 +46,7 @@ class Span:
 class Slice:
     """A piece of a span. ``tables``: those that have partitions for all of it; ``size_bytes``: of all tables.
 
-    ``bounds``: how many bounds of partitions lie in it, with its start; no table has more partitions in it than that.
+    ``bounds``: the number of partition bounds in it, its start included; no table has more partitions in it.
     """
 
     start: datetime
@@ -73,7 +73,7 @@ def _parsed(option: str, text: str | None) -> datetime | None:
             return moment(micros)
     except OverflowError:
         pass
-    raise SettingsError(f"{option} {text!r} is no time; write it like 2026-11-24T10:15:00 (UTC) or …+01:00")
+    raise SettingsError(f"{option} {text!r} is not a time; write it like 2026-11-24T10:15:00 (UTC) or …+01:00")
 
 
 def slice_bytes(parts: Sequence[Part], least: int) -> int:
@@ -103,12 +103,12 @@ def cut(parts: Sequence[Part], span: Span, largest: int, most_bounds: int) -> li
             tables[number].add(part.table)
             sizes[number] += part.size_bytes / (last - first)
     found: list[Slice] = []
-    for (start, stop), there, size in zip(pairwise(edges), map(frozenset, tables), sizes, strict=True):
+    for (start, stop), present, size in zip(pairwise(edges), map(frozenset, tables), sizes, strict=True):
         before = found[-1] if found else None
         bytes_in_both = (before.size_bytes if before else 0) + size
         fits = bytes_in_both <= largest and (not bytes_in_both or (before and before.bounds < most_bounds))
-        if before and before.tables == there and fits:
+        if before and before.tables == present and fits:
             found[-1] = replace(before, stop=stop, size_bytes=bytes_in_both, bounds=before.bounds + 1)
         else:
-            found.append(Slice(start, stop, there, size))
+            found.append(Slice(start, stop, present, size))
     return found

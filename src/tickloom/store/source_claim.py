@@ -1,4 +1,4 @@
-"""What the tables were made from: cluster, topics, window, group. A daemon with another source is refused."""
+"""Records what the tables were made from: cluster, topics, window, group. Refuses a daemon with another source."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,11 +12,11 @@ from tickloom.store.postgres import Connection, sql
 async def claim_source(
     connection: Connection, settings: Settings, cluster_id: str, topic_ids: Mapping[str, str] | None = None
 ) -> None:
-    """Record in ``tickloom.source`` what the tables are made from and which group fills them, or compare with what is recorded.
+    """Record in ``tickloom.source`` the source of the tables and the group that fills them, or compare them with the record.
 
     ``topic_ids``: Kafka's id by topic name, where the brokers have ids. A topic that was deleted and created again has
     another id. Raises ``WrongSource``, ``LogLost``, ``StoreUnavailable``; ``SchemaMismatch``
-    where this process does not maintain the database's outputs.
+    if this process does not maintain the database's outputs.
     """
     await refuse_others(connection)
     mine = source_of(settings, cluster_id)
@@ -32,12 +32,12 @@ async def claim_source(
 
 
 def source_of(settings: Settings, cluster_id: str) -> tuple[str, str, str, int]:
-    """What tables are made from, in the order of the columns of ``tickloom.source``: cluster, topics, window."""
+    """The source of the tables, in the order of the columns of ``tickloom.source``: cluster, topics, window."""
     return (cluster_id, settings.prices_topic, settings.volumes_topic, settings.window_rows)
 
 
 def refuse_other_topics(recorded: Any, settings: Settings, topic_ids: Mapping[str, str]) -> None:
-    """Raise ``LogLost`` where a topic is not the one, by its id, that the tables were made from."""
+    """Raise ``LogLost`` if a topic has another id than the one that the tables were made from."""
     for topic, before in (
         (settings.prices_topic, recorded["prices_topic_id"]),
         (settings.volumes_topic, recorded["volumes_topic_id"]),
@@ -51,7 +51,7 @@ def refuse_other_topics(recorded: Any, settings: Settings, topic_ids: Mapping[st
 
 
 def refuse_other_group(recorded: Any, settings: Settings) -> None:
-    """Raise ``WrongSource`` where another Kafka group fills the tables."""
+    """Raise ``WrongSource`` if another Kafka group fills the tables."""
     group = settings.kafka_group_id
     if recorded["group_id"] not in (None, group):
         raise WrongSource(
@@ -66,7 +66,7 @@ def _quoted(text: str) -> str:
 
 
 def refuse_other_source(recorded: Any, mine: tuple[str, str, str, int]) -> None:
-    """Raise ``WrongSource`` where the tables were made from another source than ``mine``, which is a ``source_of``."""
+    """Raise ``WrongSource`` if the tables were made from another source than ``mine``, which is a ``source_of``."""
     names = ("cluster_id", "prices_topic", "volumes_topic", "window_rows")
     other = [
         f"{name} {recorded[name]!r}, not {value!r}"

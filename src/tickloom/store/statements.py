@@ -1,6 +1,6 @@
 """SQL for the streams of a batch: staging tables, and the statements that write from them.
 
-Every statement names its columns: neither what a user adds to a table nor the order of its columns changes what is written.
+Every statement names its columns, so columns that a user adds, and the order of columns, change nothing.
 Names come from the model, never from data.
 """
 
@@ -8,7 +8,7 @@ from tickloom.core.streams import Stream
 from tickloom.store.postgres import sql
 
 _ANY_NUMBER = "LIMIT (SELECT 9223372036854775807)"
-"""No limit, but the planner expects few rows and so looks each of them up. Without statistics it assumes that a range of
+"""It limits nothing, but the planner then expects few rows and looks each of them up. Without statistics it assumes that a range of
 partitions holds half a percent of a table, and might scan all staged rows for each row of it."""
 
 

@@ -1,4 +1,4 @@
-"""``Store``: a database connection that is made again after an outage, so that its callers see none."""
+"""``Store``: a database connection that opens again after an outage, so that its callers see none."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class StoreObserver(Protocol):
-    """Gets reports of how Postgres answers. Called on the event loop; must not block.
+    """Learns how Postgres answers. Called on the event loop; must not block.
 
     ``store`` identifies the caller: Postgres may serve one connection and refuse another at the same time.
     """
@@ -29,7 +29,7 @@ class StoreObserver(Protocol):
         ...
 
     def postgres_answered(self, store: object) -> None:
-        """Postgres has done what the store asked for."""
+        """Postgres has done the store's work."""
         ...
 
     def store_closed(self, store: object) -> None:
@@ -38,13 +38,13 @@ class StoreObserver(Protocol):
 
 
 class Store:
-    """A connection that is made again after an outage. Only one task may use it at a time."""
+    """A connection that opens again after an outage. Only one task may use it at a time."""
 
     def __init__(self, settings: Settings, observer: StoreObserver, *, ledger_owner: str | None = None) -> None:
         """``ledger_owner``: for a store that writes the ledger, the name of the replica that owns the ledger's rows.
 
-        Its connection bears that name, and ends the connection that it replaces: the network may have cut that one
-        off while it holds locks on the ledger's rows.
+        Its connection bears that name, and ends the connection that it replaces: that one may still hold locks on the
+        ledger's rows, cut off by the network.
         """
         self._settings = settings
         self._observer = observer
@@ -53,7 +53,7 @@ class Store:
         self._connection: Connection | None = None
 
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Run ``work`` until it succeeds: an outage is waited out for as long as it takes.
+        """Run ``work`` until it succeeds, however long an outage lasts.
 
         Raises every error of ``work`` that is not ``StoreUnavailable``, and ``Mistake`` when the server's lock table stays full.
         """

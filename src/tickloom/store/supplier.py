@@ -6,14 +6,14 @@ from typing import Any, TypeAlias, assert_never
 
 from tickloom.core.engine import Expiry, NewestRows, RowsAround, Stored
 from tickloom.core.model import Ints
-from tickloom.core.partitioning import Bools, Far
+from tickloom.core.partitioning import Bools, FarLimit
 from tickloom.store import ledger
 from tickloom.store.history import History
 from tickloom.store.partitions import Partitioner
 from tickloom.store.postgres import Connection
 
 Run: TypeAlias = Callable[[Callable[[Connection], Awaitable[Any]]], Awaitable[Any]]
-"""Runs work over a connection: one that waits outages out, or just this one."""
+"""Runs work on a connection, and may wait out outages."""
 
 
 class Supplier:
@@ -42,11 +42,11 @@ class Supplier:
             case _:
                 assert_never(need)
 
-    async def expired(self, table: str, micros: Ints, far: Far | None = None) -> Bools:
-        """Which of these times have lost their partition; the others have one from now on, unless they are too ``far``."""
+    async def expired(self, table: str, micros: Ints, far: FarLimit | None = None) -> Bools:
+        """Which of these times have lost their partition. The others have one from now on, unless ``far`` forbids it."""
 
-        async def look(connection: Connection) -> Bools:
+        async def ensure(connection: Connection) -> Bools:
             self._made(await self._partitioner.ensure_kept(connection, table, micros, far))
             return self._partitioner.expired(table, micros)
 
-        return await self._run(look)
+        return await self._run(ensure)

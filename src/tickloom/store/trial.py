@@ -12,7 +12,8 @@ from tickloom.core.partitioning import ALWAYS
 from tickloom.core.streams import STREAMS, Stream
 from tickloom.core.timestamps import moment
 from tickloom.store.loader import KEPT_OUT
-from tickloom.store.postgres import LOOKUPS_ONLY, NO_REFUSALS, Connection, first_line, sql
+from tickloom.store.postgres import LOOKUPS_ONLY, Connection, sql
+from tickloom.store.sqlstates import NO_REFUSALS, first_line
 from tickloom.store.statements import staging_table, write
 
 _FUNCTION = sql("try_rows").format(others="|".join(NO_REFUSALS), kept_out=KEPT_OUT)
@@ -20,25 +21,25 @@ _FUNCTION = sql("try_rows").format(others="|".join(NO_REFUSALS), kept_out=KEPT_O
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One row that Postgres refuses, with its words: the ``index``-th row of the stream ``target`` (see ``STREAMS``).
+    """One row that Postgres refuses, with its message: the ``index``-th row of the stream ``target`` (see ``STREAMS``).
 
-    ``constraint``, ``column``: empty where Postgres names none. ``own``: it is refused whatever its averages are, so no other row
-    can be the cause.
+    ``constraint``, ``column``: empty if Postgres names none. ``own``: Postgres refuses it with any averages, so no other row can
+    be the cause.
     """
 
     target: str
     index: int
     state: str
-    words: str
+    message: str
     constraint: str
     column: str
     own: bool
 
 
 async def refusals(connection: Connection, encoded: Encoded, copy_seconds: float) -> list[Refusal]:
-    """The refused rows of a batch, each tried with all earlier rows in place; partitions must exist.
+    """The refused rows of a batch, each tried after all earlier rows are written. Partitions must exist.
 
-    Raises ``StoreUnavailable``, ``Mistake``; ``DataRefused`` where none of these rows is the reason.
+    Raises ``StoreUnavailable``, ``Mistake``; ``DataRefused`` if none of these rows is the reason.
     """
     found: list[Refusal] = []
     async with connection.transaction(rehearsal=True):
@@ -63,8 +64,8 @@ async def _try(connection: Connection, stream: Stream, encoded: Encoded) -> list
             "SELECT * FROM pg_temp.rows_refused($1, $2, $3, $4, $5)",
             *(statement, variants, not stream.staged, moment(run.start), moment(run.stop)),
         )
-        for number, state, words, constraint, column, own in rows:
-            message = f"{first_line(words)} (SQLSTATE {state})"
+        for number, state, text, constraint, column, own in rows:
+            message = f"{first_line(text)} (SQLSTATE {state})"
             found.append(Refusal(stream.name, number - 1, state, message, constraint, column, own))
     return found
 

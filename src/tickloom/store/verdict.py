@@ -1,4 +1,4 @@
-"""What ``verify`` reports: differences by kind, the first of them, and how to fix each. Pure."""
+"""The report of ``verify``: differences by kind, the first of them, and how to fix each. Pure."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -12,7 +12,7 @@ SIDE_OF_AVERAGE = {feed.average: feed.side for feed in FEEDS.values()}
 
 
 class Kind(NamedTuple):
-    """Where a difference is; ``doubt``: why the value may be right after all."""
+    """The place of a difference. ``doubt``: why the value may be right after all."""
 
     table: str
     column: str
@@ -20,7 +20,7 @@ class Kind(NamedTuple):
 
     @property
     def repairable(self) -> bool:
-        """Whether ``--repair`` puts it right."""
+        """Whether ``--repair`` corrects it."""
         if self.table in RAW_TABLES:
             return self.column in SIDE_OF_AVERAGE or self.column == "symbol"
         return not self.table.startswith("tickloom.")
@@ -28,7 +28,7 @@ class Kind(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One value (or row, or count) that is not what it must be; numbers as Postgres writes them, times in UTC."""
+    """One value (or row, or count) that is wrong; numbers as Postgres writes them, times in UTC."""
 
     table: str
     column: str
@@ -47,8 +47,8 @@ class Difference:
 
 @dataclass(slots=True)
 class Report:
-    """What ``verify`` saw of ``tables``. ``wrong`` and ``left_out`` count differences by kind; ``first`` holds the first of the wrong ones.
-    ``repaired``: rows written, by table; None without a repair.
+    """The outcome of ``verify`` for ``tables``. ``wrong`` and ``left_out`` count differences by kind; ``first`` holds the first of
+    the wrong ones. ``repaired``: rows written, by table; None without a repair.
     """
 
     span: Span
@@ -62,7 +62,7 @@ class Report:
 
     @property
     def remaining(self) -> Counter[Kind]:
-        """The differences that exist now: after a repair, those that it cannot put right."""
+        """The differences that exist now; after a repair, those that it cannot correct."""
         return Counter({kind: n for kind, n in self.wrong.items() if self.repaired is None or not kind.repairable})
 
     def as_dict(self) -> dict[str, Any]:
@@ -82,12 +82,12 @@ class Report:
             ],
             "repaired": None if self.repaired is None else {table: self.repaired[table] for table in self.tables},
             "remaining": counted(self.remaining),
-            "mends": self.fixes(),
+            "fixes": self.fixes(),
             "seconds": round(self.seconds, 3),
         }
 
     def lines(self) -> list[str]:
-        """For people: a line a table, the first differences, and what to do."""
+        """The report for people: a line a table, the first differences, and their fixes."""
         bookkeeping = "every offset is counted; dead letters and gaps exist"
         lines = [self._line("tickloom", bookkeeping)]
         lines += [self._line(table, f"{self.rows[table]:,} rows, exact") for table in self.tables]
@@ -108,7 +108,7 @@ class Report:
         return [*lines, f"{verdict}, in {self.seconds:.1f} s"]
 
     def fixes(self) -> list[str]:
-        """What to do about the differences that remain, each once."""
+        """The fixes of the differences that remain, each once."""
         return list(dict.fromkeys(_fix(kind) for kind in sorted(self.remaining)))
 
     def _line(self, table: str, good: str) -> str:

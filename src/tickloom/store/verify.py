@@ -1,11 +1,11 @@
-"""``tickloom verify``: compares the tables with what they must be, in one snapshot.
+"""``tickloom verify``: checks the tables against the raw rows and the ledger, in one snapshot.
 
-Averages, the join and its numbers are computed again from the raw values, slice by slice of time (see ``recompute``).
-Beside that, the ledger's sums are checked, the dead letters and the gaps, and, where all of time is verified, the number
-of rows. ``--repair`` puts right what can be computed (see ``repair``).
+It computes averages, the join and its numbers again from the raw values, one slice of time after the other (see
+``recompute``). It also checks the ledger's sums, the dead letters and the gaps, and, if it verifies all of time, the number
+of rows. ``--repair`` corrects everything that can be computed (see ``repair``).
 
-A slice has a bounded number of partitions, and a transaction of its own, so that no transaction holds more locks than
-that. One session exports a snapshot and keeps it alive; the transactions of another session see it. A window that
+A slice has a bounded number of partitions and a transaction of its own, which bounds the locks of a transaction. One
+session exports a snapshot and keeps it alive; the transactions of another session see it. A window that
 reaches back over its slice's start gets the rows before it from the slices before (``Carry``), or, before the first
 slice, from queries of a few older partitions at a time.
 
@@ -14,7 +14,7 @@ Rows that are gone leave a doubt, which is reported and does not count as a diff
 - The first W-1 rows of a symbol have windows of fewer rows. Where a table holds fewer rows than the ledger stored,
   such a window may have lost rows with a dropped partition; its average was right when it was written.
 - A joined row for whose time a raw table has no partition (it was dropped) cannot be compared with anything.
-- A joined row that is missing, and whose partition was detached, is in the detached table, or would be.
+- A joined row that is missing, and whose partition was detached, is or would be in the detached table.
 """
 
 import time
@@ -54,7 +54,9 @@ from tickloom.store.verdict import RAW_TABLES, SIDE_OF_AVERAGE, Difference, Kind
 
 SLICE_BYTES = 64 * 2**20
 """Size of a slice, of all three tables together: some 200,000 rows of each."""
-_AGAIN = "run it again when Postgres is well; if a statement timed out, raise TICKLOOM_DATABASE_COMMAND_TIMEOUT_SECONDS"
+_TRY_AGAIN = (
+    "run it again when Postgres is well; if a statement timed out, raise TICKLOOM_DATABASE_COMMAND_TIMEOUT_SECONDS"
+)
 
 
 def _ignore_progress(what: str, done: float, total: float) -> None:
@@ -70,7 +72,7 @@ async def verify(
     watch: OnProgress = _ignore_progress,
     least_slice_bytes: int = SLICE_BYTES,
 ) -> Report:
-    """Check every row of ``span``; with ``repair``, put averages and joined rows right there. Needs no Kafka.
+    """Check every row of ``span``; with ``repair``, also correct averages and joined rows there. Needs no Kafka.
 
     ``limit``: how many of the first differences the report has. The snapshot is read only: without ``repair`` a role that may only
     SELECT is enough, and so is a standby. Raises ``Mistake``, ``StoreUnavailable`` (a repair then ends between two slices).
@@ -83,24 +85,24 @@ async def verify(
             await _refuse_mistakes(connection, settings, repair)
             budget = await lock_budget(connection)
             async with keeper.exported_snapshot() as snapshot:
-                look = _Look(connection, settings, snapshot, budget)
-                seen = await _look(look, report, limit, watch, least_slice_bytes)
-                incomplete = await _conclude(look, report, limit, seen, repair)
+                reader = _SnapshotReader(connection, settings, snapshot, budget)
+                seen = await _compare(reader, report, limit, watch, least_slice_bytes)
+                incomplete = await _conclude(reader, report, limit, seen, repair)
             if repair:
-                damage = seen.damage(incomplete)
+                damage, maker = seen.damage(incomplete), schema.partitioner(settings)
                 report.repaired = await repair_slices(connection, keeper, settings, damage, budget, watch)
-                maker, complete = schema.partitioner(settings), not incomplete
-                report.repaired.update(await derived_check.repair(connection, maker, damage, seen.derived, complete))
+                written = await derived_check.repair(connection, maker, damage, seen.derived, not incomplete)
+                report.repaired.update(written)
     except LocksExhausted as error:
         raise Mistake(str(error)) from error
     except StoreUnavailable as error:
-        raise StoreUnavailable(f"{error}; {_AGAIN}") from error
+        raise StoreUnavailable(f"{error}; {_TRY_AGAIN}") from error
     report.seconds = time.monotonic() - started
     return report
 
 
 async def _refuse_mistakes(connection: Connection, settings: Settings, repair: bool) -> None:
-    """Tables of another topic or window would all look wrong."""
+    """Refuse a repair on a standby, and the settings of another source: by those all rows would look wrong."""
     if repair and await connection.fetchval("SELECT pg_is_in_recovery()"):
         raise Mistake("this is a read-only standby; point TICKLOOM_DATABASE_URL at the primary to repair")
     noted = await connection.fetchrow("SELECT * FROM tickloom.source")
@@ -108,10 +110,10 @@ async def _refuse_mistakes(connection: Connection, settings: Settings, repair: b
         source_claim.refuse_other_source(noted, source_claim.source_of(settings, noted["cluster_id"]))
 
 
-# --- looking ----------------------------------------------------------------------------------------------------
+# --- comparing --------------------------------------------------------------------------------------------------
 
 
-class _Look:
+class _SnapshotReader:
     """Transactions on one snapshot, and the rows that windows reach back to from a slice."""
 
     def __init__(self, connection: Connection, settings: Settings, snapshot: str, budget: int) -> None:
@@ -142,7 +144,7 @@ class _Look:
 
 @dataclass(slots=True)
 class _Seen:
-    """What the slices gave: the total of each kind, the first rows of each kind, and the kinds that each slice holds."""
+    """The differences so far: the total of each kind, the first ones of each kind, and the kinds in each slice."""
 
     parts: list[Part]
     totals: Counter[Kind] = field(default_factory=Counter[Kind])
@@ -156,7 +158,7 @@ class _Seen:
             self.slices.append((piece, frozenset(kinds)))
 
     def note(self, rows: Iterable[Any], limit: int) -> set[Kind]:
-        """Take in differences; gives their kinds."""
+        """Take in differences. Returns their kinds."""
         kinds: set[Kind] = set()
         kept = Counter(kind for kind, _ in self.first)
         for row in rows:
@@ -171,7 +173,7 @@ class _Seen:
         return kinds
 
     def damage(self, incomplete: set[str]) -> Damage:
-        """What a repair can put right; ``incomplete``: the tables that lack rows."""
+        """The damage that a repair can correct. ``incomplete``: the tables that lack rows."""
         damaged = [
             piece
             for piece, kinds in self.slices
@@ -180,41 +182,43 @@ class _Seen:
         return Damage(damaged, self.parts, {side: FEEDS[side].table.name not in incomplete for side in Side})
 
 
-async def _look(look: _Look, report: Report, limit: int, watch: OnProgress, least_slice_bytes: int) -> _Seen:
+async def _compare(
+    reader: _SnapshotReader, report: Report, limit: int, watch: OnProgress, least_slice_bytes: int
+) -> _Seen:
     """Count and check the rows, slice by slice."""
-    async with look.transaction() as connection:
+    async with reader.transaction() as connection:
         parts = await read_parts(connection)
         detached = starts_and_stops(await detached_partitions(connection, ANALYTICS.name))
     largest = slice_bytes(parts, least_slice_bytes)
     cuts: list[Part] = []
     for part in parts:
-        async with look.transaction() as connection:
+        async with reader.transaction() as connection:
             cuts.append(await with_cuts(connection, part, pieces(part, largest)))
-    slices = cut(cuts, report.span, largest, look.most_partitions)
+    slices = cut(cuts, report.span, largest, reader.most_partitions)
     seen, total, done = _Seen(parts), sum(piece.size_bytes for piece in slices), 0.0
     for piece in slices:
         watch("verify", done, total)
-        if piece.size_bytes:  # else its partitions are empty files
-            seen.add(piece, await _check_slice(look, report, piece, detached, limit), limit)
+        if piece.size_bytes:  # otherwise its partitions are empty files
+            seen.add(piece, await _check_slice(reader, report, piece, detached, limit), limit)
             done += piece.size_bytes
-    seen.derived = await derived_check.look(look, cuts, report.span, largest, limit)
+    seen.derived = await derived_check.compare(reader, cuts, report.span, largest, limit)
     for one in seen.derived:
         report.rows[one.output.name] += one.rows
         seen.note(one.differences, limit)
-    await refuse_dropped(look.connection, parts)
+    await refuse_dropped(reader.connection, parts)
     watch("verify", total, total)
     return seen
 
 
 async def _check_slice(
-    look: _Look, report: Report, piece: Slice, detached: tuple[list[datetime], list[datetime]], limit: int
+    reader: _SnapshotReader, report: Report, piece: Slice, detached: tuple[list[datetime], list[datetime]], limit: int
 ) -> Sequence[Any]:
-    """Count the rows of each table into ``report``, and compare them; gives the first differences of each kind."""
-    settings = look.settings
-    async with look.transaction() as connection:
+    """Count the rows of each table into ``report``, and compare them. Returns the first differences of each kind."""
+    settings = reader.settings
+    async with reader.transaction() as connection:
         tails = {side: await _tail(connection, side, piece, settings.window_rows) for side in Side}
-    before = await look.rows_before(piece, report.span, tails)
-    async with look.transaction() as connection:
+    before = await reader.rows_before(piece, report.span, tails)
+    async with reader.transaction() as connection:
         for table in TABLES:
             report.rows[table.name] += await _count(connection, table.name, piece)
         return await connection.fetch(
@@ -241,14 +245,14 @@ _SLICE = sql("verify_slice").format(prices=query_rows(Side.PRICES, 8), volumes=q
 # --- concluding -------------------------------------------------------------------------------------------------
 
 
-async def _conclude(look: _Look, report: Report, limit: int, seen: _Seen, repair: bool) -> set[str]:
-    """Check bookkeeping and counts, and decide the doubts; gives the tables that lack rows."""
-    first = await _check_bookkeeping(look, report)
-    stored = await _stored_rows(look)
+async def _conclude(reader: _SnapshotReader, report: Report, limit: int, seen: _Seen, repair: bool) -> set[str]:
+    """Check bookkeeping and counts, and decide the doubts. Returns the tables that lack rows."""
+    first = await _check_bookkeeping(reader, report)
+    stored = await _stored_rows(reader)
     incomplete: set[str] = set()
-    for side, topic in ((Side.PRICES, look.settings.prices_topic), (Side.VOLUMES, look.settings.volumes_topic)):
+    for side, topic in ((Side.PRICES, reader.settings.prices_topic), (Side.VOLUMES, reader.settings.volumes_topic)):
         table = FEEDS[side].table.name
-        rows = await _rows_if_needed(look, report, seen, side, repair)
+        rows = await _rows_if_needed(reader, report, seen, side, repair)
         if rows is None:
             continue
         expected = stored.get(topic, 0)
@@ -269,24 +273,24 @@ async def _conclude(look: _Look, report: Report, limit: int, seen: _Seen, repair
     return incomplete
 
 
-async def _check_bookkeeping(look: _Look, report: Report) -> list[Difference]:
-    async with look.transaction() as connection:
+async def _check_bookkeeping(reader: _SnapshotReader, report: Report) -> list[Difference]:
+    async with reader.transaction() as connection:
         rows = await connection.fetch(sql("verify_ledger"))
     for row in rows:
         report.wrong[Kind(row["table"], row["column"])] += 1
     return [Difference(**dict(row)) for row in rows]
 
 
-async def _stored_rows(look: _Look) -> dict[str, int]:
-    """How many rows the ledger has stored, by topic."""
-    async with look.transaction() as connection:
+async def _stored_rows(reader: _SnapshotReader) -> dict[str, int]:
+    """The number of rows that the ledger counts as stored, by topic."""
+    async with reader.transaction() as connection:
         return dict(await connection.fetch("SELECT topic, sum(stored)::bigint FROM tickloom.offsets GROUP BY topic"))
 
 
-async def _rows_if_needed(look: _Look, report: Report, seen: _Seen, side: Side, repair: bool) -> int | None:
-    """The number of rows in a raw table; None where nothing depends on it.
+async def _rows_if_needed(reader: _SnapshotReader, report: Report, seen: _Seen, side: Side, repair: bool) -> int | None:
+    """The number of rows in a raw table; None if nothing depends on it.
 
-    In a range, that is where there is no doubt, nor a repair that may meet one.
+    In a range, a doubt depends on it, and so does a repair, which may meet one.
     """
     table = FEEDS[side].table.name
     if report.span.everything:
@@ -296,16 +300,16 @@ async def _rows_if_needed(look: _Look, report: Report, seen: _Seen, side: Side, 
         for kind in seen.totals
     )
     if doubted or (repair and seen.slices):
-        return await _count_all(look, seen.parts, table)
+        return await _count_all(reader, seen.parts, table)
     return None
 
 
-async def _count_all(look: _Look, parts: Sequence[Part], table: str) -> int:
+async def _count_all(reader: _SnapshotReader, parts: Sequence[Part], table: str) -> int:
     """The number of rows of a table."""
     found = 0
-    for piece in cut([part for part in parts if part.table == table], Span(), 1 << 62, look.most_partitions):
+    for piece in cut([part for part in parts if part.table == table], Span(), 1 << 62, reader.most_partitions):
         if piece.size_bytes:
-            async with look.transaction() as connection:
+            async with reader.transaction() as connection:
                 found += await _count(connection, table, piece)
     return found
 

@@ -1,7 +1,7 @@
 """The version of a database's tables: the migrations that this tickloom knows, and those that were applied.
 
-``tickloom.migrations`` lists the applied ones; the highest number is the version. There is no checksum in it: the files are part of
-the package, so whoever meets a wrong checksum could not fix it. A unit test holds that a released migration is not edited.
+``tickloom.migrations`` lists the applied ones; the highest number is the version. It has no checksums: the files are part of the
+package, so a user could not fix a wrong checksum. A unit test keeps released migrations from being edited.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ def known_migrations() -> tuple[Migration, ...]:
 
 
 async def applied_migrations(connection: Connection) -> dict[int, str]:
-    """Version to name of the migrations that were applied to the database; empty where there are none.
+    """Version to name of the migrations that were applied to the database; empty if there are none.
 
     Raises ``NotAllowed``, ``StoreUnavailable``.
     """
@@ -49,7 +49,7 @@ async def applied_migrations(connection: Connection) -> dict[int, str]:
 
 
 def refuse_newer(applied: Mapping[int, str], known: Sequence[Migration]) -> None:
-    """Raise ``SchemaMismatch`` where another tickloom migrated the database further than ``known``, or differently."""
+    """Raise ``SchemaMismatch`` if another tickloom migrated the database further than ``known``, or differently."""
     newest = known[-1].version
     if (version := max(applied, default=0)) > newest:
         raise SchemaMismatch(
@@ -65,7 +65,7 @@ def refuse_newer(applied: Mapping[int, str], known: Sequence[Migration]) -> None
 
 
 def refuse_older(applied: Mapping[int, str], known: Sequence[Migration]) -> None:
-    """Raise ``SchemaMismatch`` where the database lacks a migration of ``known``."""
+    """Raise ``SchemaMismatch`` if the database lacks a migration of ``known``."""
     newest = known[-1].version
     if (version := max(applied, default=0)) < newest:
         raise SchemaMismatch(
@@ -74,7 +74,7 @@ def refuse_older(applied: Mapping[int, str], known: Sequence[Migration]) -> None
 
 
 async def check_version(connection: Connection) -> None:
-    """Raise ``SchemaMismatch`` where the database is not at the version that this tickloom needs; ``StoreUnavailable``."""
+    """Raise ``SchemaMismatch`` if the database is not at the version that this tickloom needs; ``StoreUnavailable``."""
     applied = await applied_migrations(connection)
     refuse_newer(applied, known_migrations())
     refuse_older(applied, known_migrations())

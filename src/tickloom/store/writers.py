@@ -17,15 +17,15 @@ class Writer(Protocol):
     """Writes one batch at a time."""
 
     async def write(self, connection: Connection, work: Work, now: datetime) -> tuple[Batch, Loaded]:
-        """Commit a batch; gives it with all its dead letters. Raises as ``Loader.load``; may be called again after an outage."""
+        """Commit a batch. Returns it with all its dead letters. Raises as ``Loader.load``; may be called again after an outage."""
         ...
 
     def refusal(self, error: DataRefused) -> TickloomError:
-        """What to raise where ``write`` has raised ``error``."""
+        """The error to raise after ``write`` has raised ``error``."""
         ...
 
-    def check_useful(self, loaded: Loaded) -> None:
-        """After a commit: raise ``StateSpoilt`` where batches need no longer be written in this way."""
+    def check_still_needed(self, loaded: Loaded) -> None:
+        """After a commit: raise ``StateSpoilt`` if batches need no longer be written in this way."""
         ...
 
 
@@ -35,7 +35,7 @@ class FastWriter:
     def __init__(
         self, loader: Loader, partitioner: Partitioner, watch: RefusalWatch, made: Callable[[int], None]
     ) -> None:
-        """``watch`` learns what Postgres takes; ``made`` gets the number of partitions that were made."""
+        """``watch`` counts the rows that Postgres takes; ``made`` gets the number of partitions that were made."""
         self._loader = loader
         self._partitioner = partitioner
         self._watch = watch
@@ -43,7 +43,7 @@ class FastWriter:
 
     async def write(self, connection: Connection, work: Work, now: datetime) -> tuple[Batch, Loaded]:
         assert work.encoded is not None
-        # The engine has made them; somebody may have dropped one since.
+        # They existed when the engine asked about them, but somebody may have dropped one since.
         self._made(await self._partitioner.ensure_for(connection, work.encoded.needed))
         loaded = await self._loader.load(connection, work, now)
         self._watch.note(work.encoded.rows, {})
@@ -52,5 +52,5 @@ class FastWriter:
     def refusal(self, error: DataRefused) -> TickloomError:
         return RowsRefused(str(error))
 
-    def check_useful(self, loaded: Loaded) -> None:
+    def check_still_needed(self, loaded: Loaded) -> None:
         pass

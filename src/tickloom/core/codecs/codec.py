@@ -13,8 +13,8 @@ What later formats need has a place here:
 - Field names, nested fields and numbers written as text are declared in the ``Feed``; only codecs read them.
 - Nanoseconds, row ids and extra columns become further columns in ``Columns``, each with its check in ``core.checks``.
 - A codec that needs schemas from a registry is an object that holds them. It says which ones a chunk needs, and its
-  driver supplies them before ``read``, as it does with the tails. A registry that is away is an outage for the driver
-  to wait out; ``read`` itself asks nobody and never raises.
+  driver supplies them before ``read``, as it does with the tails. A registry that cannot be reached is an
+  outage, which the driver waits out. ``read`` itself fetches nothing and never raises.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ class Fault(NamedTuple):
 
 
 class Fields(NamedTuple):
-    """What one value says. ``time``: µs since 1970 UTC, or the text that is not a time. ``numbers``: those present."""
+    """The fields of one value. ``time``: µs since 1970 UTC, or the text that is not a time. ``numbers``: those that the value has."""
 
     symbol: str
     time: int | str
@@ -70,7 +70,7 @@ class Columns:
         return Fields(self.symbols[row], time, numbers)
 
     def moved(self, positions: Ints) -> "Columns":
-        """The same, where value ``i`` is known as ``positions[i]``."""
+        """The same columns, where value ``i`` gets the position ``positions[i]``."""
         return replace(
             self,
             positions=positions[self.positions],
@@ -85,7 +85,7 @@ class Codec(Protocol):
     def read(self, feed: Feed, values: Sequence[bytes]) -> Columns:
         """The fields of some values, none of which is empty. Pure and synchronous; no value makes it raise.
 
-        The reason of its faults is ``schema``, or one that the format has to itself, such as ``not_json``.
+        The reason of its faults is ``schema``, or one of the format's own, such as ``not_json``.
         """
         ...
 

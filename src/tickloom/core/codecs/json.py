@@ -6,7 +6,7 @@
 2. ``fields_of`` reads one value field by field. It reads what the first reader refuses or may have overlooked, and
    finds the first fault in the contract's order.
 
-So a bad value costs itself and none of its neighbours. Tests hold both readers equal to an independent judge.
+So a bad value slows down only itself, and not its neighbours. Tests hold both readers equal to an independent judge.
 """
 
 import re
@@ -25,8 +25,8 @@ from tickloom.core.model import Feed, Ints, Reason
 from tickloom.core.timestamps import UNREACHABLE, parse_literal, parse_literals
 
 MAX_DEPTH = 512
-"""JSON nested deeper is ``not_json``. Without a bound of our own the interpreter's would decide, which depends on
-its version and on how deep the caller stands."""
+"""JSON nested deeper is ``not_json``. Without this bound the interpreter's would decide, which depends on its
+version and on the depth of the call."""
 _FIRST_PART = 64
 _PART_BYTES = 1 << 17
 _SHOWN_BYTES = 80
@@ -42,7 +42,7 @@ class Json:
     """The codec of JSON objects, encoded in UTF-8. It has no state."""
 
     def read(self, feed: Feed, values: Sequence[bytes]) -> Columns:
-        """See ``Codec.read``. A number keeps its last bit, and a time the digits that were written."""
+        """See ``Codec.read``. Numbers are exact to the last bit, and times are read from their digits."""
         reading = _Reading(feed, values, _decoder_of(feed.value, feed.optional))
         reading.take_all()
         micros, not_times = reading.times()
@@ -63,7 +63,7 @@ JSON = Json()
 
 
 def fields_of(feed: Feed, value: bytes) -> Fields | Fault:
-    """What one value says, or its first fault: first the format, then the types of all fields. Never raises."""
+    """The fields of one value, or its first fault: first the format, then the types of all fields. Never raises."""
     if fault := _fault_in_bytes(value):
         return fault
     try:
@@ -85,7 +85,7 @@ def fields_of(feed: Feed, value: bytes) -> Fields | Fault:
 
 
 def _fault_in_bytes(value: bytes) -> Fault | None:
-    """What msgspec does not notice in fields that it skips."""
+    """The faults that msgspec overlooks in fields that it skips."""
     if wrong := _not_utf8(value):
         return Fault(Reason.NOT_JSON, wrong)
     if _may_be_deep(value) and _depth(value) > MAX_DEPTH:
@@ -123,7 +123,7 @@ def _is_number(literal: bytes) -> bool:
 
 
 def _may_be_deep(value: bytes) -> bool:
-    """Whether JSON that is nested too deeply has room in it; most values are too short for a closer check.
+    """Whether a value is large enough for JSON that is nested too deeply. Most are too short, and need no closer check.
 
     A level takes two bytes as an array and five as an object, with its key. Brackets are counted by deleting them,
     which is faster than ``count`` as long as they are few.
@@ -183,7 +183,7 @@ class _Reading:
             start = stop
 
     def _take(self, start: int, stop: int) -> int:
-        """Read the values [``start``, ``stop``). Returns the bytes of those that were taken."""
+        """Read the values [``start``, ``stop``). Returns the size in bytes of those that were taken."""
         before, bad = len(self.taken), list[int]()
         values = list(self.values[start:stop])
         left = iter(values)
@@ -197,14 +197,14 @@ class _Reading:
                     bad.append(at)
         for at in reversed(bad):
             del values[at]
-        together = b"".join(values)  # whatever was read ends and begins in ASCII, so no character forms in between
+        together = b"".join(values)  # each begins and ends in ASCII, so no character forms in between
         shallow = max(map(len, values), default=0) <= 2 * MAX_DEPTH or not _may_be_deep(together)
         if not shallow or _not_utf8(together):
             self._search(start, stop)
         return len(together)
 
     def _reread(self, position: int) -> bool:
-        """Read a value that msgspec refused; whether it could be read."""
+        """Read a value that msgspec refused. Returns whether it could be read."""
         found = fields_of(self.feed, self.values[position])
         if isinstance(found, Fault):
             self.faults[position] = found
@@ -245,7 +245,7 @@ class _Reading:
         return micros[good], not_times
 
     def numbers(self) -> dict[str, Floats]:
-        """The columns of numbers; NaN where there is none."""
+        """The columns of numbers; NaN where a value has none."""
         columns = {self.feed.value: np.array([message.value for message in self.taken], dtype=np.float64)}
         for name in self.feed.optional:
             columns[name] = np.array(list(map(attrgetter(name), self.taken)), dtype=np.float64)

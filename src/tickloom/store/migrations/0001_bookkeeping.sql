@@ -1,7 +1,7 @@
 -- The bookkeeping, and the list of migrations itself.
 --
--- IF NOT EXISTS, and the ALTERs after each table, adopt databases from before numbered migrations: whatever such a database lacks is
--- added, and its data stay. Later migrations need neither, since they know which version they start from.
+-- IF NOT EXISTS, and the ALTERs after each table, adopt databases from before numbered migrations: they add the parts that such a
+-- database lacks, and its data stay. Later migrations need neither, since they know the version that they start from.
 
 DO $$
 BEGIN
@@ -17,7 +17,7 @@ CREATE TABLE IF NOT EXISTS tickloom.migrations (
     name       text        NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT now()
 );
--- Every start reads it. A role that got its rights by GRANT … ON ALL TABLES before this table existed has none on it.
+-- Every start reads it. A role that got its rights by GRANT … ON ALL TABLES before this table existed has no right to it.
 GRANT SELECT ON tickloom.migrations TO PUBLIC;
 
 -- The ledger. Each row is updated with every batch: the fillfactor leaves room on the page, so that these updates stay HOT.
@@ -89,7 +89,7 @@ ALTER TABLE tickloom.source REPLICA IDENTITY FULL;
 CREATE TABLE IF NOT EXISTS tickloom.symbols (
     symbol text COLLATE "C" PRIMARY KEY,
     home   int,         -- the partition number that the symbol belongs to where replicas share the topics
-    since  timestamptz  -- no row of the symbol is older, so nobody searches there; 'infinity': the symbol has no rows
+    since  timestamptz  -- no row of the symbol is older, so searches stop there; 'infinity': the symbol has no rows
 );
 DROP INDEX IF EXISTS tickloom.torn;
 ALTER TABLE tickloom.symbols
@@ -105,6 +105,6 @@ CREATE TABLE IF NOT EXISTS tickloom.sharing (
     prices_partitions  int     NOT NULL,  -- the partition counts that the replicas know of
     volumes_partitions int     NOT NULL,
     raised             boolean NOT NULL,  -- whether these have ever changed
-    alone_since        timestamptz,       -- since when one replica reads everything for that reason
-    torn               text               -- a symbol that was met away from its home
+    alone_since        timestamptz,       -- when one replica began to read everything for that reason
+    torn               text               -- a symbol that appeared away from its home
 );

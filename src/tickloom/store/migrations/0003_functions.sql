@@ -58,13 +58,13 @@ $$;
 
 DROP FUNCTION IF EXISTS tickloom.make_partitions(text, text[], timestamptz[], timestamptz[]);
 
--- Creates and attaches the partitions of ``parent`` for some hours (2026112410), days (20261124) or months (202611), in UTC. Gives for
--- each stamp 'made', or what exists there (see partition_state), or 'overlaps' where another partition holds a part of it.
+-- Creates and attaches the partitions of ``parent`` for some hours (2026112410), days (20261124) or months (202611), in UTC. Returns
+-- for each stamp 'made', or what exists there (see partition_state), or 'overlaps' where another partition holds a part of it.
 -- It runs with the rights of the tables' owner, so that the daemon's role does not need them. Therefore it works only on the owner's own
 -- output tables, and derives every name and bound from a stamp.
--- It is one statement, because a replica that fell asleep between two would keep the lock. CREATE … PARTITION OF is twice as fast
--- as ATTACH but takes ACCESS EXCLUSIVE on the parent. So it is used where nobody uses the table at this moment, and never waits for
--- the lock: others would queue behind it.
+-- It is one statement, because a replica that fell asleep between two statements would keep the lock. CREATE … PARTITION OF is twice as fast
+-- as ATTACH but takes ACCESS EXCLUSIVE on the parent. So it is used only if no other session uses the table at this moment, and it
+-- never waits for that lock, because other sessions would queue behind it.
 CREATE OR REPLACE FUNCTION tickloom.make_partitions(parent regclass, stamps text[]) RETURNS text[]
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' SET timezone = 'UTC' SET datestyle = 'ISO' AS $$

@@ -1,6 +1,6 @@
 -- $1, $2 a range of time [from, to), cut at bounds of buckets; $3 limit; $4, $5 the ranges of {table} whose partition was detached;
--- $6, $7 the ranges for which a source has no partition. What of {table} is not as its select gives it, in the form of
--- verify_slice.sql.
+-- $6, $7 the ranges for which a source has no partition. Returns the differences between {table} and its select, with the columns
+-- of verify_slice.sql.
 WITH {sources}, expected AS MATERIALIZED (
     SELECT symbol, "timestamp", {values} FROM (
 {select}

@@ -1,5 +1,5 @@
--- $1, $2 a range of time [from, to), cut at bounds of buckets; $3, $4 the ranges of {table} that are left as they are. How many
--- rows are deleted, inserted or changed.
+-- $1, $2 a range of time [from, to), cut at bounds of buckets; $3, $4 the ranges of {table} that stay as they are. Returns the
+-- number of rows deleted, inserted or changed.
 WITH {sources}, spared AS (
     SELECT * FROM unnest($3::timestamptz[], $4::timestamptz[]) AS h (start, stop)
 ), expected AS MATERIALIZED (
@@ -7,7 +7,7 @@ WITH {sources}, spared AS (
 {select}
     ) x
     WHERE NOT EXISTS (SELECT FROM spared WHERE stop > "timestamp" AND start < "timestamp" + interval '{seconds} s')
-), there AS (
+), existing AS (
     SELECT symbol, "timestamp", {names} FROM {table} WHERE "timestamp" >= $1 AND "timestamp" < $2
 ), deleted AS (
     DELETE FROM {table} o
@@ -17,7 +17,7 @@ WITH {sources}, spared AS (
     RETURNING 1
 ), written AS (
     INSERT INTO {table} AS o (symbol, "timestamp", {names})
-    SELECT e.symbol, e."timestamp", {expected_names} FROM expected e LEFT JOIN there o USING (symbol, "timestamp")
+    SELECT e.symbol, e."timestamp", {expected_names} FROM expected e LEFT JOIN existing o USING (symbol, "timestamp")
     WHERE o.symbol IS NULL OR ({kept}) IS DISTINCT FROM ({given})
     ON CONFLICT (symbol, "timestamp") DO UPDATE SET {assignments}
     RETURNING 1

@@ -1,10 +1,10 @@
--- $1, $2 a range of time [from, to), cut at bounds of buckets and of partitions. Recomputes the rows of the keys in pg_temp.{staging}, one by one, each by look-ups in the sources; what has
--- no row any more is deleted.
+-- $1, $2 a range of time [from, to), cut at bounds of buckets and of partitions. Recomputes the rows of the keys in
+-- pg_temp.{staging}, one by one, each by look-ups in the sources. Deletes the rows of keys for which the select finds none.
 WITH fresh AS MATERIALIZED (
     SELECT k.symbol, k."timestamp", s.symbol IS NULL AS gone, {values}
     FROM (
         SELECT * FROM pg_temp.{staging} WHERE "timestamp" >= $1 AND "timestamp" < $2
-        LIMIT (SELECT 9223372036854775807)  -- so that few are expected, and each is looked up
+        LIMIT (SELECT 9223372036854775807)  -- so that the planner expects few keys, and looks each of them up
     ) k
     LEFT JOIN LATERAL (
         WITH {sources}

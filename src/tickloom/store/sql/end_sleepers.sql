@@ -1,5 +1,5 @@
--- $1 seconds. Ends the other sessions of this role that hold the row of tickloom.sharing, and whose client has not moved for so
--- long; how many.
+-- $1 seconds. Ends the other sessions of this role that hold the row of tickloom.sharing and whose client has not moved for
+-- $1 seconds. Returns their number.
 SELECT count(pg_terminate_backend(pid))::int
 FROM pg_locks JOIN pg_stat_activity a USING (pid)
 WHERE relation = to_regclass('tickloom.sharing') AND locktype = 'relation' AND granted AND mode = 'RowShareLock'

@@ -1,5 +1,5 @@
 -- $1 names of output tables. The sessions that hold a lock on one of them or on a table of the bookkeeping, the oldest transaction
--- first; of another role's sessions Postgres may show the process id alone.
+-- first. Of another role's session Postgres may show only the process id.
 SELECT string_agg(concat_ws(' ', pid, nullif(application_name, ''), to_char(xact_start AT TIME ZONE 'UTC', '"since" HH24:MI:SS"Z"')), ', ')
 FROM (
     SELECT DISTINCT pid, application_name, xact_start

@@ -1,5 +1,5 @@
--- $1 cluster, $2 and $3 topics, $4 window rows, $5 and $6 the topics' ids (NULL where the brokers have none), $7 group. Records whatever is
--- not recorded yet, unless the tables were made from another source. Returns what is recorded.
+-- $1 cluster, $2 and $3 topics, $4 window rows, $5 and $6 the topics' ids (NULL where the brokers have none), $7 group. Records the
+-- values that are not recorded yet, unless the tables were made from another source. Returns the record.
 WITH completed AS (
     UPDATE tickloom.source SET
         prices_topic_id = coalesce(prices_topic_id, $5),

@@ -1,5 +1,5 @@
 -- $1, $2 the slice [from, to); $3 window rows; $4 whether the table holds every row that the ledger stored: only then is a
--- window of fewer rows than W the symbol's beginning; else its older rows may have been dropped. $5 to $7 the rows before
+-- window of fewer rows than W the symbol's beginning; otherwise its older rows may have been dropped. $5 to $7 the rows before
 -- the slice: symbols, times, values.
 WITH rows AS MATERIALIZED (
 {rows}

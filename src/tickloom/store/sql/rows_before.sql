@@ -1,5 +1,5 @@
--- $1 symbols, $2 codes, $3 times, $4 how many of each, $5 and $6 the range [from, to): it is of
--- constants, so that no partition outside is planned for, or locked. The newest rows of each symbol before its time.
+-- $1 symbols, $2 codes, $3 times, $4 how many of each, $5 and $6 the range [from, to). Its bounds are
+-- constants, so Postgres neither plans for nor locks partitions outside. Returns the newest rows of each symbol before its time.
 SELECT s.code, t."timestamp", coalesce(t.{value}, 'NaN'), t.source_partition, t.source_offset,
        coalesce(t.source_timestamp, 'epoch'), coalesce(t.{average}, 'NaN')
 FROM unnest($1::text[], $2::int[], $3::timestamptz[], $4::bigint[]) AS s (symbol, code, moment, wanted)

@@ -1,4 +1,4 @@
--- $1 names of tables. What each of them is, in this order; kind is NULL where it does not exist. "hides": row-level security applies to
+-- $1 names of tables. Describes each of them, in this order; kind is NULL if it does not exist. "hides": row-level security applies to
 -- this role. "rule": a rule that changes what is written. "unlogged": the table, or a partition of it, that a crash would empty.
 -- "filled": a trigger may fill columns in before they are checked.
 SELECT wanted.name AS "table", c.relkind::text AS kind, row_security_active(c.oid) AS hides,

@@ -1,23 +1,24 @@
--- For one transaction that is undone: writes the rows of pg_temp.tried, in order of their numbers, in as few statements as
--- there are refusals, and tells which rows are refused. {others}: SQLSTATEs that are no refusals. A statement that fails
--- leaves nothing behind but what it has set a sequence to: the row that it was at. So what lies before that is written next,
--- and then that row by itself. Where the error comes late (a foreign key, a constraint trigger) the range is halved.
+-- For one transaction that is rolled back: writes the rows of pg_temp.tried, in order of their numbers, in about as many
+-- statements as there are refusals, and returns the refused rows. {others}: SQLSTATEs that are not refusals. A statement that
+-- fails leaves only the value of a sequence behind: the number of the row that it had reached. So the next statement writes
+-- the rows before that one, and another one that row by itself. If the error comes late (a foreign key, a constraint
+-- trigger), the range is halved.
 CREATE SEQUENCE pg_temp.tried_at MINVALUE 0;
 
 CREATE FUNCTION pg_temp.rows_refused(
-    write text,         -- takes the rows: $1, $2 times [from, to), $3, $4 numbers [from, to]
+    write text,         -- writes the rows: $1, $2 times [from, to), $3, $4 numbers [from, to]
     variants text[],    -- the same with other averages
     counted boolean,    -- whether it must write every row of its range
     start timestamptz,
     stop timestamptz
-) RETURNS TABLE (number bigint, state text, words text, "constraint" text, "column" text, own boolean)
+) RETURNS TABLE (number bigint, state text, message text, "constraint" text, "column" text, own boolean)
 LANGUAGE plpgsql AS $$
 DECLARE
-    place   bigint;  -- what is before it is written, or refused
+    place   bigint;  -- all rows before it are written, or refused
     last    bigint;
     upto    bigint;
     ends    bigint;  -- a range [place, ends] that was refused as a whole
-    reached bigint;  -- the row that was come to there, 0 where that is not known
+    reached bigint;  -- the row that the statement had reached there, 0 if that is not known
     size    bigint;
     before  bigint;  -- the refusal before this one
     written bigint;
@@ -45,7 +46,7 @@ BEGIN
             size := size * 2;
             ends := nullif(greatest(ends, upto), upto);
         EXCEPTION WHEN OTHERS OR assert_failure THEN
-            GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, words = MESSAGE_TEXT, "constraint" = CONSTRAINT_NAME,
+            GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, "constraint" = CONSTRAINT_NAME,
                 "column" = COLUMN_NAME, "table" = TABLE_NAME;
             IF state ~ '^({others})' OR (state = '23514' AND "constraint" = '' AND "table" <> '') THEN
                 RAISE;

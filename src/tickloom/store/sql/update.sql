@@ -1,4 +1,4 @@
--- $1, $2 a run of partitions [from, to). Rows that are there and change.
+-- $1, $2 a run of partitions [from, to). Updates existing rows.
 UPDATE {table} t SET {assignments}
 FROM (
     {rows}

@@ -1,4 +1,4 @@
--- Where the bookkeeping contradicts itself: the ledger's sums, and its counts of dead letters and of lost offsets.
+-- The places where the bookkeeping contradicts itself: the ledger's sums, and its counts of dead letters and of lost offsets.
 WITH letters AS (
     SELECT topic, partition, count(*) AS n FROM tickloom.dead_letters GROUP BY topic, partition
 ), lost AS (

@@ -1,4 +1,4 @@
--- The partitions of the tables $1 (the table itself where it has none), with bounds (NULL where there are none) and bytes.
+-- The partitions of the tables $1 (the table itself if it has none), with bounds (NULL for a table itself) and bytes.
 SELECT wanted.name AS "table", c.oid::regclass::text AS name, pg_relation_size(c.oid) AS size,
        substring(b.bounds FROM $re$FROM \('([^']+)'\)$re$)::timestamptz AS start,
        substring(b.bounds FROM $re$TO \('([^']+)'\)$re$)::timestamptz AS stop

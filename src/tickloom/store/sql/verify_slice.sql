@@ -1,8 +1,7 @@
 -- $1, $2 the slice [from, to); $3 window rows; $4 topic of prices, $5 of volumes; $6 whether both raw tables have
 -- partitions there; $7 limit; $8 to $10 the rows of prices before the slice (symbols, times, values), $11 to $13 those
--- of volumes; $14, $15 the starts and stops of detached partitions of joined rows. The differences: for each table, column and
--- doubt the first rows by time, and how many there are in all. A doubt is a reason why a row may be right after all; the caller
--- decides.
+-- of volumes; $14, $15 the starts and stops of detached partitions of joined rows. Returns the differences: for each table, column
+-- and doubt the first rows by time, and their total. A doubt is a reason why a row may be right after all; the caller decides.
 WITH prices AS MATERIALIZED (
 {prices}
 ), volumes AS MATERIALIZED (
