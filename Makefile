@@ -52,13 +52,14 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/pytest -q tests/unit tests/property
+	$(BIN)/pytest -q -n auto tests/unit tests/property
 
-# Everything, against a real Kafka and a real Postgres. Here no test is skipped for want of a tool.
+# Everything, against a real Kafka and a real Postgres. Here no test is skipped for want of a tool. A test with services
+# mostly waits, so there are more workers than a small machine has cores; each has a Kafka and a Postgres of its own.
 test: export TICKLOOM_TEST_TOOLS := all
 test: tools
 	$(MAKE) --no-print-directory check
-	$(BIN)/pytest -n 2 --dist loadfile --durations=15 tests/integration tests/contract tests/acceptance tests/fuzz
+	$(BIN)/pytest -n 3 --dist worksteal --durations=15 tests/integration tests/contract tests/acceptance tests/fuzz
 
 # Look for bytes on which the readers and their judge differ, or that end the process; SECONDS=60.
 fuzz: setup
@@ -82,7 +83,7 @@ dagster: setup
 	@tests/tools.sh broker
 	$(BIN)/python -m tests.services $(BIN)/python deploy/dagster/local.py $(DAGSTER_PORT)
 
-# What this machine does. The services are started for it as for the tests.
+# What this machine does. The services are started for it, as users run them.
 bench: setup
 	@tests/tools.sh broker
 	$(BIN)/python -m tests.services $(BIN)/tickloom bench $(BENCH_ARGS)
