@@ -64,7 +64,7 @@ def drain(world: World, records: list[Raw]) -> None:
 
 
 def test_every_byte_comes_back(world: World) -> None:
-    """What was rejected could not be looked at, mended and sent again."""
+    """Rejected messages could not be inspected, fixed and sent again."""
     records = [
         Raw(None, None, [], NOW_MS),
         Raw(b"", None, [], NOW_MS),

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.unit.test_copartition import FIRST_HALF, SECOND_HALF, SETTINGS, view
+from tests.views import FIRST_HALF, SECOND_HALF, SETTINGS, view
 from tickloom.core.model import Progress, TopicPartition
 from tickloom.errors import Fenced, LockHeld, NotCopartitioned, StandBy
 from tickloom.settings import Settings

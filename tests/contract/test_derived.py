@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.contract.test_any_split import Tick, logs, run_log
+from tests.contract.splits import Tick, logs, run_log
 from tests.services import new_database
 from tests.toys import ACTUAL, EXPECTED, declaring, partitioned
 from tickloom.core.tails import Tails

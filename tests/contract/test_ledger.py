@@ -13,7 +13,7 @@ import pytest
 from tests.acceptance.proxy import Proxy
 from tests.builders import HOURLY, new_engine, work_alone
 from tests.contract.owners import take_over
-from tests.contract.test_any_split import START, TOPICS, Tick, chunk_of
+from tests.contract.splits import START, TOPICS, Tick, chunk_of
 from tickloom.core.copy_binary import SIGNATURE
 from tickloom.core.encode import Work
 from tickloom.core.model import TABLES, Side, TopicPartition
@@ -246,7 +246,7 @@ async def test_bounds_in_the_database(database_url: str, width: Partitioning) ->
         await connection.close()
 
 
-async def test_a_table_in_the_way_is_told(connection: Connection) -> None:
+async def test_a_table_in_the_way_is_reported(connection: Connection) -> None:
     """A partition that somebody detached would be silently refilled, or block the flow without a word."""
     name = partition_at("stock_prices", Partitioning.HOURLY, NOW).name
     await connection.execute(f"CREATE TABLE {name} (LIKE stock_prices)")
@@ -262,7 +262,7 @@ async def test_another_source_is_refused(settings: Settings, connection: Connect
         await claim_source(connection, settings, "two")
 
 
-async def test_who_is_refused_notes_nothing(settings: Settings, connection: Connection) -> None:
+async def test_a_refused_replica_notes_nothing(settings: Settings, connection: Connection) -> None:
     """After an upgrade a daemon of another cluster would leave its topics' ids and its group, and their owner be refused."""
     await claim_source(connection, settings, "one")
     await connection.execute("UPDATE tickloom.source SET group_id = NULL")  # as an earlier version has left it

@@ -42,8 +42,8 @@ def test_a_ratio_is_taken_within_each_repetition() -> None:
 
 def test_percentiles_are_values_that_were_seen() -> None:
     """An interpolated p99.9 is a latency that nobody had; of one slow message in a thousand, the maximum tells."""
-    told = percentiles([0.001] * 990 + [0.1] * 9 + [5.0])
-    assert told == {"p50_ms": 1.0, "p99_ms": 1.0, "p999_ms": 100.0, "max_ms": 5000.0}
+    found = percentiles([0.001] * 990 + [0.1] * 9 + [5.0])
+    assert found == {"p50_ms": 1.0, "p99_ms": 1.0, "p999_ms": 100.0, "max_ms": 5000.0}
 
 
 def test_volumes_come_so_many_prices_behind() -> None:
@@ -130,7 +130,7 @@ def test_the_daemon_gets_the_bench_s_places_and_the_user_s_tuning(monkeypatch: p
 
 
 def test_the_document_and_its_picture() -> None:
-    """Other programs read the document: each of its keys is told in the package's docstring, and is no other."""
+    """Other programs read the document: each of its keys is explained in the package's docstring, and there are no others."""
     outcome = Outcome(2.0, 1.0, {"start": 0.25, "decode": 0.5, "other": 0.25}, 2**28)
     half_as_fast = Outcome(4.0, 3.0, {"start": 0.25, "decode": 2.5, "other": 0.25}, 2**28)
     plan = Plan(LogPlan(messages=1_000_000, symbols=7), rates=(10,), idle=True, restart=True)
@@ -144,22 +144,22 @@ def test_the_document_and_its_picture() -> None:
         0.011,
         Restart(7, 168, 75, [1.25], [1.5]),
     )
-    told = document(plan, settings(), found, END, {"python": "3", "kafka": None}, {"cpus": 2, "memory_bytes": 2**30})
-    told["machine"]["system"] = "Linux"
-    told["versions"] |= dict.fromkeys(("polars", "confluent_kafka", "librdkafka", "postgres"), "1")
-    end_to_end = told["throughput"]["end_to_end"]
+    report = document(plan, settings(), found, END, {"python": "3", "kafka": None}, {"cpus": 2, "memory_bytes": 2**30})
+    report["machine"]["system"] = "Linux"
+    report["versions"] |= dict.fromkeys(("polars", "confluent_kafka", "librdkafka", "postgres"), "1")
+    end_to_end = report["throughput"]["end_to_end"]
     assert end_to_end["messages_per_second"] == 500_000
     assert end_to_end["cpu_by_stage"] == outcome.cpu_by_stage
-    assert told["throughput"]["copy_floor"]["rows_per_second"] == 1_000_000
-    assert told["throughput"]["ratios"]["end_to_end_to_copy_floor"] == 0.75
-    plain, bad = told["shapes"]
+    assert report["throughput"]["copy_floor"]["rows_per_second"] == 1_000_000
+    assert report["throughput"]["ratios"]["end_to_end_to_copy_floor"] == 0.75
+    plain, bad = report["shapes"]
     assert (plain["shape"], plain["ratio_to_plain"], plain["decode_cpu_seconds_per_million"]) == ("plain", 1.0, 0.5)
     assert (bad["shape"], bad["ratio_to_plain"], bad["decode_cpu_seconds_per_million"]) == ("bad-1", 0.5, 2.5)
     assert (bad["messages_per_second"], bad["cpu_seconds_per_million"]) == (250_000, 3.0)
-    for key in keys_of(told) - settings().shown().keys():
-        assert re.search(rf"\b{key}\b", bench.__doc__ or ""), f"{key} is not told in the docstring"
+    for key in keys_of(report) - settings().shown().keys():
+        assert re.search(rf"\b{key}\b", bench.__doc__ or ""), f"{key} is not report in the docstring"
     console = Console(width=120, file=StringIO())
-    console.print(picture(told))
+    console.print(picture(report))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     for part in (
         "read floor",

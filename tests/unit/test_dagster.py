@@ -20,13 +20,13 @@ HOUR = timedelta(hours=1)
 
 def test_a_symbol_breaks_no_table() -> None:
     """A symbol with a bar or a tag in it would shift all columns, or put its own markup on the page."""
-    told = pictures.table(("symbol", "price"), [("a|b<i>\n", 1.5), ("*S*", None)])
-    lines = told.splitlines()
+    text = pictures.table(("symbol", "price"), [("a|b<i>\n", 1.5), ("*S*", None)])
+    lines = text.splitlines()
     assert lines[0] == "| symbol | price |"
     assert len(lines) == 4
     assert all(line.count("|") == 3 for line in lines)
-    assert "<" not in told
-    assert "*" not in told
+    assert "<" not in text
+    assert "*" not in text
     assert pictures.table(("symbol",), []) == "No row in this range."
 
 

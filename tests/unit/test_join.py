@@ -66,7 +66,7 @@ def test_a_mean_of_negative_zeros_is_zero(size: int) -> None:
     )
 )
 def test_ratios_are_divisions(rows: list[tuple[float, float]]) -> None:
-    """A ratio off by its last bit would tell how the messages were cut into batches."""
+    """A ratio that differs in its last bit would show how the messages were cut into batches."""
     found = join_alone([price for price, _ in rows], [volume for _, volume in rows]).met["ratio"].to_list()
     wanted = [price / volume if volume else None for price, volume in rows]
     assert found == [None if ratio is None or np.isinf(ratio) else ratio for ratio in wanted]

@@ -165,7 +165,7 @@ def test_the_order_of_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_wrong_options_say_where_they_come_from(
     text: bytes, reason: str, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error without the file's name sends people to the variable, and one with its text tells a password."""
+    """An error without the file's name would send people to the variable, and one with its text would show a password."""
     file = tmp_path / "tickloom_kafka_options"
     file.write_bytes(text)
     source, path = "TICKLOOM_KAFKA_OPTIONS_FILE", str(file)
