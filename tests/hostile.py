@@ -1,4 +1,4 @@
-"""A log made to hurt: disorder, late days, repeats, bad messages of every kind, halves that never meet.
+"""A hostile log: disorder, late days, repeats, bad messages of every kind, halves that never meet.
 
 It imports nothing of the project.
 """
@@ -157,7 +157,7 @@ def _document(rng: random.Random, side: str, symbol: str, micros: int) -> dict[s
 
 
 def produce(bootstrap: str, topics: dict[str, str], things: Iterable[Thing], partitions: int) -> None:
-    """Into the log, by a stable hash of the key."""
+    """Produce into the log, by a stable hash of the key."""
     producer = kafka.Producer(
         {"bootstrap.servers": bootstrap, "linger.ms": 20, "message.max.bytes": 10_000_000, "log_level": 2}
     )

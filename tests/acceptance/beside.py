@@ -1,4 +1,4 @@
-"""Something that goes on in a thread beside the test."""
+"""Work that a thread does beside the test."""
 
 import threading
 from types import TracebackType
@@ -13,7 +13,7 @@ class Beside:
         self._thread = threading.Thread(target=self.run)
 
     def run(self) -> None:
-        """What goes on."""
+        """The work of the thread."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:

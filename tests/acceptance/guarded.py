@@ -92,7 +92,7 @@ def _acl(user: str, kind: str, name: str, right: str) -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def guarded_broker() -> Iterator[Guarded]:
-    """One while inside."""
+    """A broker of this kind while inside."""
     with tempfile.TemporaryDirectory(prefix="tickloom-guarded-") as folder:
         broker = Guarded(Path(folder))
         try:

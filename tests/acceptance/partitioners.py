@@ -11,7 +11,7 @@ def without_keys(things: list[Thing]) -> list[Thing]:
 
 
 def with_other_keys(things: list[Thing]) -> list[Thing]:
-    """Prices keyed by symbol, volumes by what another team found fit."""
+    """Prices keyed by symbol, volumes by something else."""
     return [replace(thing, key=(thing.key or b"")[::-1] + thing.side.encode()) for thing in things]
 
 

@@ -53,13 +53,13 @@ class Replica:
         """The events that it has logged, in order."""
         return [line["event"] for line in self.lines()]
 
-    def get(self, path: str) -> tuple[int, str]:
-        """Status and text of its HTTP port; 0 where nobody answers within five seconds."""
+    def get(self, path: str, seconds: float = 5) -> tuple[int, str]:
+        """Status and text of its HTTP port; 0 if it does not answer within ``seconds``."""
         address = next((line["address"] for line in self.lines("serving")), None)
         if address is None:
             return 0, ""
         try:
-            with urllib.request.urlopen(address.removesuffix("/metrics") + path, timeout=5) as answer:
+            with urllib.request.urlopen(address.removesuffix("/metrics") + path, timeout=seconds) as answer:
                 return answer.status, answer.read().decode().strip()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode().strip()

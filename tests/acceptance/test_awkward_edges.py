@@ -48,7 +48,7 @@ def refused(world: World, *words: str, command: tuple[str, ...] = ("run", "--onc
 
 
 def test_kafka_options_from_a_file(world: World, tmp_path: Path) -> None:
-    """Where the SASL password is, a file is what people want; "Input should be a valid dictionary" was what they got."""
+    """People want to keep the SASL password in a file, and got "Input should be a valid dictionary"."""
     file = tmp_path / "tickloom_kafka_options"
     file.write_bytes('\ufeff{"client.rack": "a",\r\n "session.timeout.ms": 6000}\r\n'.encode())
     done = world.tickloom("run", "--once", TICKLOOM_KAFKA_OPTIONS_FILE=str(file))
@@ -119,7 +119,7 @@ def behind(guarded: Guarded, database_url: str, topics: tuple[str, str]) -> Worl
 
 
 def comes(guarded: Guarded, user: str, **others: str) -> dict[str, str]:
-    """The settings of a daemon that comes through the guarded door as ``user``."""
+    """The settings of a daemon that logs in as ``user``."""
     chosen = options(user) | {name.replace("__", "."): value for name, value in others.items()}
     return {
         "TICKLOOM_KAFKA_BOOTSTRAP_SERVERS": guarded.guarded,
@@ -131,7 +131,7 @@ def comes(guarded: Guarded, user: str, **others: str) -> dict[str, str]:
     ("user", "mechanism"), [("s256", "SCRAM-SHA-256"), ("s512", "SCRAM-SHA-512"), ("plain", "PLAIN")]
 )
 def test_users_with_rights_get_in(guarded: Guarded, behind: World, user: str, mechanism: str) -> None:
-    """Messages about passwords would be of no use if the right ones did not work, with the rights that the documents name."""
+    """A user with the right password, and the rights that the documentation names, would be refused."""
     for topic in behind.topics.values():
         guarded.grant(user, "topic", topic)
     guarded.grant(user, "group", f"group-{behind.topics['prices']}")
@@ -142,7 +142,7 @@ def test_users_with_rights_get_in(guarded: Guarded, behind: World, user: str, me
 
 
 def test_check_says_why_kafka_lets_nobody_in(guarded: Guarded, behind: World) -> None:
-    """ "Broker transport failure" is what each of these was called: nobody knew whether to look at the network or a password."""
+    """Each of these was reported as "Broker transport failure": nobody knew whether to check the network or a password."""
     in_plain = {"TICKLOOM_KAFKA_OPTIONS": "{}"}
     tls = {"TICKLOOM_KAFKA_OPTIONS": '{"security.protocol": "ssl"}'}
     options_name, servers = "TICKLOOM_KAFKA_OPTIONS", "TICKLOOM_KAFKA_BOOTSTRAP_SERVERS"
@@ -178,7 +178,7 @@ def test_check_says_why_kafka_lets_nobody_in(guarded: Guarded, behind: World) ->
 
 @pytest.mark.parametrize("fault", ["password", "topic", "read", "group", "certificate"])
 def test_what_kafka_refuses_at_the_start_is_a_mistake(guarded: Guarded, behind: World, fault: str) -> None:
-    """A daemon that never worked would be "waiting" for ever, and live."""
+    """A daemon that never worked would "wait" for ever, and look alive."""
     prices, group = behind.topics["prices"], f"group-{behind.topics['prices']}"
     settings = comes(guarded, "s256")
     match fault:
@@ -256,7 +256,7 @@ def test_what_kafka_refuses_later_is_waited_out(guarded: Guarded, behind: World,
 
 
 class Crowd(Beside):
-    """Connections that others hold open: idle, half a request, or an answer that nobody takes. New ones take the place of old ones."""
+    """Connections that other clients hold open: idle, with half a request, or with an answer that is never read. New ones replace old ones."""
 
     _SAY = (b"", b"GET /livez HTTP/1.1\r\nHost: x\r\n", b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
 
@@ -297,7 +297,7 @@ def test_a_crowd_at_the_http_port(world: World, start: Start) -> None:
                 world.query(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name ~ '^tickloom '"
                 )
-                alive += daemon.get("/livez")[0] == 200
+                alive += daemon.get("/livez", seconds=2)[0] == 200
                 assert len(os.listdir(f"/proc/{process_id}/fd")) < before + 48
             until(lambda: world.loaded() == 2_050)
             assert alive == 4
@@ -309,7 +309,7 @@ def test_a_crowd_at_the_http_port(world: World, start: Start) -> None:
 
 
 def test_two_groups_on_one_database(world: World, start: Start) -> None:
-    """They took the partitions from each other for ever: fenced, fenced, fenced, and no word of why."""
+    """They took the partitions from each other for ever, fenced again and again, and no message said why."""
     group = world.environment["TICKLOOM_KAFKA_GROUP_ID"]
     daemon = start(world)
     until(lambda: world.loaded() == 50)
@@ -330,7 +330,7 @@ def test_two_groups_on_one_database(world: World, start: Start) -> None:
 
 
 def test_a_database_that_knows_no_group_yet(world: World) -> None:
-    """Tables of an earlier version would be refused to their own daemon, or never know their group."""
+    """A daemon would be refused the tables that an earlier version filled, or they would never record its group."""
     world.drain()
     world.query("ALTER TABLE tickloom.source DROP COLUMN group_id")
     world.query("DROP TABLE tickloom.migrations")
@@ -342,7 +342,7 @@ def test_a_database_that_knows_no_group_yet(world: World) -> None:
 
 
 def test_two_replicas_of_one_name(world: World, start: Start) -> None:
-    """The one whose place was taken sat there, "idle", and took the partitions back with each message that came."""
+    """The replica whose name was taken stayed "idle", and took the partitions back with each message that arrived."""
     options = '{"group.instance.id": "same", "session.timeout.ms": 6000, "heartbeat.interval.ms": 500}'
     first = start(world, TICKLOOM_KAFKA_OPTIONS=options)
     until(lambda: world.loaded() == 50)

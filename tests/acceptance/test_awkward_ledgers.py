@@ -10,7 +10,7 @@ BAD = Thing("prices", b"S1", b"not json", 1_790_000_000_000)
 
 
 def test_the_ledger_was_emptied(world: World, start: Start) -> None:
-    """It was taken over 88 times in 20 seconds: what is read again met the dead letters that are there."""
+    """A daemon took over 88 times in 20 seconds, because messages that it read again met their own dead letters."""
     world.produce([*pairs(now(), 30, step=MILLISECOND), BAD])
     world.drain()
     world.query("DELETE FROM tickloom.offsets")
@@ -50,7 +50,7 @@ def test_the_ledger_is_emptied_while_it_runs(world: World, start: Start) -> None
 
 
 def test_sessions_that_come_to_nothing(world: World, start: Start) -> None:
-    """A daemon that starts over and over, and gets nowhere, looked as live as one that works."""
+    """A daemon that starts over and over without progress looked as healthy as one that works."""
     world.query(
         "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS "
         "$$ BEGIN IF NEW.next_offset > OLD.next_offset THEN RETURN NULL; END IF; RETURN NEW; END $$"

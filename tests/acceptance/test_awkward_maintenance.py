@@ -46,7 +46,7 @@ def test_a_pooler_in_session_mode(world: World) -> None:
 
 
 def test_transactions_are_read_only_by_default(world: World, start: Start) -> None:
-    """A provider sets that when the disk is full; a daemon that ends then, or says nothing, would not come back."""
+    """Providers set this when the disk is full: a daemon that ends, or says nothing, would not come back."""
     database = urlsplit(world.database_url).path[1:]
     world.produce(pairs(NOW, 20))
     world.query(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
@@ -138,7 +138,7 @@ def test_a_table_is_renamed_under_the_daemon(world: World, start: Start) -> None
 
 
 def test_rows_that_cannot_be_changed(world: World) -> None:
-    """A correction that a trigger swallows would be counted, or be tried in a circle."""
+    """A correction that a trigger swallows would be counted, or tried again for ever."""
     world.produce(pairs(NOW, 5))
     world.drain()
     world.query("CREATE FUNCTION public.no() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")

@@ -18,7 +18,7 @@ from tests.waiting import until
 
 
 def test_least_privilege(world: World) -> None:
-    """A daemon that must own its tables may drop them; and what it lacks would be found out one by one, at each start."""
+    """A daemon would have to own its tables, or its missing rights would be found one by one, at each start."""
     weak = as_role(world, login(world))
     world.produce(pairs(OLD, 40) + pairs(NOW, 40))
     bad = found_bad(weak)
@@ -112,7 +112,7 @@ def test_somebody_else_makes_the_partitions(world: World, start: Start) -> None:
 
 
 def test_no_partition_for_now_and_none_may_be_made(world: World) -> None:
-    """`check` would call a table good that takes no row."""
+    """`check` would call a table good that can take no row."""
     weak = as_role(world, login(world))
     type_grants(world, found_bad(weak)["rights"])
     for (name,) in world.query(
@@ -158,7 +158,7 @@ def test_settings_of_the_role_and_the_database(world: World, start: Start) -> No
 
 
 def test_tables_in_another_schema(kafka: Any, database_url: str, topics: tuple[str, str]) -> None:
-    """Partitions would be made beside their table's schema, and looked for in vain."""
+    """Partitions would be created outside of their table's schema, and not be found."""
     world = World(kafka.bootstrap, database_url, dict(zip(("prices", "volumes"), topics, strict=True)))
     for topic in topics:
         services.create_topic(kafka.bootstrap, topic, 4)

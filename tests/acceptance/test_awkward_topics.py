@@ -21,7 +21,7 @@ STANDING_BY = "standing by: another replica reads all partitions until the topic
 
 
 def options_of(protocol: str) -> str:
-    """That notice new partitions within a second."""
+    """Kafka options that notice new partitions within a second."""
     return json.dumps(json.loads(PROTOCOLS[protocol]) | {"topic.metadata.refresh.interval.ms": 1000})
 
 
@@ -69,7 +69,7 @@ def test_partitions_are_added_under_one_replica(
 def test_replicas_scale_out_by_adding_partitions(
     kafka: Any, database_url: str, topics: tuple[str, str], start: Start, protocol: str
 ) -> None:
-    """Both stopped, with wrong averages beside the rows that moved: adding partitions is how people scale."""
+    """Adding partitions, which is how people scale, stopped both replicas and left wrong averages."""
     world = World.make(kafka, database_url, topics, partitions=4)
     world.settings |= {
         "TICKLOOM_KAFKA_OPTIONS": options_of(protocol),
@@ -114,7 +114,7 @@ def test_replicas_scale_out_by_adding_partitions(
 
 
 def test_a_replica_that_stands_by_says_so(kafka: Any, database_url: str, topics: tuple[str, str], start: Start) -> None:
-    """It looked idle while messages waited, and a rollout would have waited for it for ever."""
+    """A replica that stands by looked idle while messages waited, and a rollout would have waited for it for ever."""
     world = World.make(kafka, database_url, topics, partitions=2)
     world.settings |= {"TICKLOOM_KAFKA_OPTIONS": options_of("classic"), "TICKLOOM_SHARE_AFTER_SECONDS": "600"}
     replicas = [start(world) for _ in range(2)]
@@ -137,7 +137,7 @@ def test_a_replica_that_stands_by_says_so(kafka: Any, database_url: str, topics:
 def test_a_correction_in_a_new_partition_wins(
     kafka: Any, database_url: str, topics: tuple[str, str], start: Start
 ) -> None:
-    """It lost to the older value, whose offset in the symbol's old partition was higher."""
+    """The correction lost to the older value, whose offset in the symbol's old partition was higher."""
     world = World.make(kafka, database_url, topics, partitions=1)
     world.settings |= {"TICKLOOM_KAFKA_OPTIONS": options_of("classic")}
     now = int(time.time() * 1_000)
@@ -194,7 +194,7 @@ def test_a_topic_that_was_recreated(
 
 
 def test_check_finds_a_topic_that_is_compacted(kafka: Any, database_url: str, topics: tuple[str, str]) -> None:
-    """Prices that were not yet read would go, counted as skipped, since a symbol's newest one is there."""
+    """Compaction would remove prices before they are read, and they would be counted as skipped."""
     world = World.make(kafka, database_url, topics, partitions=1)
     assert "messages are kept until they are old" in world.tickloom("check").stdout
     compacted = f"compacted-{topics[1]}"

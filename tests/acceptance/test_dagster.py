@@ -38,7 +38,7 @@ def world(kafka: Any, database_url: str, topics: tuple[str, str]) -> World:
 
 @pytest.fixture
 def home(tmp_path: Path) -> dict[str, str]:
-    """The environment of a Dagster of its own, whose storage is made: two processes that both make it trip each other."""
+    """The environment of a Dagster with storage of its own, created beforehand: two processes that create it at once disturb each other."""
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     with dg.DagsterInstance.from_config(str(tmp_path)):
         pass

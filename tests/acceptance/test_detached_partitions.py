@@ -124,7 +124,7 @@ def test_dropped_under_rows_that_are_in_memory(world: World, start: Start) -> No
 
 
 def test_another_table_of_that_name(world: World) -> None:
-    """What never was a partition is no archive: rows would be rejected because of a typing error."""
+    """Rows would be rejected because of a typing error: a table that never was a partition is no archive."""
     world.query(f"CREATE TABLE public.{part_of('stock_prices', OLD)} (symbol text, note text)")
     world.produce(pairs(OLD, 2))
     done = world.tickloom("run", "--once", timeout=60)

@@ -40,7 +40,7 @@ def world(kafka: Any, database_url: str, topics: tuple[str, str]) -> World:
 
 
 def settings_of(world: World, monkeypatch: pytest.MonkeyPatch, **more: str) -> Settings:
-    """What the daemon would read from its environment."""
+    """The settings that the daemon would read from its environment."""
     for name, value in (world.environment | more).items():
         if name.startswith("TICKLOOM_"):
             monkeypatch.setenv(name, value)
@@ -111,7 +111,7 @@ def test_an_outage_that_outlasts_the_bound(world: World) -> None:
 
 
 def test_gaps_are_reported(world: World) -> None:
-    """Messages lost to retention would go by in a summary that looks well."""
+    """Messages lost to retention would be missing from a summary that looks good."""
     world.settings["TICKLOOM_GAP_POLICY"] = "continue"
     world.produce(hostile_things(seed=53, messages=2_000))
     run_once(world, "--max-messages", "10")
@@ -127,7 +127,7 @@ def test_gaps_are_reported(world: World) -> None:
 
 
 def state_of_the_process() -> dict[str, Any]:
-    """All that a guest might have changed."""
+    """Everything in this process that a drain might change."""
     files = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if fd.isdigit() and _open(fd)]
     return {
         "gc": (gc.isenabled(), gc.get_threshold(), gc.get_freeze_count()),
@@ -208,7 +208,7 @@ def test_a_guest_raises_our_own_errors(world: World, monkeypatch: pytest.MonkeyP
 
 
 def test_a_guest_is_stopped_by_its_host(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that is cancelled would go on alone, or leave its batch half done."""
+    """A cancelled run would go on by itself, or leave its batch half done."""
     settings = settings_of(world, monkeypatch, TICKLOOM_BATCH_MAX_MESSAGES="1")
     world.produce(hostile_things(seed=56, messages=6_000))
     stop = threading.Event()

@@ -18,7 +18,7 @@ from tests.waiting import until
 
 @contextmanager
 def trickle(world: World, gap_seconds: float = 0.25) -> Iterator[None]:
-    """A pair every now and then, while inside."""
+    """Produce a pair every ``gap_seconds`` while inside."""
     stop = threading.Event()
 
     def produce() -> None:
@@ -84,7 +84,7 @@ SWALLOW = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 def test_a_table_that_refuses_everything(
     world: World, rate: str, table: str, statements: list[str], fix: str, start: Start
 ) -> None:
-    """Every price would be a dead letter, for ever, and the daemon well: what refuses all rows is the table."""
+    """Every price would be a dead letter, for ever, while the daemon looks healthy."""
     world.produce(pairs(now(), 40, step=MILLISECOND))
     with start(world) as daemon:
         until(lambda: world.loaded() == 80)
@@ -210,7 +210,7 @@ def test_a_constraint_on_what_is_computed(world: World, table: str, condition: s
 
 
 def test_one_side_is_garbage(world: World, start: Start) -> None:
-    """All prices could be bad for ever: of both topics together they are exactly half."""
+    """All prices could be bad for ever, because they are only half of both topics together."""
     things = pairs(now(), 3_000, step=MILLISECOND)
     world.produce(
         Thing(one.side, one.key, b"<xml/>" if one.side == "prices" else one.value, one.timestamp_ms) for one in things

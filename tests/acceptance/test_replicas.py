@@ -21,7 +21,7 @@ protocols = pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_replicas_come_and_go(
     kafka: Any, database_url: str, topics: tuple[str, str], start: Start, protocol: str
 ) -> None:
-    """A replica too many, too few or too late would load rows twice, or leave some to nobody."""
+    """A replica that joins, leaves or wakes up would load rows twice, or leave partitions without a reader."""
     world = World.make(kafka, database_url, topics, partitions=6)
     world.settings |= {"TICKLOOM_BATCH_MAX_MESSAGES": "500", "TICKLOOM_KAFKA_OPTIONS": PROTOCOLS[protocol]}
     things = hostile_things(seed=21, messages=10_000)

@@ -65,7 +65,7 @@ def test_any_split_gives_the_reference(
     cramped: bool,
     budget: int,
 ) -> None:
-    """Otherwise a user's averages would depend on how fast the messages happened to come."""
+    """A user's averages would depend on how fast the messages happened to arrive."""
     runner, connection, judge, width = database
     ticks, cuts = log
     monkeypatch.setattr("tickloom.core.tails._FIRST_SLOTS", 1)  # so that four symbols make the cache grow

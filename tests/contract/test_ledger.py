@@ -226,7 +226,7 @@ async def test_readers_do_not_wait_and_are_not_waited_for(settings: Settings, co
 
 @pytest.mark.parametrize("width", [Partitioning.HOURLY, Partitioning.DAILY, Partitioning.MONTHLY])
 async def test_bounds_in_the_database(database_url: str, width: Partitioning) -> None:
-    """A microsecond that no partition holds is a batch that is refused."""
+    """A microsecond that no partition holds would make Postgres refuse the batch."""
     found = Settings(database_url=database_url, prices_partitioning=width)  # type: ignore[arg-type]
     connection = await connect(found)
     try:
@@ -255,7 +255,7 @@ async def test_a_table_in_the_way_is_reported(connection: Connection) -> None:
 
 
 async def test_another_source_is_refused(settings: Settings, connection: Connection) -> None:
-    """Two clusters' logs in one table are no function of either."""
+    """The tables would mix the logs of two clusters."""
     await claim_source(connection, settings, "one")
     await claim_source(connection, settings, "one")
     with pytest.raises(WrongSource, match="cluster_id 'one', not 'two'"):
@@ -263,7 +263,7 @@ async def test_another_source_is_refused(settings: Settings, connection: Connect
 
 
 async def test_a_refused_replica_notes_nothing(settings: Settings, connection: Connection) -> None:
-    """After an upgrade a daemon of another cluster would leave its topics' ids and its group, and their owner be refused."""
+    """A daemon of another cluster that is started after an upgrade would write down its topics and group, and the right daemon would be refused."""
     await claim_source(connection, settings, "one")
     await connection.execute("UPDATE tickloom.source SET group_id = NULL")  # as an earlier version has left it
     stranger = settings.model_copy(update={"kafka_group_id": "stranger"})
@@ -296,7 +296,7 @@ async def test_ratio_in_sql(connection: Connection, price: float, volume: float,
 
 
 async def test_partitions_of_any_name_and_schema_are_read(settings: Settings, connection: Connection) -> None:
-    """Rows in a partition that somebody else has named would be taken for none, and averages be computed without them."""
+    """Rows in a partition that somebody else has named would be overlooked, and averages computed without them."""
     await connection.execute(
         "CREATE SCHEMA elsewhere; "
         "CREATE TABLE \"Odd name\" PARTITION OF stock_prices FOR VALUES FROM ('2026-01-01Z') TO ('2026-01-03Z'); "

@@ -89,7 +89,7 @@ class Tables:
 
 @pytest.fixture
 async def tables(database_url: str) -> AsyncGenerator[Tables]:
-    """With all toys, filled."""
+    """Tables with all toys, filled."""
     configured = Settings(database_url=database_url, prices_topic="p", volumes_topic="v", window_rows=3)  # type: ignore[arg-type]
     connection = await connect(configured)
     with declaring(*TOYS):

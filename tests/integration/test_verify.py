@@ -1,4 +1,4 @@
-"""`tickloom verify` on tables that the real daemon filled from a hostile log: it calls exact what is, and finds what was bent."""
+"""`tickloom verify` on tables that the real daemon filled from a hostile log: exact tables are called exact, and every changed value is found."""
 
 import json
 import os
