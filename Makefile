@@ -52,13 +52,13 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/pytest -q tests/unit tests/property
+	$(BIN)/pytest -q -n auto tests/unit tests/property
 
 # All tests, against a real Kafka and a real Postgres. A missing tool fails here instead of skipping its tests.
 test: export TICKLOOM_TEST_TOOLS := all
 test: tools
 	$(MAKE) --no-print-directory check
-	$(BIN)/pytest -n 2 --dist loadfile --durations=15 tests/integration tests/contract tests/acceptance tests/fuzz
+	$(BIN)/pytest -n 3 --dist worksteal --durations=15 tests/integration tests/contract tests/acceptance tests/fuzz
 
 # Search for bytes on which the readers and their judge differ, or that end the process; SECONDS=60.
 fuzz: setup

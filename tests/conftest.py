@@ -22,14 +22,14 @@ def no_other_database(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[services.Kafka | services.Given]:
     """A real broker; ``.bootstrap`` is its address."""
-    with services.running_kafka() as running:
+    with services.running_kafka(brief=True) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[services.Postgres | services.Given]:
     """A real Postgres; ``.url`` is its address as a superuser."""
-    with services.running_postgres() as running:
+    with services.running_postgres(brief=True) as running:
         yield running
 
 

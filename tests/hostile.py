@@ -1,4 +1,4 @@
-"""A log made to hurt: disorder, late days, repeats, bad messages of every kind, halves that never meet.
+"""A hostile log: disorder, late days, repeats, bad messages of every kind, halves that never meet.
 
 It imports nothing of the project.
 """
@@ -157,7 +157,7 @@ def _document(rng: random.Random, side: str, symbol: str, micros: int) -> dict[s
 
 
 def produce(bootstrap: str, topics: dict[str, str], things: Iterable[Thing], partitions: int) -> None:
-    """Into the log, by a stable hash of the key."""
+    """Produce into the log, by a stable hash of the key."""
     producer = kafka.Producer(
         {"bootstrap.servers": bootstrap, "linger.ms": 20, "message.max.bytes": 10_000_000, "log_level": 2}
     )
@@ -188,28 +188,33 @@ def produce(bootstrap: str, topics: dict[str, str], things: Iterable[Thing], par
 
 def read_log(bootstrap: str, topics: dict[str, str]) -> list[Record]:
     """The whole log as a plain consumer sees it."""
-    config = {
-        "bootstrap.servers": bootstrap,
-        "group.id": "judge",
-        "enable.auto.commit": False,
-        "enable.partition.eof": True,
-    }
-    consumer = kafka.Consumer(config | {"auto.offset.reset": "earliest"})
+    consumer = kafka.Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "judge",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "earliest",
+            "fetch.wait.max.ms": 10,  # the broker answers at the log's end, too: each end would take half a second
+        }
+    )
+    sides = {topic: side for side, topic in topics.items()}
+    starts = [
+        kafka.TopicPartition(topic, partition, kafka.OFFSET_BEGINNING)
+        for topic in sides
+        for partition in consumer.list_topics(topic, timeout=30).topics[topic].partitions
+    ]
+    consumer.assign(starts)
     log: list[Record] = []
-    for side, topic in topics.items():
-        partitions = len(consumer.list_topics(topic, timeout=30).topics[topic].partitions)
-        consumer.assign(
-            [kafka.TopicPartition(topic, partition, kafka.OFFSET_BEGINNING) for partition in range(partitions)]
-        )
-        ended = 0
-        while ended < partitions:
-            for message in consumer.consume(1000, 0.2):
-                error = message.error()
-                if error is not None:
-                    assert error.code() == kafka.KafkaError._PARTITION_EOF, error
-                    ended += 1
-                    continue
-                where = (message.partition(), message.offset(), message.key(), message.value())
-                log.append(Record(side, topic, *where, message.timestamp()[1]))
+    ended: set[tuple[str, int]] = set()
+    while len(ended) < len(starts):
+        for message in consumer.consume(1000, 0.02):
+            topic, error = message.topic(), message.error()
+            if error is not None:
+                assert error.code() == kafka.KafkaError._PARTITION_EOF, error
+                ended.add((topic, message.partition()))
+                continue
+            where = (message.partition(), message.offset(), message.key(), message.value())
+            log.append(Record(sides[topic], topic, *where, message.timestamp()[1]))
     consumer.close()
     return log

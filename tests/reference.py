@@ -157,7 +157,7 @@ def _epoch(literal: str) -> int:
 
 @dataclass
 class Expected:
-    """What must be there."""
+    """What the tables must hold."""
 
     tables: dict[str, list[tuple[Any, ...]]]
     dead: dict[tuple[str, int, int], tuple[str, bytes | None, bytes | None]]
@@ -248,7 +248,7 @@ ACTUAL = {
 
 
 async def differences(connection: Any, log: list[Record], window: int = 5) -> list[str]:
-    """Everything that is not as it must be, in words; empty when all is exact, to the last bit."""
+    """Everything that is wrong, in words; empty when all is exact, to the last bit."""
     ends: dict[tuple[str, int], int] = {}
     for record in log:
         at = (record.topic, record.partition)

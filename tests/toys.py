@@ -81,7 +81,7 @@ ACTUAL = {toy.name: f"TABLE {toy.name} ORDER BY 1, 2" for toy in TOYS}
 
 @contextmanager
 def declaring(*outputs: Output) -> Iterator[None]:
-    """This process declares these outputs meanwhile."""
+    """This process declares these outputs while inside."""
     declare(*outputs)
     try:
         yield

@@ -98,7 +98,7 @@ def _connection_class(faults: Faults) -> type[asyncpg.Connection]:
 
 
 def install(faults: Faults) -> None:
-    """Put the faults in."""
+    """Make the daemon fail at these points."""
     asyncpg.connect = partial(asyncpg.connect, connection_class=_connection_class(faults))
     commit = Member._commit_newest
 

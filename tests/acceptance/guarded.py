@@ -1,4 +1,4 @@
-"""A broker with doors that are guarded: passwords, certificates, and rights that can be given and taken."""
+"""A broker with passwords, certificates, and rights that tests can grant and withdraw."""
 
 import contextlib
 import subprocess
@@ -29,10 +29,10 @@ _KINDS = {"topic": ResourceType.TOPIC, "group": ResourceType.GROUP}
 
 
 class Guarded:
-    """``bootstrap`` lets anybody in; ``guarded`` asks for a password, and ``tls`` shows a certificate that ``ca`` knows."""
+    """``bootstrap`` accepts every client; ``guarded`` asks for a password, and ``tls`` shows a certificate that ``ca`` signs."""
 
     def __init__(self, folder: Path) -> None:
-        """``plain`` may come by PLAIN; nobody by SCRAM until ``let_in``."""
+        """``plain`` may log in with PLAIN; nobody may with SCRAM until ``let_in``."""
         guarded, tls = services.free_port(), services.free_port()
         self.guarded, self.tls, self.ca = f"127.0.0.1:{guarded}", f"127.0.0.1:{tls}", folder / "ca.pem"
         store, word = folder / "broker.p12", "changeit"
@@ -60,23 +60,23 @@ class Guarded:
         self._admin = AdminClient({"bootstrap.servers": self.bootstrap})
 
     def let_in(self, user: str, mechanism: str = "SCRAM-SHA-256", password: str = PASSWORD) -> None:
-        """The user has this password now."""
+        """Give the user this password."""
         info = ScramCredentialInfo(_SCRAM[mechanism], 4096)
         change: Any = UserScramCredentialUpsertion(user, info, password.encode())
         self._admin.alter_user_scram_credentials([change])[user].result(30)
 
     def turn_away(self, user: str, mechanism: str = "SCRAM-SHA-256") -> None:
-        """There is no such user any more."""
+        """Delete this user."""
         change: Any = UserScramCredentialDeletion(user, _SCRAM[mechanism])
         self._admin.alter_user_scram_credentials([change])[user].result(30)
 
     def grant(self, user: str, kind: str, name: str, right: str = "READ") -> None:
-        """READ is DESCRIBE as well."""
+        """Grant a right; READ includes DESCRIBE."""
         for done in self._admin.create_acls([AclBinding(*_acl(user, kind, name, right))]).values():
             done.result(30)
 
     def withdraw(self, user: str, kind: str, name: str, right: str = "READ") -> None:
-        """What ``grant`` gave."""
+        """Withdraw what ``grant`` gave."""
         for done in self._admin.delete_acls([AclBindingFilter(*_acl(user, kind, name, right))]).values():
             done.result(30)
 
@@ -92,7 +92,7 @@ def _acl(user: str, kind: str, name: str, right: str) -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def guarded_broker() -> Iterator[Guarded]:
-    """One while inside."""
+    """A broker of this kind while inside."""
     with tempfile.TemporaryDirectory(prefix="tickloom-guarded-") as folder:
         broker = Guarded(Path(folder))
         try:

@@ -1,18 +1,13 @@
-"""What stands at the daemon's edges: settings, Kafka's options and passwords, HTTP, the group. Each is told, with the fix."""
+"""The daemon's edges: settings, Kafka's options and passwords, HTTP, the group. Each mistake is reported, with the fix."""
 
 import contextlib
-import http.client
 import json
 import os
 import resource
-import signal
 import socket
-import threading
 import time
-import urllib.error
-import urllib.request
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 from pathlib import Path
@@ -21,9 +16,12 @@ from typing import Any
 import pytest
 
 from tests import services
+from tests.acceptance.beside import Beside
 from tests.acceptance.guarded import Guarded, guarded_broker, options
+from tests.acceptance.replica import Start
 from tests.acceptance.world import World
 from tests.hostile import hostile_things
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -34,42 +32,23 @@ def world(kafka: Any, database_url: str, topics: tuple[str, str]) -> World:
     return world
 
 
-def refused(world: World, *told: str, command: tuple[str, ...] = ("run", "--once"), **settings: str) -> str:
-    """The command ends with 2 and a last line that holds ``told``; gives that line."""
+def refused(world: World, *words: str, command: tuple[str, ...] = ("run", "--once"), **settings: str) -> str:
+    """Run a command that must end with exit code 2 and a last line that contains ``words``; gives that line."""
     done = world.tickloom(*command, timeout=60, **settings)
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2, done.stdout + done.stderr[-2000:]
     assert last.startswith("tickloom: ")
-    for part in told:
+    for part in words:
         assert part in last
     assert "secret-word" not in done.stderr
     return last
-
-
-def until(condition: Any, seconds: float = 30) -> None:
-    """Wait for what must come true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not come true in time"
-        time.sleep(0.1)
-
-
-def get(port: int, path: str) -> tuple[int, str]:
-    """Status and text; 0 without an answer within two seconds."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-    except (OSError, http.client.HTTPException):
-        return 0, ""
 
 
 # --- settings ---------------------------------------------------------------------------------------------------
 
 
 def test_kafka_options_from_a_file(world: World, tmp_path: Path) -> None:
-    """Where the SASL password is, a file is what people want; "Input should be a valid dictionary" was what they got."""
+    """People want to keep the SASL password in a file, and got "Input should be a valid dictionary"."""
     file = tmp_path / "tickloom_kafka_options"
     file.write_bytes('\ufeff{"client.rack": "a",\r\n "session.timeout.ms": 6000}\r\n'.encode())
     done = world.tickloom("run", "--once", TICKLOOM_KAFKA_OPTIONS_FILE=str(file))
@@ -140,7 +119,7 @@ def behind(guarded: Guarded, database_url: str, topics: tuple[str, str]) -> Worl
 
 
 def comes(guarded: Guarded, user: str, **others: str) -> dict[str, str]:
-    """The settings of a daemon that comes through the guarded door as ``user``."""
+    """The settings of a daemon that logs in as ``user``."""
     chosen = options(user) | {name.replace("__", "."): value for name, value in others.items()}
     return {
         "TICKLOOM_KAFKA_BOOTSTRAP_SERVERS": guarded.guarded,
@@ -151,8 +130,8 @@ def comes(guarded: Guarded, user: str, **others: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("user", "mechanism"), [("s256", "SCRAM-SHA-256"), ("s512", "SCRAM-SHA-512"), ("plain", "PLAIN")]
 )
-def test_who_is_let_in_works(guarded: Guarded, behind: World, user: str, mechanism: str) -> None:
-    """Messages about passwords would be of no use if the right ones did not work, with the rights that the documents name."""
+def test_users_with_rights_get_in(guarded: Guarded, behind: World, user: str, mechanism: str) -> None:
+    """A user with the right password, and the rights that the documentation names, would be refused."""
     for topic in behind.topics.values():
         guarded.grant(user, "topic", topic)
     guarded.grant(user, "group", f"group-{behind.topics['prices']}")
@@ -163,7 +142,7 @@ def test_who_is_let_in_works(guarded: Guarded, behind: World, user: str, mechani
 
 
 def test_check_says_why_kafka_lets_nobody_in(guarded: Guarded, behind: World) -> None:
-    """ "Broker transport failure" is what each of these was called: nobody knew whether to look at the network or a password."""
+    """Each of these was reported as "Broker transport failure": nobody knew whether to check the network or a password."""
     in_plain = {"TICKLOOM_KAFKA_OPTIONS": "{}"}
     tls = {"TICKLOOM_KAFKA_OPTIONS": '{"security.protocol": "ssl"}'}
     options_name, servers = "TICKLOOM_KAFKA_OPTIONS", "TICKLOOM_KAFKA_BOOTSTRAP_SERVERS"
@@ -190,156 +169,106 @@ def test_check_says_why_kafka_lets_nobody_in(guarded: Guarded, behind: World) ->
     )
     with ThreadPoolExecutor(len(cases)) as pool:  # each takes the ten seconds that a question to Kafka may take
         runs = list(pool.map(lambda case: behind.tickloom("check", **case[0]), cases))
-    for done, (_, told) in zip(runs, cases, strict=True):
+    for done, (_, words) in zip(runs, cases, strict=True):
         assert done.returncode == 3, done.stdout + done.stderr
         (line,) = [line for line in done.stdout.splitlines() if line.startswith("BAD  broker")]
-        assert [part for part in told if part not in line] == []
+        assert [part for part in words if part not in line] == []
         assert "word" not in line.replace("sasl.password", "").replace("password", "")
 
 
 @pytest.mark.parametrize("fault", ["password", "topic", "read", "group", "certificate"])
 def test_what_kafka_refuses_at_the_start_is_a_mistake(guarded: Guarded, behind: World, fault: str) -> None:
-    """A daemon that never worked would be "waiting" for ever, and live."""
+    """A daemon that never worked would "wait" for ever, and look alive."""
     prices, group = behind.topics["prices"], f"group-{behind.topics['prices']}"
     settings = comes(guarded, "s256")
     match fault:
         case "password":
-            told = "does not let 's256' in"
+            message = "does not let 's256' in"
             settings = comes(guarded, "s256", sasl__password="wrong-word")
         case "topic":
-            told = "grant 's256' READ and DESCRIBE"
+            message = "grant 's256' READ and DESCRIBE"
             guarded.withdraw("s256", "topic", prices)
         case "read":
-            told = "grant 's256' READ and DESCRIBE"
+            message = "grant 's256' READ and DESCRIBE"
             guarded.withdraw("s256", "topic", prices)
             guarded.grant("s256", "topic", prices, "DESCRIBE")
         case "group":
-            told = "grant 's256' READ on the group"
+            message = "grant 's256' READ on the group"
             guarded.withdraw("s256", "group", group)
         case _:
-            told = "ssl.ca.location"
+            message = "ssl.ca.location"
             settings = {
                 "TICKLOOM_KAFKA_BOOTSTRAP_SERVERS": guarded.tls,
                 "TICKLOOM_KAFKA_OPTIONS": '{"security.protocol": "ssl"}',
             }
     with ThreadPoolExecutor(1) as pool:
         checking = pool.submit(behind.tickloom, "check", **settings)
-        last = refused(behind, told, command=("run",), **settings)
+        last = refused(behind, message, command=("run",), **settings)
         checked = checking.result()
     assert "wrong-word" not in last
     assert checked.returncode == 3, checked.stdout
-    assert told in checked.stdout
-
-
-class Daemon:
-    """One that runs, with its log in a file and its port."""
-
-    def __init__(self, world: World, log: Path, **settings: str) -> None:
-        self.port = services.free_port()
-        self._log = log
-        self._out = log.open("w")
-        self.process = world.start("run", output=self._out, TICKLOOM_HTTP_PORT=str(self.port), **settings)
-
-    def __enter__(self) -> "Daemon":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-        self._out.close()
-
-    def said(self) -> str:
-        return self._log.read_text()
-
-    def retries(self) -> float:
-        """How often something was tried again, of Kafka."""
-        name = 'tickloom_retries_total{target="kafka"} '
-        return sum(
-            float(line.removeprefix(name)) for line in get(self.port, "/metrics")[1].splitlines() if name in line
-        )
-
-    def readyz(self) -> tuple[int, str]:
-        """Whether it is ready, and why not."""
-        return get(self.port, "/readyz")
-
-    def stop(self) -> None:
-        """End in order."""
-        self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(30) == 0, self.said()[-2000:]
-
-
-def loaded(world: World, messages: int) -> Callable[[], bool]:
-    """Whether so many messages are in the tables."""
-    return lambda: world.query("SELECT sum(next_offset)::int FROM tickloom.offsets") == [(messages,)]
+    assert message in checked.stdout
 
 
 @pytest.mark.parametrize("fault", ["password", "user", "topic", "group"])
-def test_what_kafka_refuses_later_is_waited_out(guarded: Guarded, behind: World, tmp_path: Path, fault: str) -> None:
-    """A password that is rotated, or a right that is withdrawn by mistake, is mended by somebody who looks for who complains."""
+def test_what_kafka_refuses_later_is_waited_out(guarded: Guarded, behind: World, start: Start, fault: str) -> None:
+    """A rotated password, or a right that is withdrawn by mistake, would end all replicas before somebody can fix it."""
     user = f"u-{behind.topics['prices']}"
     group = f"group-{behind.topics['prices']}"
     resources = [("group", group), *(("topic", topic) for topic in behind.topics.values())]
     guarded.let_in(user)
     for kind, name in resources:
         guarded.grant(user, kind, name)
-    with Daemon(behind, tmp_path / "log", **comes(guarded, user)) as daemon:
-        until(loaded(behind, 50))
-        assert daemon.retries() == 0
+    retries = 'target="kafka"'
+    with start(behind, **comes(guarded, user)) as daemon:
+        until(lambda: behind.loaded() == 50)
+        assert daemon.series("tickloom_retries_total").get(retries, 0) == 0
         match fault:
             case "password":
                 guarded.let_in(user, password="another-word")
-                told = f"does not let '{user}' in"
+                message = f"does not let '{user}' in"
             case "user":
                 guarded.turn_away(user)
-                told = f"does not let '{user}' in"
+                message = f"does not let '{user}' in"
             case "topic":
                 guarded.withdraw(user, *resources[1])
-                told = f"grant '{user}' READ and DESCRIBE"
+                message = f"grant '{user}' READ and DESCRIBE"
             case _:
                 guarded.withdraw(user, *resources[0])
-                told = f"grant '{user}' READ on the group"
-        until(lambda: told in daemon.said())
-        until(lambda: daemon.retries() > 0)
+                message = f"grant '{user}' READ on the group"
+        until(lambda: message in daemon.output())
+        until(lambda: daemon.series("tickloom_retries_total").get(retries, 0) > 0)
         if fault in ("password", "user"):
-            until(lambda: daemon.readyz()[0] == 503 and told in daemon.readyz()[1])
-            assert get(daemon.port, "/livez")[0] == 200
+            until(lambda: daemon.get("/readyz")[0] == 503 and message in daemon.get("/readyz")[1])
+            assert daemon.get("/livez")[0] == 200
         behind.produce(hostile_things(seed=2, messages=50))
         assert daemon.process.poll() is None
         guarded.let_in(user)
         for kind, name in resources:
             guarded.grant(user, kind, name)
-        until(loaded(behind, 100))
+        until(lambda: behind.loaded() == 100)
         daemon.stop()
-        assert daemon.said().count(told) < 20, "nobody reads a flood"
+        assert daemon.output().count(message) < 20, "nobody reads a flood"
     assert behind.differences() == []
 
 
 # --- HTTP -------------------------------------------------------------------------------------------------------
 
 
-class Crowd:
-    """Connections that others hold open: idle, half a request, or an answer that nobody takes. New ones take the place of old ones."""
+class Crowd(Beside):
+    """Connections that other clients hold open: idle, with half a request, or with an answer that is never read. New ones replace old ones."""
 
     _SAY = (b"", b"GET /livez HTTP/1.1\r\nHost: x\r\n", b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
 
     def __init__(self, port: int, size: int) -> None:
+        super().__init__()
         self._port = port
         self._size = size
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> "Crowd":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
+    def run(self) -> None:
         held: deque[socket.socket] = deque()
         says = cycle(self._SAY)
-        while not self._stop.wait(0.005 if len(held) < self._size else 0.05):
+        while not self.stop.wait(0.005 if len(held) < self._size else 0.05):
             channel = socket.socket()
             channel.setblocking(False)
             with contextlib.suppress(OSError):
@@ -352,14 +281,14 @@ class Crowd:
             channel.close()
 
 
-def test_a_crowd_at_the_http_port(world: World) -> None:
+def test_a_crowd_at_the_http_port(world: World, start: Start) -> None:
     """260 connections and `ulimit -n 200` left no descriptor for Postgres, and the flow stood still."""
     port = services.free_port()
-    daemon = world.start("run", TICKLOOM_HTTP_PORT=str(port))
-    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (200, 200))
-    try:
-        until(lambda: get(port, "/readyz")[0] == 200)
-        before = len(os.listdir(f"/proc/{daemon.pid}/fd"))
+    with start(world, TICKLOOM_HTTP_PORT=str(port)) as daemon:
+        process_id = daemon.process.pid
+        resource.prlimit(process_id, resource.RLIMIT_NOFILE, (200, 200))
+        until(lambda: daemon.get("/readyz")[0] == 200)
+        before = len(os.listdir(f"/proc/{process_id}/fd"))
         with Crowd(port, 260):
             time.sleep(2)  # by then they are all there
             alive = 0
@@ -368,53 +297,41 @@ def test_a_crowd_at_the_http_port(world: World) -> None:
                 world.query(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name ~ '^tickloom '"
                 )
-                alive += get(port, "/livez")[0] == 200
-                assert len(os.listdir(f"/proc/{daemon.pid}/fd")) < before + 48
-            until(lambda: world.query("SELECT sum(next_offset)::int FROM tickloom.offsets")[0][0] == 2_050)
+                alive += daemon.get("/livez", seconds=2)[0] == 200
+                assert len(os.listdir(f"/proc/{process_id}/fd")) < before + 48
+            until(lambda: world.loaded() == 2_050)
             assert alive == 4
-        daemon.send_signal(signal.SIGTERM)
-        _, told = daemon.communicate(timeout=30)
-    finally:
-        daemon.kill()
-    assert daemon.returncode == 0, told
-    assert "cannot accept" not in told
+    assert "cannot accept" not in daemon.output()
     assert world.differences() == []
 
 
 # --- two groups on one database ---------------------------------------------------------------------------------
 
 
-def test_two_groups_on_one_database(world: World) -> None:
-    """They took the partitions from each other for ever: fenced, fenced, fenced, and no word of why."""
-    first = world.environment["TICKLOOM_KAFKA_GROUP_ID"]
-    daemon = world.start("run")
-    try:
-        until(lambda: world.query("SELECT sum(next_offset)::int FROM tickloom.offsets") == [(50,)])
-        other = {"TICKLOOM_KAFKA_GROUP_ID": "it's another"}
-        last = refused(world, f"filled by the group '{first}'", "TICKLOOM_KAFKA_GROUP_ID to", command=("run",), **other)
-        checked = world.tickloom("check", **other)
-        assert checked.returncode == 3
-        assert f"filled by the group '{first}'" in checked.stdout
-        assert daemon.poll() is None
-        # The statement that the message names makes the other one the owner; the first, if it still runs, ends.
-        world.query(last.partition(" and run: ")[2])
-        world.produce(hostile_things(seed=2, messages=50))
-        done = world.tickloom("run", "--once", **other)
-        assert done.returncode == 0, done.stderr
-        world.produce(hostile_things(seed=3, messages=50))
-        _, told = daemon.communicate(timeout=30)
-    finally:
-        daemon.kill()
-    assert daemon.returncode == 2, told
-    assert "filled by the group" in told.strip().splitlines()[-1]
-    done = world.tickloom("run", "--once", **other)
-    assert done.returncode == 0, done.stderr
+def test_two_groups_on_one_database(world: World, start: Start) -> None:
+    """They took the partitions from each other for ever, fenced again and again, and no message said why."""
+    group = world.environment["TICKLOOM_KAFKA_GROUP_ID"]
+    daemon = start(world)
+    until(lambda: world.loaded() == 50)
+    other = {"TICKLOOM_KAFKA_GROUP_ID": "it's another"}
+    last = refused(world, f"filled by the group '{group}'", "TICKLOOM_KAFKA_GROUP_ID to", command=("run",), **other)
+    checked = world.tickloom("check", **other)
+    assert checked.returncode == 3
+    assert f"filled by the group '{group}'" in checked.stdout
+    assert daemon.process.poll() is None
+    # The statement that the message names makes the other one the owner; the first, if it still runs, ends.
+    world.query(last.partition(" and run: ")[2])
+    world.produce(hostile_things(seed=2, messages=50))
+    world.drain(**other)
+    world.produce(hostile_things(seed=3, messages=50))
+    assert "filled by the group" in daemon.mistake()
+    world.drain(**other)
     assert world.differences() == []
 
 
 def test_a_database_that_knows_no_group_yet(world: World) -> None:
-    """Tables of an earlier version would be refused to their own daemon, or never know their group."""
-    assert world.tickloom("run", "--once").returncode == 0
+    """A daemon would be refused the tables that an earlier version filled, or they would never record its group."""
+    world.drain()
     world.query("ALTER TABLE tickloom.source DROP COLUMN group_id")
     world.query("DROP TABLE tickloom.migrations")
     refused(world, "at version 0", "run `tickloom migrate`")
@@ -424,15 +341,14 @@ def test_a_database_that_knows_no_group_yet(world: World) -> None:
     assert world.query("SELECT group_id FROM tickloom.source") == [(world.environment["TICKLOOM_KAFKA_GROUP_ID"],)]
 
 
-def test_two_replicas_of_one_name(world: World, tmp_path: Path) -> None:
-    """The one whose place was taken sat there, "idle", and took the partitions back with each message that came."""
+def test_two_replicas_of_one_name(world: World, start: Start) -> None:
+    """The replica whose name was taken stayed "idle", and took the partitions back with each message that arrived."""
     options = '{"group.instance.id": "same", "session.timeout.ms": 6000, "heartbeat.interval.ms": 500}'
-    with Daemon(world, tmp_path / "first", TICKLOOM_KAFKA_OPTIONS=options) as first:
-        until(loaded(world, 50))
-        with Daemon(world, tmp_path / "second", TICKLOOM_KAFKA_OPTIONS=options) as second:
-            assert first.process.wait(30) == 2
-            assert "give each its own, or none, in TICKLOOM_KAFKA_OPTIONS" in first.said().strip().splitlines()[-1]
-            world.produce(hostile_things(seed=2, messages=50))
-            until(loaded(world, 100))
-            second.stop()
+    first = start(world, TICKLOOM_KAFKA_OPTIONS=options)
+    until(lambda: world.loaded() == 50)
+    second = start(world, TICKLOOM_KAFKA_OPTIONS=options)
+    assert "give each its own, or none, in TICKLOOM_KAFKA_OPTIONS" in first.mistake()
+    world.produce(hostile_things(seed=2, messages=50))
+    until(lambda: world.loaded() == 100)
+    second.stop()
     assert world.differences() == []

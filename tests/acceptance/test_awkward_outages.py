@@ -1,4 +1,4 @@
-"""What an operator can see: who is away, what waits, who holds it up, and that nothing ends in silence."""
+"""What an operator can see: what is away, what waits and why, and that nothing ends silently."""
 
 import json
 import re
@@ -6,10 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import confluent_kafka as kafka_client
@@ -19,142 +16,72 @@ from confluent_kafka.admin import AdminClient
 from tests import services
 from tests.acceptance.faulty_chores import CHORES
 from tests.acceptance.proxy import Proxy
-from tests.acceptance.test_bad_days import until
+from tests.acceptance.replica import Replica, Start
 from tests.acceptance.world import QUICK, World
 from tests.hostile import Thing, hostile_things
+from tests.waiting import until
 
-TOLD_SECONDS = 10.0
-
-
-class Running:
-    """A daemon, what it serves, and what it has said."""
-
-    def __init__(self, world: World, log: Path, **settings: str) -> None:
-        self._log, port = log, services.free_port()
-        self._address = f"http://127.0.0.1:{port}"
-        with log.open("w") as out:
-            self.process = world.start("run", output=out, TICKLOOM_HTTP_PORT=str(port), **settings)
-
-    def get(self, path: str) -> tuple[int, str]:
-        """Status and text; 0 where nobody answers yet."""
-        try:
-            with urllib.request.urlopen(f"{self._address}{path}", timeout=5) as answer:
-                return answer.status, answer.read().decode().strip()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode().strip()
-        except OSError:
-            return 0, ""
-
-    def series(self, name: str) -> dict[str, float]:
-        """Values of a metric by its labels as they are written, or by nothing."""
-        found = re.findall(rf"^{name}(?:{{(.*)}})? (\S+)$", self.get("/metrics")[1], re.MULTILINE)
-        return {labels: float(value) for labels, value in found}
-
-    def up(self, target: str) -> float | None:
-        return self.series("tickloom_up").get(f'target="{target}"')
-
-    def said(self, event: str) -> list[dict[str, Any]]:
-        """The lines of the log with this event."""
-        lines = [json.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{")]
-        return [line for line in lines if event in line["event"]]
-
-    def end(self) -> int:
-        """The exit code after SIGTERM."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+NOTICED_SECONDS = 10.0
 
 
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Any]:
-    """Starts daemons, and kills those that are left."""
-    started: list[Running] = []
-
-    def start(world: World, **settings: str) -> Running:
-        started.append(Running(world, tmp_path / f"daemon-{len(started)}.log", **settings))
-        return started[-1]
-
-    yield start
-    for one in started:
-        if one.process.poll() is None:
-            one.process.kill()
-            one.process.wait()
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[services.Kafka]:
-    """A broker that the test may kill."""
-    folder = tmp_path / "broker"
-    folder.mkdir()
-    own = services.Kafka(folder)
-    own.start()
-    yield own
-    own.kill()
-
-
-def read(world: World) -> int:
-    """Offsets that are done."""
-    return int(world.query("SELECT coalesce(sum(next_offset), 0)::int FROM tickloom.offsets")[0][0])
-
-
-def at_rest(daemon: Running, world: World, messages: int) -> None:
+def at_rest(daemon: Replica, world: World, messages: int) -> None:
     """Wait until all is loaded, and known to be."""
-    until(lambda: read(world) == messages)
+    until(lambda: world.loaded() == messages)
     until(lambda: sum(daemon.series("tickloom_lag_messages").values()) == 0, 10)
     until(lambda: len(daemon.series("tickloom_lag_messages")) == 2 * world.partitions, 10)
     assert daemon.get("/readyz") == (200, "ready")
     assert daemon.get("/livez") == (200, "idle: nothing to read")
 
 
-def told_of_outage(daemon: Running, name: str, since: float) -> None:
-    """All the ways in which an operator would learn of it."""
+def outage_is_shown(daemon: Replica, name: str, since: float) -> None:
+    """Wait until everything that an operator sees shows the outage."""
     target = name.lower()
-    until(lambda: daemon.up(target) == 0, TOLD_SECONDS - (time.time() - since))
+    until(lambda: daemon.up(target) == 0, NOTICED_SECONDS - (time.time() - since))
     assert daemon.series("tickloom_up_changed_timestamp_seconds")[f'target="{target}"'] >= since
     status, why = daemon.get("/readyz")
     assert status == 503
     assert f"waiting for {name} since 20" in why
     assert daemon.get("/livez") == (200, why), "a restart would not help"
-    assert daemon.said(f"{name} is away")
+    assert daemon.lines(f"{name} is away")
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_broker_away_at_rest(
-    broker: services.Kafka, database_url: str, topics: tuple[str, str], running: Any, how: signal.Signals
+    broker: services.Kafka, database_url: str, topics: tuple[str, str], start: Start, how: signal.Signals
 ) -> None:
     """An outage of the broker in a quiet hour would be seen by no alert, and the lag be shown as 0."""
     world = World.make(broker, database_url, topics, partitions=2)
     world.produce(hostile_things(seed=91, messages=100))
-    daemon = running(world)
+    daemon = start(world)
     at_rest(daemon, world, 100)
     since = time.time()
     assert broker._process is not None
     broker._process.child.send_signal(how)
-    told_of_outage(daemon, "Kafka", since)
+    outage_is_shown(daemon, "Kafka", since)
     assert daemon.series("tickloom_lag_messages") == daemon.series("tickloom_lag_seconds") == {}
     if how is signal.SIGKILL:
-        until(lambda: "Connection refused" in daemon.get("/readyz")[1], TOLD_SECONDS)
+        until(lambda: "Connection refused" in daemon.get("/readyz")[1], NOTICED_SECONDS)
         broker.kill()
         broker.start()
     else:
         broker._process.child.send_signal(signal.SIGCONT)
-    until(lambda: daemon.get("/readyz") == (200, "ready") and daemon.up("kafka") == 1, TOLD_SECONDS)
-    assert daemon.said("Kafka is back")
+    until(lambda: daemon.get("/readyz") == (200, "ready") and daemon.up("kafka") == 1, NOTICED_SECONDS)
+    assert daemon.lines("Kafka is back")
     world.produce(hostile_things(seed=92, messages=100))
-    until(lambda: read(world) == 200, 30)
-    assert daemon.end() == 0
+    until(lambda: world.loaded() == 200, 30)
+    daemon.stop()
 
 
 @pytest.mark.parametrize("how", ["refused", "silent"])
 def test_database_away_at_rest(
-    kafka: Any, postgres: Any, database_url: str, topics: tuple[str, str], running: Any, how: str
+    kafka: Any, postgres: Any, database_url: str, topics: tuple[str, str], start: Start, how: str
 ) -> None:
     """An outage of the database while nothing is loaded would be noticed with the first message of the day."""
     world = World.make(kafka, database_url, topics, partitions=2)
     world.produce(hostile_things(seed=93, messages=100))
     with Proxy(postgres.port) as proxy:
         behind = database_url.replace(f":{postgres.port}/", f":{proxy.port}/")
-        daemon = running(world, TICKLOOM_DATABASE_URL=behind)
+        daemon = start(world, TICKLOOM_DATABASE_URL=behind)
         at_rest(daemon, world, 100)
         since = time.time()
         if how == "refused":
@@ -162,56 +89,56 @@ def test_database_away_at_rest(
             proxy.cut()
         else:
             proxy.stall()
-        told_of_outage(daemon, "Postgres", since)
+        outage_is_shown(daemon, "Postgres", since)
         assert sum(daemon.series("tickloom_lag_messages").values()) == 0, "Kafka says where the logs end"
         proxy.refuse(False)
         proxy.resume()
-        until(lambda: daemon.get("/readyz") == (200, "ready") and daemon.up("postgres") == 1, TOLD_SECONDS)
-        assert daemon.said("Postgres is back")
-        assert daemon.end() == 0
+        until(lambda: daemon.get("/readyz") == (200, "ready") and daemon.up("postgres") == 1, NOTICED_SECONDS)
+        assert daemon.lines("Postgres is back")
+        daemon.stop()
 
 
 def test_database_away_while_messages_wait(
-    kafka: Any, postgres: Any, database_url: str, topics: tuple[str, str], running: Any
+    kafka: Any, postgres: Any, database_url: str, topics: tuple[str, str], start: Start
 ) -> None:
-    """Who waits for the database would be killed in a circle, or say that it moves, with a lag that stands still."""
+    """A daemon that waits for the database would be restarted again and again, or show a lag that stands still."""
     world = World.make(kafka, database_url, topics, partitions=2)
     things = hostile_things(seed=94, messages=400)
     world.produce(things[:100])
     with Proxy(postgres.port) as proxy:
         behind = database_url.replace(f":{postgres.port}/", f":{proxy.port}/")
-        daemon = running(
+        daemon = start(
             world, TICKLOOM_DATABASE_URL=behind, TICKLOOM_STUCK_AFTER_SECONDS="1", TICKLOOM_RETRY_MAX_SECONDS="5"
         )
         at_rest(daemon, world, 100)
         proxy.refuse(True)
         proxy.cut()
         world.produce(things[100:])
-        until(lambda: sum(daemon.series("tickloom_lag_messages").values()) == 300, TOLD_SECONDS)
+        until(lambda: sum(daemon.series("tickloom_lag_messages").values()) == 300, NOTICED_SECONDS)
         until(lambda: max(daemon.series("tickloom_lag_seconds").values()) > 6, 10)
         status, why = daemon.get("/livez")
         assert (status, "waiting for Postgres since 20" in why) == (200, True), why
         assert daemon.series("tickloom_retries_total")['target="postgres"'] >= 2
         proxy.refuse(False)
-        until(lambda: read(world) == 400)
+        until(lambda: world.loaded() == 400)
         assert daemon.get("/livez")[0] == 200, "what was waited for is over, and does not count as standing still"
-        assert daemon.end() == 0
+        daemon.stop()
     assert world.differences() == []
 
 
 def test_lag_moves_while_nothing_is_committed(
-    kafka: Any, database_url: str, topics: tuple[str, str], running: Any
+    kafka: Any, database_url: str, topics: tuple[str, str], start: Start
 ) -> None:
     """A stuck daemon would go on showing the lag of its last commit, and a partition that is in no batch none."""
     world = World.make(kafka, database_url, topics, partitions=2)
     things = hostile_things(seed=95, messages=300)
     world.produce(things[:100])
-    daemon = running(world, TICKLOOM_STUCK_AFTER_SECONDS="4")
+    daemon = start(world, TICKLOOM_STUCK_AFTER_SECONDS="4")
     at_rest(daemon, world, 100)
     holder = services_connection(world, "LOCK TABLE tickloom.offsets IN SHARE ROW EXCLUSIVE MODE")
     try:
         world.produce(things[100:])
-        until(lambda: sum(daemon.series("tickloom_lag_messages").values()) == 200, TOLD_SECONDS)
+        until(lambda: sum(daemon.series("tickloom_lag_messages").values()) == 200, NOTICED_SECONDS)
         lags, waits = daemon.series("tickloom_lag_messages"), daemon.series("tickloom_lag_seconds")
         assert lags.keys() == waits.keys()
         until(lambda: all(daemon.series("tickloom_lag_seconds")[at] > 3 for at, lag in lags.items() if lag), 10)
@@ -220,10 +147,10 @@ def test_lag_moves_while_nothing_is_committed(
     finally:
         holder.kill()
         holder.wait()
-    until(lambda: read(world) == 300)
+    until(lambda: world.loaded() == 300)
     until(lambda: set(daemon.series("tickloom_lag_seconds").values()) == {0.0}, 10)
     assert daemon.get("/livez")[0] == 200
-    assert daemon.end() == 0
+    daemon.stop()
 
 
 def services_connection(world: World, statement: str) -> "subprocess.Popen[bytes]":
@@ -244,16 +171,16 @@ def services_connection(world: World, statement: str) -> "subprocess.Popen[bytes
         stderr=subprocess.DEVNULL,
     )
     assert held.stdout is not None
-    with held.stdout as told:
-        assert told.readline() == b"held\n"
+    with held.stdout as output:
+        assert output.readline() == b"held\n"
     return held
 
 
-def test_open_transaction(kafka: Any, database_url: str, topics: tuple[str, str], running: Any) -> None:
+def test_open_transaction(kafka: Any, database_url: str, topics: tuple[str, str], start: Start) -> None:
     """A producer that forgets to end its transaction would get a healthy daemon killed in a circle, or hang a drain."""
     world = World.make(kafka, database_url, topics, partitions=1)
     world.produce(hostile_things(seed=96, messages=100))
-    daemon = running(world, TICKLOOM_STUCK_AFTER_SECONDS="2")
+    daemon = start(world, TICKLOOM_STUCK_AFTER_SECONDS="2")
     at_rest(daemon, world, 100)
     producer = kafka_client.Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": topics[0]})
     producer.init_transactions(30)
@@ -271,19 +198,19 @@ def test_open_transaction(kafka: Any, database_url: str, topics: tuple[str, str]
     assert drained.returncode == 0, drained.stderr[-2000:]
     assert json.loads(drained.stdout)["drained"] is True
     assert set(json.loads(drained.stdout)["lag"].values()) == {0}
-    until(lambda: daemon.said("a producer's transaction stays open"), 20)
+    until(lambda: daemon.lines("a producer's transaction stays open"), 20)
     producer.commit_transaction(30)
-    until(lambda: daemon.said("the open transaction has ended"), 10)
-    until(lambda: read(world) > 150)
+    until(lambda: daemon.lines("the open transaction has ended"), 10)
+    until(lambda: world.loaded() > 150)
     until(lambda: set(daemon.series("tickloom_lag_messages").values()) == {0.0}, 10)
     assert daemon.series("tickloom_open_transaction_messages") == {}
-    assert daemon.end() == 0
+    daemon.stop()
     assert world.differences() == []
 
 
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
 def test_more_replicas_than_partitions(
-    kafka: Any, database_url: str, topics: tuple[str, str], running: Any, protocol: str
+    kafka: Any, database_url: str, topics: tuple[str, str], start: Start, protocol: str
 ) -> None:
     """A rollout that adds a replica before it takes one away would never end; the spare one would show another's lag."""
     world = World.make(kafka, database_url, topics, partitions=1)
@@ -292,9 +219,9 @@ def test_more_replicas_than_partitions(
         options = {"TICKLOOM_KAFKA_OPTIONS": '{"group.protocol": "consumer"}'}
     world.settings |= options
     world.produce(hostile_things(seed=98, messages=100))
-    replicas = [running(world)]
+    replicas = [start(world)]
     at_rest(replicas[0], world, 100)
-    replicas.append(running(world))
+    replicas.append(start(world))
     until(lambda: {one.get("/readyz")[0] for one in replicas} == {200}, 30)
     until(lambda: sorted(one.series("tickloom_assigned_partitions").get("", 0) for one in replicas) == [0, 2], 10)
     spare, owner = sorted(replicas, key=lambda one: one.series("tickloom_assigned_partitions")[""])
@@ -303,37 +230,38 @@ def test_more_replicas_than_partitions(
     until(lambda: owner.get("/readyz") == (200, "ready"), 10)
     assert spare.series("tickloom_lag_messages") == spare.series("tickloom_lag_seconds") == {}
     until(lambda: len(owner.series("tickloom_lag_messages")) == 2, 10)
-    assert owner.end() == 0
+    owner.stop()
     until(lambda: spare.get("/readyz") == (200, "ready"), 30)
     world.produce(hostile_things(seed=99, messages=100))
-    until(lambda: read(world) == 200)
-    assert spare.end() == 0
+    until(lambda: world.loaded() == 200)
+    spare.stop()
 
 
-def test_lag_of_lost_partitions_goes(kafka: Any, database_url: str, topics: tuple[str, str], running: Any) -> None:
+def test_lag_of_lost_partitions_goes(kafka: Any, database_url: str, topics: tuple[str, str], start: Start) -> None:
     """A replica that handed partitions over would go on showing their lag, and fail for messages that are not its own."""
     world = World.make(kafka, database_url, topics, partitions=2)
     world.settings |= QUICK
     world.produce(hostile_things(seed=100, messages=200))
-    first = running(world)
+    first = start(world)
     at_rest(first, world, 200)
-    second = running(world)
+    second = start(world)
 
     def shown() -> list[set[str]]:
         return [set(one.series("tickloom_lag_messages")) for one in (first, second)]
 
     until(lambda: [len(one) for one in shown()] == [2, 2], 30)
     assert not set.intersection(*shown())
-    assert first.end() == second.end() == 0
+    first.stop()
+    second.stop()
 
 
-def test_others_handle_the_group(kafka: Any, database_url: str, topics: tuple[str, str], running: Any) -> None:
+def test_others_handle_the_group(kafka: Any, database_url: str, topics: tuple[str, str], start: Start) -> None:
     """Offsets that another tool has reset, or a group that it deleted, would have the log read again, or skipped."""
     world = World.make(kafka, database_url, topics, partitions=2)
     world.settings |= QUICK
     things = hostile_things(seed=102, messages=300)
     world.produce(things[:100])
-    daemon = running(world)
+    daemon = start(world)
     at_rest(daemon, world, 100)
     group, admin = f"group-{topics[0]}", AdminClient({"bootstrap.servers": kafka.bootstrap})
     daemon.process.send_signal(signal.SIGSTOP)
@@ -341,15 +269,15 @@ def test_others_handle_the_group(kafka: Any, database_url: str, topics: tuple[st
     admin.delete_consumer_groups([group])[group].result(10)
     world.produce(things[100:200])
     daemon.process.send_signal(signal.SIGCONT)
-    until(lambda: read(world) == 200, 30)
+    until(lambda: world.loaded() == 200, 30)
     until(lambda: daemon.get("/readyz") == (200, "ready"), 10)
-    assert daemon.end() == 0
+    daemon.stop()
     firsts = [kafka_client.TopicPartition(topic, number, 0) for topic in topics for number in range(2)]
     reset = kafka_client.ConsumerGroupTopicPartitions(group, firsts)
     admin.alter_consumer_group_offsets([reset])[group].result(10)
     world.produce(things[200:])
-    assert world.tickloom("run", "--once").returncode == 0
-    assert read(world) == 300
+    world.drain()
+    assert world.loaded() == 300
     assert world.differences() == []
 
 
@@ -359,10 +287,10 @@ def test_a_dead_chore_ends_the_daemon(kafka: Any, database_url: str, topics: tup
     world = World.make(kafka, database_url, topics, partitions=1)
     done = world.tickloom("run", module="tests.acceptance.faulty_chores", timeout=30, FAULT=f"raise@{chore}")
     assert done.returncode == 1, done.stderr[-2000:]
-    (told,) = [json.loads(line) for line in done.stderr.splitlines() if "a chore has failed" in line]
-    assert chore in told["chore"]
-    assert "Traceback" in told["exception"]
-    assert "RuntimeError: nobody expected this" in told["exception"]
+    (line,) = [json.loads(line) for line in done.stderr.splitlines() if "a chore has failed" in line]
+    assert chore in line["chore"]
+    assert "Traceback" in line["exception"]
+    assert "RuntimeError: nobody expected this" in line["exception"]
     assert "left the group" in done.stderr, "all else ends as at a stop"
 
 
@@ -373,11 +301,11 @@ def test_a_subscriber_that_fails_ends_the_daemon(kafka: Any, database_url: str, 
     done = world.tickloom("run", module="tests.acceptance.faulty_chores", timeout=30, FAULT="raise@subscriber")
     assert done.returncode == 1, done.stderr[-2000:]
     assert "RuntimeError: nobody expected this" in done.stderr
-    assert world.tickloom("run", "--once").returncode == 0
+    world.drain()
     assert world.differences() == [], "what was committed is committed"
 
 
-def test_told_to_stop_while_a_connection_is_closed(kafka: Any, database_url: str, topics: tuple[str, str]) -> None:
+def test_stopped_while_a_connection_is_closed(kafka: Any, database_url: str, topics: tuple[str, str]) -> None:
     """The cancellation would be lost with the connection, and SIGTERM hang until SIGKILL."""
     world = World.make(kafka, database_url, topics, partitions=1)
     command = [sys.executable, "-m", "tests.acceptance.faulty_chores", "run"]
@@ -395,10 +323,10 @@ def test_told_to_stop_while_a_connection_is_closed(kafka: Any, database_url: str
 
 
 @pytest.mark.parametrize("what", ["kafka at the start", "kafka", "postgres"])
-def test_told_to_stop_in_an_outage(
-    broker: services.Kafka, postgres: Any, database_url: str, topics: tuple[str, str], running: Any, what: str
+def test_stopped_in_an_outage(
+    broker: services.Kafka, postgres: Any, database_url: str, topics: tuple[str, str], start: Start, what: str
 ) -> None:
-    """Whoever does not answer would keep a daemon from ending until it is killed."""
+    """A silent broker or database would keep a daemon from ending until it is killed."""
     world = World.make(broker, database_url, topics, partitions=1)
     things = hostile_things(seed=101, messages=200)
     world.produce(things[:100])
@@ -408,18 +336,18 @@ def test_told_to_stop_in_an_outage(
         world.settings |= {"TICKLOOM_REVOKE_TIMEOUT_SECONDS": "2", "TICKLOOM_DATABASE_URL": behind}
         if what == "kafka at the start":
             broker._process.child.send_signal(signal.SIGSTOP)
-            daemon = running(world)
+            daemon = start(world)
             until(lambda: daemon.up("postgres") == 1, 20)
         else:
-            daemon = running(world)
+            daemon = start(world)
             at_rest(daemon, world, 100)
             if what == "kafka":
                 broker._process.child.send_signal(signal.SIGSTOP)
-                until(lambda: daemon.up("kafka") == 0, TOLD_SECONDS)
+                until(lambda: daemon.up("kafka") == 0, NOTICED_SECONDS)
             else:
                 proxy.stall()
                 world.produce(things[100:])
-                until(lambda: daemon.up("postgres") == 0, TOLD_SECONDS)
+                until(lambda: daemon.up("postgres") == 0, NOTICED_SECONDS)
         started = time.monotonic()
         assert daemon.end() in (0, 1)
         assert time.monotonic() - started < 2 + 15

@@ -15,20 +15,7 @@ from tests import services
 from tests.acceptance.proxy import Proxy
 from tests.acceptance.world import World
 from tests.hostile import Thing, hostile_things
-
-
-def until(condition: Any, seconds: float = 60) -> None:
-    """Wait for what must come true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not come true in time"
-        time.sleep(0.2)
-
-
-def frozen(process_id: int) -> bool:
-    """Whether a process lies in SIGSTOP."""
-    stat = Path(f"/proc/{process_id}/stat").read_text()
-    return stat.rpartition(")")[2].split()[0] == "T"
+from tests.waiting import until
 
 
 def test_what_postgres_refuses(kafka: Any, database_url: str, topics: tuple[str, str]) -> None:
@@ -44,8 +31,7 @@ def test_what_postgres_refuses(kafka: Any, database_url: str, topics: tuple[str,
         things.append(Thing("prices", symbol.encode(), fields + b'"price":' + price + b"}", stamp))
         things.append(Thing("volumes", symbol.encode(), fields + b'"volume":2}', stamp))
     world.produce(things)
-    done = world.tickloom("run", "--once")
-    assert done.returncode == 0, done.stderr[-3000:]
+    world.drain()
     letters = world.query("SELECT reason, value FROM tickloom.dead_letters ORDER BY topic")
     assert [reason for reason, _ in letters] == ["refused"] * 3
     assert all(b'"price":13}' in value for _, value in letters)
@@ -79,10 +65,10 @@ def test_postgres_crashes(kafka: Any, own_postgres: services.Postgres, topics: t
     time.sleep(2)
     assert daemon.poll() is None, "an outage must be waited out"
     own_postgres.start()
-    until(lambda: world.query("SELECT sum(next_offset)::int FROM tickloom.offsets")[0][0] == 12_000)
+    until(lambda: world.loaded() == 12_000)
     daemon.send_signal(signal.SIGTERM)
-    _, told = daemon.communicate(timeout=60)
-    assert daemon.returncode == 0, told[-2000:]
+    _, output = daemon.communicate(timeout=60)
+    assert daemon.returncode == 0, output[-2000:]
     assert world.differences() == []
 
 
@@ -97,7 +83,7 @@ def test_failover_to_a_standby(kafka: Any, own_postgres: services.Postgres, topi
         things = hostile_things(seed=6, messages=8_000)
         world.produce(things[:4_000])
         daemon = world.start("run", TICKLOOM_DATABASE_URL=url.replace(f":{own_postgres.port}/", f":{proxy.port}/"))
-        until(lambda: world.query("SELECT coalesce(sum(next_offset), 0)::int FROM tickloom.offsets")[0][0] > 300)
+        until(lambda: world.loaded() > 300)
         own_postgres.crash()
         proxy.target = standby.port
         proxy.cut()
@@ -107,11 +93,11 @@ def test_failover_to_a_standby(kafka: Any, own_postgres: services.Postgres, topi
         assert world.query("SELECT pg_is_in_recovery()") == [(True,)]
         standby.promote()
         world.produce(things[4_000:])
-        until(lambda: world.query("SELECT sum(next_offset)::int FROM tickloom.offsets")[0][0] == 8_000)
+        until(lambda: world.loaded() == 8_000)
         daemon.send_signal(signal.SIGTERM)
-        _, told = daemon.communicate(timeout=60)
-        assert daemon.returncode == 0, told[-2000:]
-        assert "read-only transaction (SQLSTATE 25006)" in told
+        _, output = daemon.communicate(timeout=60)
+        assert daemon.returncode == 0, output[-2000:]
+        assert "read-only transaction (SQLSTATE 25006)" in output
         assert world.differences() == []
 
 
@@ -133,7 +119,7 @@ def test_health_and_metrics(kafka: Any, database_url: str, topics: tuple[str, st
 
     try:
         until(lambda: get("/readyz")[0] == 200)
-        until(lambda: world.query("SELECT sum(next_offset)::int FROM tickloom.offsets")[0][0] == 2_000)
+        until(lambda: world.loaded() == 2_000)
         assert get("/livez")[0] == 200
         until(lambda: 'tickloom_lag_seconds{partition="0"' in get("/metrics")[1])
         text = get("/metrics")[1]
@@ -146,9 +132,9 @@ def test_health_and_metrics(kafka: Any, database_url: str, topics: tuple[str, st
         assert not re.search(r"AAPL|SYM\d", text), "no symbol may be a label"
     finally:
         daemon.send_signal(signal.SIGTERM)
-        _, told = daemon.communicate(timeout=30)
+        _, output = daemon.communicate(timeout=30)
     assert daemon.returncode == 0
-    assert "secret-word" not in told
+    assert "secret-word" not in output
 
 
 def test_broker_restarts(database_url: str, topics: tuple[str, str], tmp_path: Path) -> None:
@@ -161,16 +147,16 @@ def test_broker_restarts(database_url: str, topics: tuple[str, str], tmp_path: P
         things = hostile_things(seed=4, messages=8_000)
         world.produce(things[:4_000])
         daemon = world.start("run")
-        until(lambda: world.query("SELECT coalesce(sum(next_offset), 0)::int FROM tickloom.offsets")[0][0] > 300)
+        until(lambda: world.loaded() > 300)
         broker.kill()
         time.sleep(2)
         assert daemon.poll() is None
         broker.start()
         world.produce(things[4_000:])
-        until(lambda: world.query("SELECT sum(next_offset)::int FROM tickloom.offsets")[0][0] == 8_000, 90)
+        until(lambda: world.loaded() == 8_000, 90)
         daemon.send_signal(signal.SIGTERM)
-        _, told = daemon.communicate(timeout=60)
-        assert daemon.returncode == 0, told[-2000:]
+        _, output = daemon.communicate(timeout=60)
+        assert daemon.returncode == 0, output[-2000:]
         assert world.differences() == []
     finally:
         broker.kill()

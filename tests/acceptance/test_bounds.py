@@ -20,16 +20,15 @@ import pytest
 
 from tests import services
 from tests.acceptance.proxy import Proxy
-from tests.acceptance.test_bad_days import until
 from tests.acceptance.world import World
 from tests.hostile import Thing
+from tests.waiting import until
 
 CEILING_MB = 600
 """What docs/explanation/memory.md promises of one daemon with default settings."""
 
 LONG = os.environ.get("TICKLOOM_TEST_BOUNDS") == "long"
 SECONDS = 1_200 if LONG else 90
-READ = "SELECT coalesce(sum(next_offset - first_offset), 0)::bigint FROM tickloom.offsets"
 MEGABYTE = 1_000_000
 BEGIN_MS = int(time.time() * 1_000) - 12 * 3_600_000
 
@@ -42,7 +41,7 @@ def either(short: int, long: int) -> int:
 
 
 class Watched:
-    """A running daemon whose memory is looked at until it ends."""
+    """A running daemon whose memory is measured until it ends."""
 
     def __init__(self, daemon: subprocess.Popen[str]) -> None:
         self.daemon = daemon
@@ -59,10 +58,10 @@ class Watched:
             time.sleep(0.05)
 
     def ended(self, seconds: float = SECONDS) -> tuple[int, str]:
-        """Its exit code and what it told, once it has ended by itself."""
-        _, told = self.daemon.communicate(timeout=seconds)
+        """Its exit code and what it output, once it has ended by itself."""
+        _, output = self.daemon.communicate(timeout=seconds)
         self._thread.join()
-        return self.daemon.returncode, told
+        return self.daemon.returncode, output
 
 
 @contextlib.contextmanager
@@ -76,16 +75,16 @@ def running(world: World, **settings: str) -> Iterator[Watched]:
         watched.ended()
         raise
     watched.daemon.send_signal(signal.SIGTERM)
-    code, told = watched.ended()
+    code, output = watched.ended()
     print(f"peak {watched.peak_mb:.0f} MB")
-    assert code == 0, told[-2000:]
+    assert code == 0, output[-2000:]
     assert 50 < watched.peak_mb < CEILING_MB
 
 
 def drained(world: World, watched: Watched, messages: int) -> float:
-    """Seconds until the ledger counts so many messages."""
+    """Seconds until the ledger counts this number of messages."""
     started = time.monotonic()
-    until(lambda: world.query(READ)[0][0] >= messages or watched.daemon.poll() is not None, SECONDS)
+    until(lambda: world.loaded() >= messages or watched.daemon.poll() is not None, SECONDS)
     assert watched.daemon.poll() is None, watched.ended()
     seconds = time.monotonic() - started
     print(f"{messages} messages in the ledger after {seconds:.1f} s")
@@ -93,7 +92,7 @@ def drained(world: World, watched: Watched, messages: int) -> float:
 
 
 def pairs(count: int, symbols: int = 5_000, padding: int = 0, after: int = 0) -> Iterator[Thing]:
-    """``count`` prices and as many volumes that meet, a millisecond apart, the symbols in turn; ``after`` so many."""
+    """``count`` prices and as many volumes that meet, a millisecond apart, the symbols in turn; the first ``after`` are left out."""
     filler = b',"note":"%s"' % (b"x" * padding) if padding else b""
     for number in range(after, after + count):
         symbol, stamp = b"S%d" % (number % symbols), BEGIN_MS + number
@@ -113,14 +112,14 @@ _AVERAGES = """SELECT count(*) FROM (SELECT {average} AS kept, avg({value}) OVER
 
 
 def unsound(world: World, messages: int) -> dict[str, int]:
-    """What is not as it must be after so many messages of ``pairs``: for logs too long for the reference."""
-    told = {
+    """What is wrong after this number of messages of ``pairs``: for logs too long for the reference."""
+    queries = {
         "messages that are not stored": f"SELECT {messages} - sum(stored)::bigint FROM tickloom.offsets",
         "keys that did not meet": f"SELECT {messages // 2} - count(*) FROM stock_analytics_data",
         "prices' averages": _AVERAGES.format(average="price_moving_avg", value="price", side="prices"),
         "volumes' averages": _AVERAGES.format(average="trading_volume_moving_avg", value="volume", side="volumes"),
     }
-    found = {what: int(world.query(query)[0][0]) for what, query in told.items()}
+    found = {what: int(world.query(query)[0][0]) for what, query in queries.items()}
     return {what: count for what, count in found.items() if count}
 
 
@@ -145,10 +144,10 @@ def test_a_flood_while_postgres_stalls(kafka: Any, database_url: str, topics: tu
             proxy.stall()  # with a transaction under way
             world.produce(pairs(half, after=10_000 + count + half))
             time.sleep(2)  # by now all that may be read is read
-            before, held = world.query(READ)[0][0], watched.peak_mb
+            before, held = world.loaded(), watched.peak_mb
             world.produce(pairs(count, after=10_000 + count + 2 * half))
             time.sleep(either(6, 60))
-            assert world.query(READ)[0][0] == before, "the stall let something through"
+            assert world.loaded() == before, "the stall let something through"
             assert watched.peak_mb < held + 32, "memory grows while nothing can be written"
             proxy.resume()
             after = drained(world, watched, 20_000 + 2 * (2 * count + 2 * half))
@@ -186,12 +185,12 @@ def test_slow_commits_do_not_swell_the_cache(kafka: Any, database_url: str, topi
     def look() -> bool:
         with (
             contextlib.suppress(OSError),
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as told,
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as answer,
         ):
-            found = re.search(r"^tickloom_symbols_cached (.*)$", told.read().decode(), re.MULTILINE)
+            found = re.search(r"^tickloom_symbols_cached (.*)$", answer.read().decode(), re.MULTILINE)
             assert found is not None
             cached.append(float(found.group(1)))
-        return world.query(READ)[0][0] == 80_000
+        return world.loaded() == 80_000
 
     with running(world, TICKLOOM_HTTP_PORT=str(port)):
         until(look, SECONDS)
@@ -236,17 +235,17 @@ def test_a_flood_of_bad_messages(kafka: Any, database_url: str, topics: tuple[st
     world = World.make(kafka, database_url, topics)
     world.produce(bad(either(200_000, 2_000_000), 100))
     watched = Watched(world.start("run"))
-    code, told = watched.ended()
-    assert code == 2, told[-2000:]
-    assert "TICKLOOM_REJECT_LIMIT_RATIO" in told.strip().splitlines()[-1]
+    code, output = watched.ended()
+    assert code == 2, output[-2000:]
+    assert "TICKLOOM_REJECT_LIMIT_RATIO" in output.strip().splitlines()[-1]
     assert world.query("SELECT count(*) FROM tickloom.dead_letters") == [(0,)]
-    assert world.query(READ) == [(0,)]
+    assert world.loaded() == 0
     print(f"peak {watched.peak_mb:.0f} MB")
     assert 50 < watched.peak_mb < CEILING_MB
 
 
 def test_nothing_but_dead_letters(kafka: Any, database_url: str, topics: tuple[str, str]) -> None:
-    """Who accepts any share of bad messages must get them all, and no dead daemon."""
+    """A user who accepts any share of bad messages would lose some of them, or the daemon."""
     world = World.make(kafka, database_url, topics)
     count = either(150_000, 2_000_000)
     world.produce(bad(count, 100))

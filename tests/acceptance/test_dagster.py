@@ -18,12 +18,11 @@ import pytest
 import yaml
 
 from tests import services
-from tests.acceptance.test_bad_days import until
 from tests.acceptance.world import QUICK, World
 from tests.hostile import Thing, hostile_things
+from tests.waiting import until
 
 MODULE = "tickloom.integrations.dagster"
-READ = "SELECT coalesce(sum(next_offset - first_offset), 0)::int FROM tickloom.offsets"
 ROOT = Path(__file__).parents[2]
 ASSETS = {"stock_prices_asset", "stock_volume", "joined_stock_data"}
 LOCATION = {"repositoryLocationName": MODULE, "repositoryName": "__repository__"}
@@ -31,7 +30,7 @@ LOCATION = {"repositoryLocationName": MODULE, "repositoryName": "__repository__"
 
 @pytest.fixture
 def world(kafka: Any, database_url: str, topics: tuple[str, str]) -> World:
-    """A world whose group notices the dead soon."""
+    """A world whose group soon notices dead replicas."""
     world = World.make(kafka, database_url, topics, partitions=6)
     world.settings |= QUICK
     return world
@@ -39,7 +38,7 @@ def world(kafka: Any, database_url: str, topics: tuple[str, str]) -> World:
 
 @pytest.fixture
 def home(tmp_path: Path) -> dict[str, str]:
-    """The environment of a Dagster of its own, whose storage is made: two processes that both make it trip each other."""
+    """The environment of a Dagster with storage of its own, created beforehand: two processes that create it at once disturb each other."""
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     with dg.DagsterInstance.from_config(str(tmp_path)):
         pass
@@ -56,14 +55,14 @@ class Page:
         body = json.dumps({"query": query, "variables": variables}).encode()
         request = urllib.request.Request(self._address, body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=30) as answer:
-            told = json.load(answer)
-        assert "errors" not in told, told
-        return told["data"]
+            document = json.load(answer)
+        assert "errors" not in document, document
+        return document["data"]
 
     def up(self) -> bool:
         with contextlib.suppress(OSError):
-            told = self.ask("{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }")
-            return bool(told["repositoriesOrError"].get("nodes"))
+            document = self.ask("{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }")
+            return bool(document["repositoriesOrError"].get("nodes"))
         return False
 
 
@@ -138,10 +137,10 @@ def materialized_by_a_run(page: Page, log: Path) -> set[str]:
 
     until(lambda: status() in ("SUCCESS", "FAILURE"), 120)
     assert status() == "SUCCESS", log.read_text()[-3000:]
-    told = page.ask(
+    document = page.ask(
         "query ($run: ID!) { runOrError(runId: $run) { ... on Run { assets { key { path } } } } }", **of_run
     )
-    return {asset["key"]["path"][0] for asset in told["runOrError"]["assets"]}
+    return {asset["key"]["path"][0] for asset in document["runOrError"]["assets"]}
 
 
 def test_the_page(world: World, home: dict[str, str], tmp_path: Path) -> None:
@@ -189,7 +188,7 @@ def run_of_the_job(world: World, home: dict[str, str], log: Path) -> subprocess.
 
 def kill_at_work(world: World, process: subprocess.Popen[str]) -> bool:
     """SIGKILL once it owns partitions and has moved the ledger; False where others had done all by then, and it has ended."""
-    mine = f"{READ} WHERE owner LIKE '%-{process.pid}-%' AND epoch > 0 AND updated_at > now() - interval '2 seconds'"
+    mine = f"SELECT count(*) FROM tickloom.offsets WHERE next_offset > first_offset AND owner LIKE '%-{process.pid}-%' AND epoch > 0 AND updated_at > now() - interval '2 seconds'"
     until(lambda: world.query(mine)[0][0] > 0 or process.poll() is not None, 120)
     at_work = process.poll() is None
     process.kill()
@@ -203,19 +202,19 @@ def test_a_run_is_terminated(world: World, home: dict[str, str], tmp_path: Path)
     world.produce(hostile_things(seed=74, messages=6_000))
     log = tmp_path / "log"
     process = run_of_the_job(world, home, log)
-    until(lambda: world.query(READ)[0][0] > 0 or process.poll() is not None, 120)
+    until(lambda: world.loaded() > 0 or process.poll() is not None, 120)
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 1, log.read_text()[-3000:]
     assert "DagsterExecutionInterruptedError" in log.read_text()
-    done = world.query(READ)[0][0]
+    done = world.loaded()
     assert 0 < done < 6_000
     del world.settings["TICKLOOM_BATCH_MAX_MESSAGES"]
-    assert world.tickloom("run", "--once").returncode == 0
+    world.drain()
     assert world.differences() == []
 
 
 def feed(world: World, things: list[Thing], stop: threading.Event) -> None:
-    """Into the log, bit by bit, until all is there or (then all at once) told to stop."""
+    """Produce bit by bit, until all is there; the rest at once when asked to stop."""
     for at in range(0, len(things), 40):
         world.produce(things[at : at + 40])
         stop.wait(0.1)
@@ -246,7 +245,7 @@ def test_runs_beside_runs_and_a_daemon_all_killed(world: World, home: dict[str, 
         last = run_of_the_job(world, home, log)
         left.append(last)
         assert last.wait(150) == 0, log.read_text()[-3000:]
-        assert world.query(READ) == [(16_000,)]
+        assert world.loaded() == 16_000
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait(60) == 0
     finally:

@@ -54,7 +54,7 @@ def letters(world: World) -> list[tuple[Any, ...]]:
 
 
 def drain(world: World, records: list[Raw]) -> None:
-    """All of it into the prices, and through the daemon."""
+    """Produce the records as prices, and load them."""
     volume = Raw(b"V", b'{"symbol":"V","volume":1,"timestamp":%d}' % NOW_MS, [], NOW_MS)
     produce(world.bootstrap, world.topics["volumes"], 0, [volume])
     produce(world.bootstrap, world.topics["prices"], 0, records)
@@ -64,7 +64,7 @@ def drain(world: World, records: list[Raw]) -> None:
 
 
 def test_every_byte_comes_back(world: World) -> None:
-    """What was rejected could not be looked at, mended and sent again."""
+    """Rejected messages could not be inspected, fixed and sent again."""
     records = [
         Raw(None, None, [], NOW_MS),
         Raw(b"", None, [], NOW_MS),
@@ -96,7 +96,7 @@ def test_every_byte_comes_back(world: World) -> None:
 
 
 def test_any_records_time(world: World) -> None:
-    """One record from the year 33658, from before 1970, or without a time would stop the daemon on each start."""
+    """One record from the year 33658, from before 1970, or without a time would stop the daemon at each start."""
     ms = [-1, -2, -5_001, 0, 1, 999, NOW_MS, -(2**63), 2**63 - 1, 2**51, 9_223_372_036_854_775]
     ms += [FIRST // 1_000 - 1, FIRST // 1_000, LAST // 1_000 - 1, LAST // 1_000]
     bad = [Raw(b"A", b"no", [], at) for at in ms]

@@ -18,15 +18,14 @@ import structlog
 from confluent_kafka.admin import AdminClient
 
 from tests import services
-from tests.acceptance.test_bad_days import until
 from tests.acceptance.world import QUICK, World
 from tests.hostile import Thing, hostile_things, read_log
+from tests.waiting import until
 from tickloom import Ended, drain, load_settings
 from tickloom.errors import LogLost, Mistake, SourceUnavailable, StoreUnavailable
 from tickloom.settings import Settings
 
-COUNTED = "SELECT coalesce(sum(next_offset - first_offset), 0)::int FROM tickloom.offsets"
-TOLD = (
+SUMS = (
     "SELECT coalesce(sum(stored), 0)::int, coalesce(sum(superseded), 0)::int, coalesce(sum(dead), 0)::int "
     "FROM tickloom.offsets"
 )
@@ -34,14 +33,14 @@ TOLD = (
 
 @pytest.fixture
 def world(kafka: Any, database_url: str, topics: tuple[str, str]) -> World:
-    """A world whose group notices the dead soon."""
+    """A world whose group soon notices dead replicas."""
     world = World.make(kafka, database_url, topics)
     world.settings |= QUICK
     return world
 
 
 def settings_of(world: World, monkeypatch: pytest.MonkeyPatch, **more: str) -> Settings:
-    """What the daemon would read from its environment."""
+    """The settings that the daemon would read from its environment."""
     for name, value in (world.environment | more).items():
         if name.startswith("TICKLOOM_"):
             monkeypatch.setenv(name, value)
@@ -62,12 +61,12 @@ def test_as_many_messages_as_asked(world: World) -> None:
     assert [step["messages"] for step in steps] == [700, 700]
     assert [step["ended"] for step in steps] == ["max_messages"] * 2
     assert sum(steps[-1]["lag"].values()) == 2_600
-    assert world.query(COUNTED) == [(1_400,)]
+    assert world.loaded() == 1_400
     steps.append(run_once(world, "--max-messages", "1000000"))
     assert (steps[-1]["ended"], steps[-1]["drained"], steps[-1]["messages"]) == ("drained", True, 2_600)
     assert steps[-1]["lag"] == dict.fromkeys(world.topics.values(), 0)
     sums = tuple(sum(step[name] for step in steps) for name in ("stored", "superseded", "rejected"))
-    assert world.query(TOLD) == [sums]
+    assert world.query(SUMS) == [sums]
     assert sum(sum(step["hours"].values()) for step in steps) == sums[0] + sums[1]
     by_reason = dict(world.query("SELECT reason, count(*)::int FROM tickloom.dead_letters GROUP BY 1"))
     assert by_reason == {
@@ -87,11 +86,11 @@ def test_as_long_as_asked(world: World) -> None:
     world.produce(hostile_things(seed=52, messages=6_000))
     world.settings["TICKLOOM_BATCH_MAX_MESSAGES"] = "1"  # half a minute's work
     started = time.monotonic()
-    told = run_once(world, "--max-seconds", "6")
+    summary = run_once(world, "--max-seconds", "6")
     assert time.monotonic() - started < 20
-    assert (told["ended"], told["drained"]) == ("max_seconds", False)
-    assert 0 < told["messages"] < 6_000
-    assert world.query(COUNTED) == [(told["messages"],)]
+    assert (summary["ended"], summary["drained"]) == ("max_seconds", False)
+    assert 0 < summary["messages"] < 6_000
+    assert world.loaded() == summary["messages"]
     del world.settings["TICKLOOM_BATCH_MAX_MESSAGES"]
     text = world.tickloom("run", "--once")
     assert text.returncode == 0, text.stderr[-3000:]
@@ -102,17 +101,17 @@ def test_as_long_as_asked(world: World) -> None:
 def test_an_outage_that_outlasts_the_bound(world: World) -> None:
     """A schedule would be green all night while the broker or the database is away."""
     nobody = f"127.0.0.1:{services.free_port()}"
-    told = run_once(
+    summary = run_once(
         World(nobody, world.database_url, world.topics, settings=world.settings), "--max-seconds", "2", code=1
     )
-    assert told["stderr"].strip().splitlines()[-1].startswith("tickloom: Kafka")
+    assert summary["stderr"].strip().splitlines()[-1].startswith("tickloom: Kafka")
     gone = World(world.bootstrap, f"postgresql://nobody@{nobody}/none", world.topics, settings=world.settings)
-    told = run_once(gone, "--max-seconds", "2", code=1)
-    assert told["stderr"].strip().splitlines()[-1].startswith("tickloom: Postgres")
+    summary = run_once(gone, "--max-seconds", "2", code=1)
+    assert summary["stderr"].strip().splitlines()[-1].startswith("tickloom: Postgres")
 
 
-def test_gaps_are_told(world: World) -> None:
-    """Messages lost to retention would go by in a summary that looks well."""
+def test_gaps_are_reported(world: World) -> None:
+    """Messages lost to retention would be missing from a summary that looks good."""
     world.settings["TICKLOOM_GAP_POLICY"] = "continue"
     world.produce(hostile_things(seed=53, messages=2_000))
     run_once(world, "--max-messages", "10")
@@ -120,15 +119,15 @@ def test_gaps_are_told(world: World) -> None:
     cut = [confluent_kafka.TopicPartition(topic, number, 50) for topic in world.topics.values() for number in range(4)]
     for done in admin.delete_records(cut).values():
         done.result(30)
-    told = run_once(world)
+    summary = run_once(world)
     noted = world.query("SELECT topic, partition, from_offset, to_offset FROM tickloom.gaps ORDER BY 1, 2, 3")
-    found = [tuple(gap[name] for name in ("topic", "partition", "from_offset", "to_offset")) for gap in told["gaps"]]
+    found = [tuple(gap[name] for name in ("topic", "partition", "from_offset", "to_offset")) for gap in summary["gaps"]]
     assert noted
     assert sorted(found) == noted
 
 
 def state_of_the_process() -> dict[str, Any]:
-    """All that a guest might have changed."""
+    """Everything in this process that a drain might change."""
     files = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if fd.isdigit() and _open(fd)]
     return {
         "gc": (gc.isenabled(), gc.get_threshold(), gc.get_freeze_count()),
@@ -170,11 +169,11 @@ def test_a_guest_leaves_everything_as_it_was(
     assert state_of_the_process() == before
 
     world.produce(things[1_000:2_000])
-    told: list[Any] = []
-    worker = threading.Thread(target=lambda: told.append(drain(settings, max_seconds=60)))
+    outcomes: list[Any] = []
+    worker = threading.Thread(target=lambda: outcomes.append(drain(settings, max_seconds=60)))
     worker.start()
     worker.join()
-    assert (told[0].drained, told[0].messages) == (True, 1_000)
+    assert (outcomes[0].drained, outcomes[0].messages) == (True, 1_000)
 
     world.produce(things[2_000:])
     import asyncio
@@ -209,23 +208,23 @@ def test_a_guest_raises_our_own_errors(world: World, monkeypatch: pytest.MonkeyP
 
 
 def test_a_guest_is_stopped_by_its_host(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that is cancelled would go on alone, or leave its batch half done."""
+    """A cancelled run would go on by itself, or leave its batch half done."""
     settings = settings_of(world, monkeypatch, TICKLOOM_BATCH_MAX_MESSAGES="1")
     world.produce(hostile_things(seed=56, messages=6_000))
     stop = threading.Event()
     threading.Timer(6, stop.set).start()
-    told = drain(settings, stop=stop)
-    assert told.ended is Ended.STOPPED
-    assert world.query(COUNTED) == [(told.messages,)]
+    outcome = drain(settings, stop=stop)
+    assert outcome.ended is Ended.STOPPED
+    assert world.loaded() == outcome.messages
 
     script = "import tickloom; print(tickloom.drain(tickloom.load_settings()))"
     host = subprocess.Popen(
         [sys.executable, "-c", script], env=world.environment | {"TICKLOOM_BATCH_MAX_MESSAGES": "1"}
     )
-    until(lambda: world.query(COUNTED)[0][0] > told.messages)
+    until(lambda: world.loaded() > outcome.messages)
     host.send_signal(signal.SIGINT)
     assert host.wait(30) in (1, -signal.SIGINT)  # KeyboardInterrupt came through
-    assert world.query(COUNTED)[0][0] < 6_000
+    assert world.loaded() < 6_000
     drain(settings_of(world, monkeypatch, TICKLOOM_BATCH_MAX_MESSAGES="5000"))
     assert world.differences() == []
 
@@ -241,7 +240,7 @@ def test_beside_a_daemon(
     daemon = world.start("run")
     try:
         world.produce(things[:2_000])
-        until(lambda: world.query(COUNTED)[0][0] == 2_000)
+        until(lambda: world.loaded() == 2_000)
         feeder = threading.Thread(target=_feed, args=(world, things[2_000:]))
         feeder.start()
         settings = settings_of(world, monkeypatch)

@@ -20,7 +20,7 @@ from tickloom.store.postgres import connect
 
 HOUR, DAY = 3_600_000_000, 86_400_000_000
 FEW_LOCKS = "max_locks_per_transaction=10"
-IN_HASTE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+IN_HASTE = ("synchronous_commit=off", "full_page_writes=off")
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def sparse(days: int, pairs: int, late_share: float, seed: int, end: int) -> lis
 
 
 def test_few_locks_and_months_of_history(kafka: Any, server: services.Postgres, topics: tuple[str, str]) -> None:
-    """Whoever catches up on a long and sparse history would see "out of shared memory" for ever."""
+    """A daemon that catches up on a long and sparse history would fail with "out of shared memory" for ever."""
     server.stop()
     server.start(FEW_LOCKS, *IN_HASTE)
     world = World.make(kafka, services.new_database(server), topics)
@@ -86,7 +86,7 @@ def test_refused_among_months_of_history(kafka: Any, server: services.Postgres, 
 
 
 async def make_partitions(settings: Settings, days: int) -> None:
-    """The hourly partitions of stock_prices for so many days, up to now."""
+    """Create the hourly partitions of stock_prices for this number of days, up to now."""
     hours = int(time.time()) * 1_000_000 - HOUR * np.arange(days * 24)
     connection = await connect(settings)
     try:

@@ -1,4 +1,4 @@
-"""Mistakes stop the daemon with exit 2 and one line that says the mend, before anything is consumed."""
+"""Mistakes stop the daemon with exit 2 and one line that says the fix, before anything is consumed."""
 
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -18,14 +18,14 @@ def world(kafka: Any, database_url: str, topics: tuple[str, str]) -> World:
     return world
 
 
-def refuses(world: World, *mends: str, **settings: str) -> None:
-    """The daemon exits 2 with a last line that holds ``mends``, and has consumed nothing."""
+def refuses(world: World, *fixes: str, **settings: str) -> None:
+    """The daemon must end with exit code 2 and a last line that contains ``fixes``."""
     done = world.tickloom("run", "--once", timeout=60, **settings)
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2, done.stderr[-2000:]
     assert last.startswith("tickloom: ")
-    for mend in mends:
-        assert mend in last
+    for fix in fixes:
+        assert fix in last
     assert "secret-word" not in done.stderr
 
 
@@ -70,13 +70,13 @@ def test_other_partitioning(world: World) -> None:
 
 def test_other_window(world: World) -> None:
     """Averages of two windows would stand in one table."""
-    assert world.tickloom("run", "--once").returncode == 0
+    world.drain()
     refuses(world, "window_rows 5, not 7", "point the settings back", TICKLOOM_WINDOW_ROWS="7")
 
 
 def test_wrong_cluster(world: World) -> None:
     """The offsets of one cluster would be taken for another's."""
-    assert world.tickloom("run", "--once").returncode == 0
+    world.drain()
     world.query("UPDATE tickloom.source SET cluster_id = 'another'")
     refuses(world, "cluster_id 'another'")
 
@@ -142,11 +142,11 @@ def test_flood_of_bad_messages(world: World) -> None:
     assert world.query("SELECT count(*) FROM tickloom.dead_letters WHERE value = '<xml/>'")[0][0] == 0
 
 
-def test_topic_made_anew(world: World, kafka: Any) -> None:
+def test_recreated_topic(world: World, kafka: Any) -> None:
     """Offsets of the old topic would be taken for the new one's, and its messages skipped."""
     from confluent_kafka.admin import AdminClient
 
-    assert world.tickloom("run", "--once").returncode == 0
+    world.drain()
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
     admin.delete_topics([world.topics["prices"]])[world.topics["prices"]].result(30)
     for attempt in range(100):
@@ -158,7 +158,7 @@ def test_topic_made_anew(world: World, kafka: Any) -> None:
     refuses(world, "created again", "empty database")
 
 
-def test_check_tells_all(world: World) -> None:
+def test_check_finds_all(world: World) -> None:
     """`check` must find beforehand what would stop the daemon."""
     good = world.tickloom("check")
     assert good.returncode == 0, good.stdout + good.stderr

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import threading
 import time
 from collections import defaultdict
 from datetime import UTC, datetime
@@ -13,8 +12,9 @@ import asyncpg
 import confluent_kafka
 import pytest
 
-from tests.acceptance.test_bad_days import until
+from tests.acceptance.beside import Beside
 from tests.acceptance.world import World
+from tests.waiting import until
 from tickloom.synthetic import TickSettings, history
 
 PARTITIONS = 6
@@ -22,20 +22,17 @@ SYMBOLS = 5_000
 PAIRS_A_SECOND = 500
 STAYING_SECONDS = 2.0
 MOVING_SECONDS = 5.0
-OWNERS = "SELECT count(DISTINCT owner)::int FROM tickloom.offsets"
-READ = "SELECT coalesce(sum(next_offset), 0)::int FROM tickloom.offsets"
 
 
-class Traffic:
+class Traffic(Beside):
     """Ticks of all symbols at an even pace, into every partition all the time."""
 
     def __init__(self, world: World) -> None:
+        super().__init__()
         self._world = world
         self._producer = confluent_kafka.Producer(
             {"bootstrap.servers": world.bootstrap, "linger.ms": 5, "partitioner": "murmur2_random"}
         )
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
         self.sent = 0
 
     def history(self, pairs: int) -> None:
@@ -52,53 +49,36 @@ class Traffic:
             self.sent += 1
         assert self._producer.flush(60) == 0
 
-    def __enter__(self) -> "Traffic":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        assert self._producer.flush(60) == 0
-
-    def _run(self) -> None:
+    def run(self) -> None:
         start = time.time()
         for number in count():
             due = start + number / PAIRS_A_SECOND
-            if (ahead := due - time.time()) > 0 and self._stop.wait(ahead):
-                return
+            if (ahead := due - time.time()) > 0 and self.stop.wait(ahead):
+                break
             symbol = f"SYM{number * 7919 % SYMBOLS:04d}"
             for side, name in (("prices", "price"), ("volumes", "volume")):
                 value = f'{{"symbol":"{symbol}","{name}":{number % 100 + 1},"timestamp":{round(due * 1e6)}}}'
                 self._producer.produce(self._world.topics[side], value, symbol, timestamp=round(due * 1_000))
                 self.sent += 1
             self._producer.poll(0)
+        assert self._producer.flush(60) == 0
 
 
-class Watch:
+class Watch(Beside):
     """Samples of the ledger: when each partition moved, and whose it was."""
 
     def __init__(self, world: World) -> None:
+        super().__init__()
         self._world = world
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
         self.moves: dict[tuple[str, int], list[tuple[float, str]]] = defaultdict(list)
 
-    def __enter__(self) -> "Watch":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
+    def run(self) -> None:
         asyncio.run(self._sample())
 
     async def _sample(self) -> None:
         connection = await asyncpg.connect(self._world.database_url)
         last: dict[tuple[str, int], int] = {}
-        while not self._stop.is_set():
+        while not self.stop.is_set():
             for topic, partition, offset, owner in await connection.fetch(
                 "SELECT topic, partition, next_offset, owner FROM tickloom.offsets"
             ):
@@ -131,25 +111,25 @@ def test_a_rebalance_is_short(kafka: Any, database_url: str, topics: tuple[str, 
     traffic = Traffic(world)
     traffic.history(50_000)
     first = world.start("run")
-    until(lambda: world.query(READ)[0][0] == traffic.sent)
+    until(lambda: world.loaded() == traffic.sent)
     with Watch(world) as watch, traffic:
         time.sleep(2)
         joined = time.monotonic()
         second = world.start("run")
-        until(lambda: world.query(OWNERS)[0][0] == 2)
+        until(lambda: world.owners() == 2)
         time.sleep(6)
         costs = {"join": watch.standstills(joined)}
         left = time.monotonic()
         second.send_signal(signal.SIGTERM)
         assert second.wait(30) == 0
-        until(lambda: world.query(OWNERS)[0][0] == 1)
+        until(lambda: world.owners() == 1)
         time.sleep(3)
         costs["leave"] = watch.standstills(left)
-    until(lambda: world.query(READ)[0][0] == traffic.sent)
+    until(lambda: world.loaded() == traffic.sent)
     first.send_signal(signal.SIGTERM)
     for daemon in (first, second):
-        _, told = daemon.communicate(timeout=60)
-        assert daemon.returncode == 0, told[-2000:]
+        _, output = daemon.communicate(timeout=60)
+        assert daemon.returncode == 0, output[-2000:]
     for what, (stayed, moved) in costs.items():
         print(f"{what}: stayed {max(stayed):.2f} s, moved {max(moved):.2f} s", flush=True)
         assert len(stayed) == len(moved) == PARTITIONS

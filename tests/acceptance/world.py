@@ -9,11 +9,16 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 import asyncpg
+from pydantic import SecretStr
 
 from tests import hostile, reference, services
+from tickloom.settings import Settings
+from tickloom.store.provision import provision
 
 QUICK = {"TICKLOOM_KAFKA_OPTIONS": '{"session.timeout.ms": 2000, "heartbeat.interval.ms": 500}'}
 """The group misses a dead replica after two seconds."""
+
+_ADDS_UP = "next_offset - first_offset = stored + superseded + dead + skipped + missing"
 
 
 @dataclass
@@ -32,8 +37,7 @@ class World:
         world = cls(kafka.bootstrap, database_url, dict(zip(("prices", "volumes"), names, strict=True)), partitions)
         for name in names:
             services.create_topic(kafka.bootstrap, name, partitions)
-        done = world.tickloom("migrate")
-        assert done.returncode == 0, done.stderr
+        asyncio.run(provision(Settings(database_url=SecretStr(database_url))))  # faster than the command
         return world
 
     @property
@@ -68,6 +72,12 @@ class World:
         err: Any = output or subprocess.PIPE
         return subprocess.Popen(command, env=self.environment | settings, stdout=out, stderr=err, text=True)
 
+    def drain(self, timeout: float = 240, **settings: str) -> subprocess.CompletedProcess[str]:
+        """Load all that the topics hold, which must succeed."""
+        done = self.tickloom("run", "--once", timeout=timeout, **settings)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done
+
     def produce(self, things: Iterable[hostile.Thing]) -> None:
         """Into the log."""
         hostile.produce(self.bootstrap, self.topics, things, self.partitions)
@@ -96,3 +106,26 @@ class World:
                 await connection.close()
 
         return asyncio.run(ask())
+
+    def exact(self, messages: int, *options: str) -> None:
+        """So many messages are counted, the ledger adds up, and ``verify`` with these options finds nothing."""
+        assert self.query(f"SELECT count(*) FROM tickloom.offsets WHERE NOT {_ADDS_UP}") == [(0,)]
+        assert self.loaded() == messages
+        done = self.tickloom("verify", *options)
+        assert done.returncode == 0, done.stdout
+
+    def loaded(self) -> int:
+        """Offsets that the ledger counts."""
+        return int(self.query("SELECT coalesce(sum(next_offset - first_offset), 0) FROM tickloom.offsets")[0][0])
+
+    def owners(self) -> int:
+        """Replicas that own partitions."""
+        return int(self.query("SELECT count(DISTINCT owner) FROM tickloom.offsets")[0][0])
+
+    def count(self, table: str) -> int:
+        """Rows of a table."""
+        return int(self.query(f"SELECT count(*) FROM {table}")[0][0])
+
+    def dead_letters(self) -> dict[str, int]:
+        """How many there are, by reason."""
+        return dict(self.query("SELECT reason, count(*)::int FROM tickloom.dead_letters GROUP BY 1"))

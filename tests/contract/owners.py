@@ -1,4 +1,4 @@
-"""Who owns partitions in the ledger, for tests that need an owner."""
+"""A take-over of partitions in the ledger, for tests that need an owner."""
 
 from collections.abc import Mapping
 

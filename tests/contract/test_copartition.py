@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.unit.test_copartition import FIRST_HALF, SECOND_HALF, SETTINGS, view
+from tests.views import FIRST_HALF, SECOND_HALF, SETTINGS, view
 from tickloom.core.model import Progress, TopicPartition
 from tickloom.errors import Fenced, LockHeld, NotCopartitioned, StandBy
 from tickloom.settings import Settings
@@ -45,7 +45,7 @@ async def test_a_symbol_has_one_home(connection: Connection, settings: Settings)
 
 
 async def test_a_symbol_with_a_home_and_no_rows_is_new(connection: Connection) -> None:
-    """It would be looked for in every partition of the tables."""
+    """Postgres would search every partition of the tables for the symbol."""
     await copartition.settle_homes(connection, {"A": 0})
     assert await connection.fetch(history._KNOWN, ["A"]) == []
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.contract.test_any_split import Tick, logs, run_log
+from tests.contract.splits import Tick, logs, run_log
 from tests.services import new_database
 from tests.toys import ACTUAL, EXPECTED, declaring, partitioned
 from tickloom.core.tails import Tails
@@ -46,7 +46,7 @@ def database(postgres: Any, request: pytest.FixtureRequest) -> Iterator[tuple[as
 def test_any_split_gives_what_the_query_gives(
     database: tuple[asyncio.Runner, Settings, Any], restarts: bool, log: tuple[list[Tick], list[int]], budget: int
 ) -> None:
-    """Otherwise a user's bars would be wrong from the first late tick until the next repair."""
+    """A user's bars would be wrong from the first late tick until the next repair."""
     runner, configured, connection = database
     ticks, cuts = log
 

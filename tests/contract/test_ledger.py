@@ -1,10 +1,10 @@
-"""The ledger's protocol and the making of partitions, against a real Postgres."""
+"""The ledger's protocol, against a real Postgres."""
 
 import asyncio
 import struct
 import uuid
 from collections.abc import AsyncGenerator, Coroutine
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,21 +13,16 @@ import pytest
 from tests.acceptance.proxy import Proxy
 from tests.builders import HOURLY, new_engine, work_alone
 from tests.contract.owners import take_over
-from tests.contract.test_any_split import START, TOPICS, Tick, chunk_of
+from tests.contract.splits import START, TOPICS, Tick, chunk_of
 from tickloom.core.copy_binary import SIGNATURE
 from tickloom.core.encode import Work
-from tickloom.core.model import TABLES, Side, TopicPartition
-from tickloom.core.partitioning import partition_at
-from tickloom.core.timestamps import moment
-from tickloom.errors import Fenced, LockHeld, SchemaMismatch, StoreUnavailable, WrongSource
-from tickloom.settings import Partitioning, Settings
+from tickloom.core.model import Side, TopicPartition
+from tickloom.errors import Fenced, LockHeld, StoreUnavailable
+from tickloom.settings import Settings
 from tickloom.store import ledger
-from tickloom.store.history import History
 from tickloom.store.loader import Loader, stage
-from tickloom.store.migrate import migrate
 from tickloom.store.partitions import Partitioner
 from tickloom.store.postgres import Connection, connect
-from tickloom.store.source_claim import claim_source
 
 SOURCES = {TopicPartition("p", 0): 0, TopicPartition("v", 0): 0}
 NOW = datetime(2026, 12, 31, 22, 30, tzinfo=UTC)
@@ -190,121 +185,3 @@ async def test_a_copy_cannot_be_sent(settings: Settings, ending: str) -> None:
 
         await given_up(work(), ending)
         assert connection.is_closed()
-
-
-@pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
-async def test_replicas_make_the_same_partitions_at_once(settings: Settings, isolation: str) -> None:
-    """A race between replicas would stop one of them, or leave a hole in the table."""
-    changed = await connect(settings)
-    name = await changed.fetchval("SELECT current_database()")
-    await changed.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = '{isolation}'")
-    connections = [await connect(settings) for _ in range(6)]
-    try:
-        makers = [Partitioner(HOURLY, 5) for _ in connections]
-        made = await asyncio.gather(
-            *(maker.ensure_ahead(connection, NOW) for maker, connection in zip(makers, connections, strict=True))
-        )
-        assert sum(made) == 6 * len(TABLES)
-        assert len((await Partitioner(HOURLY, 0).layout(connections[0], "stock_prices")).names) == 6
-    finally:
-        for connection in (changed, *connections):
-            await connection.close()
-
-
-async def test_readers_do_not_wait_and_are_not_waited_for(settings: Settings, connection: Connection) -> None:
-    """A dashboard's long query would stop the flow at the full hour, and all queries behind it."""
-    reader = await connect(settings)
-    try:
-        async with reader.transaction():
-            await reader.fetch("SELECT * FROM stock_prices")
-            async with asyncio.timeout(5):
-                assert await Partitioner(HOURLY, 2).ensure_ahead(connection, NOW) == 3 * len(TABLES)
-                await reader.fetch("SELECT * FROM stock_prices")
-    finally:
-        await reader.close()
-
-
-@pytest.mark.parametrize("width", [Partitioning.HOURLY, Partitioning.DAILY, Partitioning.MONTHLY])
-async def test_bounds_in_the_database(database_url: str, width: Partitioning) -> None:
-    """A microsecond that no partition holds is a batch that is refused."""
-    found = Settings(database_url=database_url, prices_partitioning=width)  # type: ignore[arg-type]
-    connection = await connect(found)
-    try:
-        await migrate(connection, found)
-        maker = Partitioner({**HOURLY, "stock_prices": width}, 1)
-        await maker.ensure_ahead(connection, NOW)
-        first = partition_at("stock_prices", width, NOW)
-        for moment in (first.start, first.stop - timedelta(microseconds=1), first.stop):
-            await connection.execute(
-                "INSERT INTO stock_prices (symbol, \"timestamp\", source_partition, source_offset) VALUES ('A', $1, 0, 0)",
-                moment,
-            )
-        rows = await connection.fetch('SELECT tableoid::regclass::text AS name FROM stock_prices ORDER BY "timestamp"')
-        after = partition_at("stock_prices", width, first.stop)
-        assert [row["name"] for row in rows] == [first.name, first.name, after.name]
-    finally:
-        await connection.close()
-
-
-async def test_a_table_in_the_way_is_told(connection: Connection) -> None:
-    """A partition that somebody detached would be silently refilled, or block the flow without a word."""
-    name = partition_at("stock_prices", Partitioning.HOURLY, NOW).name
-    await connection.execute(f"CREATE TABLE {name} (LIKE stock_prices)")
-    with pytest.raises(SchemaMismatch, match="attach, rename or drop"):
-        await Partitioner(HOURLY, 0).ensure_ahead(connection, NOW)
-
-
-async def test_another_source_is_refused(settings: Settings, connection: Connection) -> None:
-    """Two clusters' logs in one table are no function of either."""
-    await claim_source(connection, settings, "one")
-    await claim_source(connection, settings, "one")
-    with pytest.raises(WrongSource, match="cluster_id 'one', not 'two'"):
-        await claim_source(connection, settings, "two")
-
-
-async def test_who_is_refused_notes_nothing(settings: Settings, connection: Connection) -> None:
-    """After an upgrade a daemon of another cluster would leave its topics' ids and its group, and their owner be refused."""
-    await claim_source(connection, settings, "one")
-    await connection.execute("UPDATE tickloom.source SET group_id = NULL")  # as an earlier version has left it
-    stranger = settings.model_copy(update={"kafka_group_id": "stranger"})
-    theirs = dict.fromkeys((settings.prices_topic, settings.volumes_topic), "an id")
-    with pytest.raises(WrongSource, match="cluster_id"):
-        await claim_source(connection, stranger, "two", theirs)
-    ids = dict.fromkeys(theirs, "another id")
-    await claim_source(connection, settings, "one", ids)
-    with pytest.raises(WrongSource, match="filled by the group 'tickloom', not 'stranger'"):
-        await claim_source(connection, stranger, "one", ids)
-
-
-@pytest.mark.parametrize(
-    ("price", "volume", "ratio"),
-    [
-        (1.0, 0.0, None),
-        (1e15, 1e-300, None),
-        (-1e15, 5e-324, None),
-        (1e15, 5.57e-294, 1e15 / 5.57e-294),
-        (5e-324, 1e15, 0.0),
-        (-5e-324, 2.0, 0.0),
-        (1e-300, 1e15, 1e-300 / 1e15),
-        (3.0, 7.0, 3.0 / 7.0),
-        (0.0, 5.0, 0.0),
-    ],
-)
-async def test_ratio_in_sql(connection: Connection, price: float, volume: float, ratio: float | None) -> None:
-    """Postgres raises where a quotient leaves float8: one such pair would hold up the flow."""
-    assert await connection.fetchval("SELECT tickloom.ratio($1, $2)", price, volume) == ratio
-
-
-async def test_partitions_of_any_name_and_schema_are_read(settings: Settings, connection: Connection) -> None:
-    """Rows in a partition that somebody else has named would be taken for none, and averages be computed without them."""
-    await connection.execute(
-        "CREATE SCHEMA elsewhere; "
-        "CREATE TABLE \"Odd name\" PARTITION OF stock_prices FOR VALUES FROM ('2026-01-01Z') TO ('2026-01-03Z'); "
-        "CREATE TABLE elsewhere.old PARTITION OF stock_prices FOR VALUES FROM ('2025-01-01Z') TO ('2026-01-01Z'); "
-        "INSERT INTO tickloom.symbols (symbol) VALUES ('A'); "
-        "INSERT INTO stock_prices SELECT 'A', t, 1, 1, 1, 1, 1, 0, 0 "
-        "FROM unnest('{2025-06-01Z, 2026-01-02Z}'::timestamptz[]) t"
-    )
-    history = History(Partitioner(HOURLY, 0), 5, 100)
-    rows = (await history.newest(connection, ["A"], 16))[Side.PRICES].rows
-    assert [moment(ts).date().isoformat() for ts in rows["ts"]] == ["2025-06-01", "2026-01-02"]

@@ -33,14 +33,14 @@ def fuzz(directory: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_corpus() -> None:
-    """Otherwise the fuzzer would start from inputs that fail already."""
+    """The fuzzer would start from inputs that fail already."""
     for seed in corpus.seeds():
         one_input(seed)
 
 
 @has_atheris
 def test_bytes_that_nobody_thought_of(tmp_path: Path) -> None:
-    """Otherwise a message that nobody imagined could be read in two ways, or kill the process without a word."""
+    """A message that nobody imagined could be read in two ways, or kill the process without a word."""
     done = fuzz(tmp_path, "-m", "tests.fuzz", "--runs", "10000")
     assert done.returncode == 0, done.stderr[-3_000:]
     assert "Done 10000 runs" in done.stderr
@@ -49,7 +49,7 @@ def test_bytes_that_nobody_thought_of(tmp_path: Path) -> None:
 
 @has_atheris
 def test_the_fuzzer_finds_what_is_wrong(tmp_path: Path) -> None:
-    """Otherwise a fuzzer that checks nothing would be green for ever."""
+    """A fuzzer that checks nothing would be green for ever."""
     done = fuzz(tmp_path, "-c", UNGUARDED, "--runs", "10000")
     assert done.returncode != 0
     assert "is (" in done.stdout + done.stderr

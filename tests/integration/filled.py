@@ -1,4 +1,4 @@
-"""Worlds that the real daemon filled from a hostile log; how to bend their rows, and what `verify` then says."""
+"""Worlds that the real daemon filled from a hostile log; how to change their rows, and what `verify` then says."""
 
 import asyncio
 import json

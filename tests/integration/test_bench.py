@@ -79,14 +79,14 @@ def children(pid: int) -> list[int]:
 
 
 def test_every_mode_gives_its_figures(environment: Mapping[str, str]) -> None:
-    """Who asks what his machine will do gets an answer for each option, on a log with every kind of disorder."""
+    """A user who asks what a machine can do would get no answer for some option, or one for a log without disorder."""
     troubles = ("--disorder", "0.1", "--late-hours", "0.05", "--volumes-behind", "200", "--history-days", "1")
     modes = ("--rate", "200", "--seconds", "2", "--idle", "--restart")
     done = bench(environment, "--messages", "6001", *troubles, *modes, "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["log"]["messages"] == 6_000
-    throughput = told["throughput"]
+    document = json.loads(done.stdout)
+    assert document["log"]["messages"] == 6_000
+    throughput = document["throughput"]
     assert throughput["copy_floor"]["rows"] == 9_000  # both sides of each pair, and the pair
     for part in ("read_floor", "copy_floor", "end_to_end", "plain"):
         assert throughput[part]["messages_per_second"] == pytest.approx(6_000 / throughput[part]["seconds"], 0.01)
@@ -97,27 +97,27 @@ def test_every_mode_gives_its_figures(environment: Mapping[str, str]) -> None:
     stages = {"start", "loop", "consume", "decode", "join", "encode", "librdkafka", "polars", "other"}
     assert stages <= end_to_end["cpu_by_stage"].keys()
     assert 50 < end_to_end["peak_memory_bytes"] / 2**20 < 1_000
-    (latency,) = told["latency"]
+    (latency,) = document["latency"]
     assert latency["watched"] == 200
     assert 0 < latency["cpu_share"] < 2
     for part in ("row", "joined"):
         values = list(latency[part].values())
         assert values[0] > 0
         assert values == sorted(values)
-    assert 0 < told["idle"]["cpu_share"] < 1
-    assert (told["restart"]["history_rows"], told["restart"]["symbols"]) == (3 * 24 * 40, 40)
-    assert 0 < told["restart"]["first_row_seconds"] <= told["restart"]["all_rows_seconds"]
+    assert 0 < document["idle"]["cpu_share"] < 1
+    assert (document["restart"]["history_rows"], document["restart"]["symbols"]) == (3 * 24 * 40, 40)
+    assert 0 < document["restart"]["first_row_seconds"] <= document["restart"]["all_rows_seconds"]
 
 
 def test_shapes_of_messages_beside_the_plain_one(environment: Mapping[str, str]) -> None:
-    """Who has messages of another make sees what they cost; bad ones and times that are cut are no error of the bench."""
+    """A user with messages of another shape would not see what they cost, or get an error for those that are bad."""
     names = ("bad-10", "epoch-seconds", "unicode-escapes")
     done = bench(environment, "--messages", "4000", *(f"--shape={name}" for name in names), "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["throughput"] is None
-    assert [shape["shape"] for shape in told["shapes"]] == ["plain", *names]
-    for shape in told["shapes"]:
+    document = json.loads(done.stdout)
+    assert document["throughput"] is None
+    assert [shape["shape"] for shape in document["shapes"]] == ["plain", *names]
+    for shape in document["shapes"]:
         assert shape["ratio_to_plain"] > 0
         assert 0 < shape["decode_cpu_seconds_per_million"] < shape["cpu_seconds_per_million"]
         assert shape["messages_per_second"] == pytest.approx(4_000 / shape["seconds"], 0.01)
@@ -127,15 +127,15 @@ def test_one_shape_is_measured_as_any_log_is(environment: Mapping[str, str]) -> 
     """The floors are those of the rows that these messages make: one pair in five lacks a side."""
     done = bench(environment, "--messages", "4000", "--shape", "bad-10", "--history-days", "1", "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["log"]["shape"] == "bad-10"
-    assert told["shapes"] is None
-    assert 3_600 + 1_600 <= told["throughput"]["copy_floor"]["rows"] < 3_600 + 1_700
-    assert told["throughput"]["ratios"]["end_to_end_to_plain"] > 0
+    document = json.loads(done.stdout)
+    assert document["log"]["shape"] == "bad-10"
+    assert document["shapes"] is None
+    assert 3_600 + 1_600 <= document["throughput"]["copy_floor"]["rows"] < 3_600 + 1_700
+    assert document["throughput"]["ratios"]["end_to_end_to_plain"] > 0
 
 
-def test_a_shape_that_there_is_not(environment: Mapping[str, str]) -> None:
-    """Who misspells a name gets all of them, and no bench of something else."""
+def test_an_unknown_shape(environment: Mapping[str, str]) -> None:
+    """A misspelt name would start a bench of something else."""
     done = bench(environment, "--shape", "iso-mix")
     assert done.returncode == 2
     assert "no shape is called iso-mix; use one of plain, realistic, " in done.stderr
@@ -162,7 +162,7 @@ def test_latency_at_several_rates_of_one_shape(environment: Mapping[str, str]) -
 
 
 def test_a_stalled_daemon_shows_in_the_latency(environment: Mapping[str, str]) -> None:
-    """A bench that waits with its messages while the daemon stands still tells of a fast daemon (coordinated omission)."""
+    """A bench that stops sending while the daemon stands still would report a fast daemon (coordinated omission)."""
     with start(environment, "--messages", "0", "--rate", "200", "--seconds", "5", "--json") as process:
         wait_for_line(process, "sending")
         time.sleep(5)  # past what is sent to warm up
@@ -180,7 +180,7 @@ def test_a_stalled_daemon_shows_in_the_latency(environment: Mapping[str, str]) -
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_in_the_middle(environment: Mapping[str, str], how: signal.Signals) -> None:
-    """Who ends a bench that takes too long finds no daemon, database or topic of it left."""
+    """A bench that is ended early would leave a daemon, a database or topics behind."""
     with start(environment, "--messages", "4000", "--repetitions", "50") as process:
         wait_for_line(process, "end to end")
         while not (daemons := children(process.pid)):

@@ -83,7 +83,7 @@ def ticks(
 
 
 def test_the_names_of_the_original(instance: dg.DagsterInstance) -> None:
-    """Whoever comes from the original would not find its assets, its job, its schedule or their order."""
+    """A user of the original would not find its assets, its job, its schedule or their order."""
     graph = defs.resolve_asset_graph()
     assert {dg.AssetKey(name) for name in ASSETS} <= graph.get_all_asset_keys()
     assert graph.get(dg.AssetKey("joined_stock_data")).parent_keys == {dg.AssetKey(name) for name in ASSETS[:2]}
@@ -92,8 +92,8 @@ def test_the_names_of_the_original(instance: dg.DagsterInstance) -> None:
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("*/2 * * * *", "UTC")
     assert schedule.job_name == "stock_data_job"
     with dg.build_schedule_context(instance, scheduled_execution_time=datetime(2026, 11, 25, 10, 2, tzinfo=UTC)) as at:
-        told = schedule.evaluate_tick(at)
-    assert len(told.run_requests or ()) == 1
+        tick = schedule.evaluate_tick(at)
+    assert len(tick.run_requests or ()) == 1
 
 
 def test_a_run_loads_all_three_tables(world: World, instance: dg.DagsterInstance) -> None:
@@ -112,12 +112,12 @@ def test_a_run_loads_all_three_tables(world: World, instance: dg.DagsterInstance
     for name, side, table in zip(
         ASSETS, ("prices", "volumes", None), ("stock_prices", "stock_volumes", "stock_analytics_data"), strict=True
     ):
-        told = metadata_of(done, name)
-        assert told["rows in touched hours"] == world.query(f"SELECT count(*)::int FROM {table}")[0][0]
-        assert told["preview"].startswith("| symbol | timestamp | ")
-        assert told["preview"].count("\n") > 2
-        assert told["chart"].startswith("![rows by minute](data:image/svg+xml;base64,")
-        assert side is None or told["rejected"] == dead[world.topics[side]]
+        metadata = metadata_of(done, name)
+        assert metadata["rows in touched hours"] == world.query(f"SELECT count(*)::int FROM {table}")[0][0]
+        assert metadata["preview"].startswith("| symbol | timestamp | ")
+        assert metadata["preview"].count("\n") > 2
+        assert metadata["chart"].startswith("![rows by minute](data:image/svg+xml;base64,")
+        assert side is None or metadata["rejected"] == dead[world.topics[side]]
     touched = {f"{datetime.fromisoformat(hour):%Y-%m-%d-%H:%M}" for hour in joined["hours"]}
     assert instance.get_materialized_partitions(dg.AssetKey("stock_data_hours")) == touched
 
@@ -127,11 +127,16 @@ def test_a_run_loads_all_three_tables(world: World, instance: dg.DagsterInstance
 
 
 def test_a_bounded_run(world: World, instance: dg.DagsterInstance) -> None:
-    """A run that may take but so many messages would take all, or the next one would not go on behind it."""
+    """A run with a limit of messages would ignore it, or the next run would not continue after it."""
     world.produce(ticks(500))
     done = materialize(instance, max_messages=300)
-    told = metadata_of(done, "joined_stock_data")
-    assert (told["messages"], told["ended by"], told["lag"], told["drained"]) == (300, "max_messages", 700, False)
+    metadata = metadata_of(done, "joined_stock_data")
+    assert (metadata["messages"], metadata["ended by"], metadata["lag"], metadata["drained"]) == (
+        300,
+        "max_messages",
+        700,
+        False,
+    )
     materialize(instance)
     assert world.differences() == []
 
@@ -155,7 +160,7 @@ def lose_volumes(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "spoil", "told"),
+    ("name", "spoil", "text"),
     [
         ("ledger", spoil_the_ledger, "counted"),
         ("exact", spoil_an_average, "tickloom verify --repair"),
@@ -164,7 +169,7 @@ def lose_volumes(world: World) -> None:
     ],
 )
 def test_a_check_sees_spoilt_tables(
-    world: World, instance: dg.DagsterInstance, name: str, spoil: Callable[[World], None], told: str
+    world: World, instance: dg.DagsterInstance, name: str, spoil: Callable[[World], None], text: str
 ) -> None:
     """A check that is always green is worse than none."""
     world.produce(ticks(100))
@@ -180,11 +185,11 @@ def test_a_check_sees_spoilt_tables(
     done = alone.execute_in_process(instance=instance)
     (check,) = done.get_asset_check_evaluations()
     assert (check.check_name, check.passed) == (name, False)
-    assert told in (check.description or "")
+    assert text in (check.description or "")
 
 
 def test_too_many_rejects_are_seen(world: World, instance: dg.DagsterInstance) -> None:
-    """A producer that writes rubbish into one topic would be noticed by whoever misses the rows."""
+    """A producer that writes rubbish into one topic would be noticed only by the people who miss the rows."""
     world.produce(ticks(100) + ticks(0, sides=("prices",), bad=10))
     done = materialize(instance, fresh_seconds=7_200)
     assert failed(done) == {"stock_prices_asset.rejects"}
@@ -265,9 +270,9 @@ def test_a_failed_run_alerts(world: World, instance: dg.DagsterInstance, monkeyp
     finally:
         server.shutdown()
         server.server_close()
-    (told,) = _Hook.posted
-    assert told["job"] == "stock_data_job"
-    assert "has failed" in told["text"]
+    (alert,) = _Hook.posted
+    assert alert["job"] == "stock_data_job"
+    assert "has failed" in alert["text"]
 
 
 def test_a_bound_beyond_reason_is_refused() -> None:

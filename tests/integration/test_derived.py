@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.contract.test_any_split import START, Tick, run_log
+from tests.contract.splits import START, Tick, run_log
 from tests.toys import ACTUAL, EXPECTED, NOTIONAL, ROWS, TOYS, declaring
 from tickloom import Column, Output
 from tickloom.core.model import Side
@@ -89,7 +89,7 @@ class Tables:
 
 @pytest.fixture
 async def tables(database_url: str) -> AsyncGenerator[Tables]:
-    """With all toys, filled."""
+    """Tables with all toys, filled."""
     configured = Settings(database_url=database_url, prices_topic="p", volumes_topic="v", window_rows=3)  # type: ignore[arg-type]
     connection = await connect(configured)
     with declaring(*TOYS):
@@ -217,7 +217,7 @@ async def test_a_partition_detached_under_a_batch_is_noticed(tables: Tables) -> 
 
 
 async def test_a_new_output_is_filled_by_a_repair(tables: Tables) -> None:
-    """Whoever declares an output later would have bars from that day on only."""
+    """An output that is declared later would have bars only from that day on."""
     late = replace(ROWS, name="toy_late")
     with declaring(late):
         with pytest.raises(SchemaMismatch, match="table toy_late does not exist; run `tickloom migrate`"):
@@ -366,7 +366,7 @@ async def test_check_prints_the_grants(tables: Tables) -> None:
 
 
 async def test_only_outputs_get_partitions(tables: Tables) -> None:
-    """Whoever may make partitions would be able to make them on any table of the owner's."""
+    """A role that may create partitions could create them on any table of the owner's."""
     await tables.connection.execute('CREATE TABLE mine ("timestamp" timestamptz) PARTITION BY RANGE ("timestamp")')
     with pytest.raises(TickloomError, match="mine is not a partitioned table of tickloom"):
         await tables.connection.execute("SELECT tickloom.make_partitions('mine', '{2030010100}')")

@@ -41,7 +41,7 @@ CATALOGUE = """
     UNION ALL SELECT concat_ws(' ', version, name) FROM tickloom.migrations
     ORDER BY 1
 """
-"""All that a dump would tell of the schema, except for the order of columns and the partitions."""
+"""All that a dump would show of the schema, except for the order of columns and the partitions."""
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from benchmarks import peers, verdict
 from benchmarks.measure import Measured, measure
 from benchmarks.report import Report, Result, Scale
 from tests import reference
-from tests.acceptance.test_bad_days import until
+from tests.waiting import until
 from tickloom.shapes import SHAPES, reshaped
 from tickloom.synthetic import SIDES, TickSettings, TopicSide, history
 
@@ -33,20 +33,20 @@ subprocess.run([sys.executable, "-c", child], check=True)
 
 
 def test_tickloom_alone(kafka: Any, postgres: Any) -> None:
-    """Whoever wants to compare gets a stack trace instead of a table."""
+    """A user who wants to compare would get a stack trace instead of a table."""
     environment = os.environ | {"TICKLOOM_TEST_KAFKA": kafka.bootstrap, "TICKLOOM_TEST_DATABASE_URL": postgres.url}
     command = [sys.executable, "-m", "benchmarks", "--only", "tickloom", "--pairs", "2000", "--repetitions", "1"]
     done = subprocess.run([*command, "--json"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert (document["log"]["shape"], document["log"]["bad"]) == ("realistic", 4)  # one in each thousand messages
-    (told,) = document["peers"]
-    (run,) = told["runs"]
-    assert (told["name"], run["exit_code"], run["rows"]) == ("tickloom", 0, 6_000 - 4 - 4)
+    (peer,) = document["peers"]
+    (run,) = peer["runs"]
+    assert (peer["name"], run["exit_code"], run["rows"]) == ("tickloom", 0, 6_000 - 4 - 4)
     assert 0 < run["first_row_seconds"] <= run["seconds"]
     assert run["cpu_seconds"] > 0.2
     assert run["peak_bytes"] > 30_000_000
-    assert told["messages_per_second"] == pytest.approx(4_000 / run["seconds"])
+    assert peer["messages_per_second"] == pytest.approx(4_000 / run["seconds"])
     tables = run["tables"]
     assert tables["stock_prices"]["wanted"] + tables["stock_volumes"]["wanted"] == 4_000 - 4
     assert tables["stock_analytics_data"]["wanted"] == 2_000 - 4
@@ -150,7 +150,7 @@ asyncio.run(main())
     assert run.steady_share == 0.5
 
 
-def test_a_peer_that_cannot_be_installed_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_peer_that_cannot_be_installed_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A row that is silently left out looks like a choice."""
     (tmp_path / "requirements.txt").write_text("./nowhere\n")
     monkeypatch.setattr(peers, "CACHE", tmp_path / "cache")

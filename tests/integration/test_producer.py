@@ -112,7 +112,7 @@ def test_history_carries_the_event_time_as_record_timestamp(environment: Mapping
 
 
 def test_messages_of_a_shape(environment: Mapping[str, str]) -> None:
-    """Who tries tickloom on messages like his own gets them from the producer, keyed by the symbols in them."""
+    """A user could not try tickloom on messages like those in production."""
     shaped = {**environment, "PRODUCER_SHAPE": "digits"}
     finished(shaped, "--records", "50", "--symbols", "20", "--count", "120", "--rate", "500")
     messages = list(read_back(environment, "PRICES"))
@@ -123,7 +123,7 @@ def test_messages_of_a_shape(environment: Mapping[str, str]) -> None:
     assert all(_bytes(message.key())[:1].isdigit() for message in messages)
 
 
-def test_a_shape_that_there_is_not(environment: Mapping[str, str]) -> None:
+def test_an_unknown_shape(environment: Mapping[str, str]) -> None:
     """A misspelt name sends nothing."""
     with started(environment, "--shape", "nonsense") as process:
         _, errors = process.communicate(timeout=TIMEOUT_SECONDS)

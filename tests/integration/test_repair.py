@@ -11,7 +11,6 @@ import asyncpg
 import pytest
 
 from tests import services
-from tests.acceptance.test_bad_days import frozen, until
 from tests.hostile import Thing, hostile_things
 from tests.integration.filled import (
     AVERAGES,
@@ -27,6 +26,7 @@ from tests.integration.filled import (
     settings_of,
     where,
 )
+from tests.waiting import frozen, until
 from tickloom.store.slices import Span
 from tickloom.store.verdict import Kind
 from tickloom.store.verify import verify

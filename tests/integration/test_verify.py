@@ -1,4 +1,4 @@
-"""`tickloom verify` on tables that the real daemon filled from a hostile log: it calls exact what is, and finds what was bent."""
+"""`tickloom verify` on tables that the real daemon filled from a hostile log: exact tables are called exact, and every changed value is found."""
 
 import json
 import os
@@ -241,7 +241,7 @@ def test_partitions_that_were_dropped(worlds: Worlds) -> None:
     assert drop_before(world, at, *AVERAGES, "stock_analytics_data")
     before = contents(world)
     report = look(world)
-    assert kinds(report) == {("stock_prices", "rows"), ("stock_volumes", "rows")}, "the counts tell, and no row does"
+    assert kinds(report) == {("stock_prices", "rows"), ("stock_volumes", "rows")}, "the counts show it, and no row does"
     assert report.left_out[Kind("stock_prices", "price_moving_avg", "short")] > 0
     assert any("--from" in fix for fix in report.fixes())
     kept = report_of(world, "--from", at.isoformat(), code=0)

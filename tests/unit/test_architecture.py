@@ -49,7 +49,7 @@ def test_who_may_talk_to_postgres() -> None:
 
 
 def test_who_may_know_dagster() -> None:
-    """Who installs tickloom without the extra could start nothing."""
+    """A user who installs tickloom without the extra could start nothing."""
     users = {name for name, tree in MODULES.items() if "dagster" in imports(tree)}
     assert users
     assert all(name.startswith("integrations/dagster/") for name in users)
@@ -71,7 +71,7 @@ def ours(tree: ast.Module) -> set[str]:
 
 
 def test_arrows_point_down() -> None:
-    """Rooms that know each other both ways are one room, and whoever changes one must know both."""
+    """Rooms that import each other are one room: to change one, you must know both."""
     top = {"cli.py", "__main__.py", "__init__.py"}
     for name, tree in MODULES.items():
         if name in top:
@@ -101,7 +101,7 @@ def test_the_core_is_pure() -> None:
 
 
 def test_the_flow_fits_on_one_screen() -> None:
-    """Whoever comes new begins there."""
+    """A new developer begins there."""
     assert len((ROOT / "daemon/pipeline.py").read_text().splitlines()) <= 90
 
 

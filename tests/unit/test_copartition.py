@@ -1,4 +1,4 @@
-"""Who may read what: the decision, as a pure function, and the two policies that come from it."""
+"""Which replica may read what: the decision, as a pure function, and the two policies that come from it."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -7,29 +7,16 @@ from typing import Any, TypeVar
 import polars as pl
 import pytest
 
+from tests.views import FIRST_HALF, SECOND_HALF, SETTINGS, view
 from tickloom.core.join import symbols_of
-from tickloom.core.model import Batch, Chunk, Side, TopicPartition, rows_schema
+from tickloom.core.model import Batch, Chunk, Side, rows_schema
 from tickloom.errors import AwayFromHome, NotCopartitioned
-from tickloom.settings import Settings
 from tickloom.store.copartition import Entered, Role, Sharing, Stance, Symbols, View, decide
 from tickloom.store.postgres import Connection
 
 T = TypeVar("T")
 
-SETTINGS = Settings(share_after_seconds=60)
 STOOD = Sharing(era=7, prices=4, volumes=4)
-
-
-def view(prices: set[int], volumes: set[int], counts: tuple[int, int] = (4, 4), stance: Stance | None = None) -> View:
-    """What a replica with these partitions knows."""
-    assigned = frozenset(
-        {TopicPartition("stock_prices", n) for n in prices} | {TopicPartition("stock_volumes", n) for n in volumes}
-    )
-    names = ("stock_prices", "stock_volumes")
-    return View(assigned, dict(zip(names, counts, strict=True)), SETTINGS, stance or Stance())
-
-
-FIRST_HALF, SECOND_HALF = view({0, 1}, {0, 1}), view({2, 3}, {2, 3})
 
 
 @pytest.mark.parametrize("stood", [None, STOOD, replace(STOOD, torn="A"), replace(STOOD, alone_seconds=1.0)])

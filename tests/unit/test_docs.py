@@ -67,16 +67,16 @@ def settings_table(of: Any = Settings, prefix: str = PREFIX, group: Group | None
 
 def metrics_table() -> str:
     """Every metric, in the order of the code."""
-    told = Metrics()
+    metrics = Metrics()
     labels = {
-        metric._name: tuple(metric._labelnames) for metric in vars(told).values() if hasattr(metric, "_labelnames")
+        metric._name: tuple(metric._labelnames) for metric in vars(metrics).values() if hasattr(metric, "_labelnames")
     }
 
     def row(metric: Metric) -> tuple[str, ...]:
         name = f"{metric.name}_total" if metric.type == "counter" else metric.name
         return code(name), metric.type, ", ".join(map(code, labels[metric.name])), metric.documentation
 
-    return table(("Name", "Type", "Labels", "Meaning"), [row(metric) for metric in told.registry.collect()])
+    return table(("Name", "Type", "Labels", "Meaning"), [row(metric) for metric in metrics.registry.collect()])
 
 
 def commands_table() -> str:
@@ -184,7 +184,7 @@ def test_decisions_have_one_form(document: str) -> None:
 
 
 def test_decisions_are_numbered_without_a_gap() -> None:
-    """Two decisions of one number could not be told apart."""
+    """Two decisions of one number could not be distinguished."""
     assert [int(Path(name).name[:4]) for name in DECISIONS] == list(range(1, len(DECISIONS) + 1))
 
 

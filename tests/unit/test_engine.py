@@ -33,7 +33,7 @@ def volume(symbol: str, second: int, value: float) -> dict[str, Any]:
 
 
 def test_from_messages_to_rows() -> None:
-    """Whoever drives the core from somewhere else would have to know how the daemon does it."""
+    """Another program that drives the core would have to know how the daemon does it."""
     engine = new_engine({P: 0, V: 0})
     engine.add(decoded(Side.PRICES, 0, price("A", 0, 10.0), price("A", 1, 20.0)), now=0.0)
     engine.add(decoded(Side.VOLUMES, 0, volume("A", 1, 4.0)), now=0.0)

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from tests.unit.test_events import committed
+from tests.commits import committed
 from tickloom.daemon.goal import Goal
 from tickloom.daemon.lifecycle import Lifecycle
 from tickloom.observe.outcome import Bounds, Ended, Tally

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from tests.unit.test_events import committed
+from tests.commits import committed
 from tickloom.core.model import TopicPartition
 from tickloom.observe.events import AssignmentReceived, AssignmentRevoked, BatchOpened, Events, StandingBy
 from tickloom.observe.health import ALL_OWNED_BY_OTHERS, Health

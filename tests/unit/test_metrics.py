@@ -1,6 +1,6 @@
 """What the metrics count of the events."""
 
-from tests.unit.test_events import committed
+from tests.commits import committed
 from tickloom.core.model import TopicPartition
 from tickloom.observe.events import AssignmentReceived, AssignmentRevoked, Events
 from tickloom.observe.metrics import CpuClock, Metrics

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.unit.test_events import committed
+from tests.commits import committed
 from tickloom.daemon.outages import Outages
 from tickloom.errors import Mistake, PartitionMissing, SourceRefuses, SourceUnavailable, StoreUnavailable
 from tickloom.observe.events import Events

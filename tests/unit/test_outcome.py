@@ -11,8 +11,8 @@ import structlog
 from typer.testing import CliRunner
 
 import tickloom
+from tests.commits import batch_of, committed, event_of
 from tests.readers import RECORD_MS, chunk
-from tests.unit.test_events import batch_of, committed, event_of
 from tickloom.cli import app
 from tickloom.core.model import Side
 from tickloom.errors import SettingsError

@@ -98,7 +98,7 @@ def test_compose_starts_in_the_right_order() -> None:
 
 
 def test_compose_brings_what_the_original_brought() -> None:
-    """Whoever comes from the original looks for the tables and the pages where they were; two cannot have one port."""
+    """A user of the original looks for the tables and the pages where they were; two services cannot share a port."""
     ports = {name: port.split(":")[1] for name, service in services().items() for port in service.get("ports", ())}
     assert len(set(ports.values())) == len(ports)
     assert (ports["postgres"], ports["dagster-webserver"]) == ("5432", "3000")
@@ -174,7 +174,7 @@ def test_the_unit_does_not_restart_what_a_person_must_cure() -> None:
 
 
 def test_the_example_of_settings_loads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who copies the example gets a daemon that starts, and no variable of it is a misspelling."""
+    """A user who copies the example would get a daemon that does not start, or a variable that is ignored."""
     text = (ROOT / "deploy/systemd/tickloom.env.example").read_text()
     given = dict(re.findall(rf"^(?:# )?({PREFIX}[A-Z_]+)=(.*)$", text, re.MULTILINE))
     assert set(given) <= setting_variables()
@@ -205,7 +205,7 @@ def test_alerts_and_dashboard_name_metrics_that_exist() -> None:
 
 
 def test_each_alert_has_its_section_in_the_runbook() -> None:
-    """Whoever is woken up finds what the alert means and what to do, where the alert says it is."""
+    """An operator who is woken up would not find what the alert means and what to do."""
     text = (ROOT / "deploy/RUNBOOK.md").read_text()
     sections = re.findall(r"^## (\w+)$", text, re.MULTILINE)
     assert sections == [rule["alert"] for rule in alert_rules()]

@@ -68,7 +68,7 @@ def test_a_name_leads_back_to_its_partition(width: Partitioning, moment: datetim
 
 
 def test_the_statement_that_makes_a_partition_by_hand() -> None:
-    """Whoever pastes a statement with wrong bounds has a hole in the table."""
+    """A pasted statement with wrong bounds would leave a hole in the table."""
     assert partition_at("t", Partitioning.DAILY, datetime(2026, 11, 24, 7, tzinfo=UTC)).ddl == (
         "CREATE TABLE t_20261124 PARTITION OF t FOR VALUES FROM ('2026-11-24 00:00:00+00') TO ('2026-11-25 00:00:00+00')"
     )

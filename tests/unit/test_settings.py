@@ -1,6 +1,7 @@
 """Every setting from every source; what is set and would be ignored is refused by name."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,21 @@ from pydantic import SecretStr
 
 from tickloom.errors import SettingsError
 from tickloom.libpq import DEFAULT_SOURCE, DEFAULT_URL
-from tickloom.settings import Group, Settings, group_of, ignored, load, unknown_variables
+from tickloom.settings import GapPolicy, Group, Settings, group_of, ignored, load, unknown_variables
 
 KUBERNETES = (
     *("TICKLOOM_SERVICE_HOST", "TICKLOOM_SERVICE_PORT", "TICKLOOM_SERVICE_PORT_HTTP", "TICKLOOM_PORT"),
     *("TICKLOOM_PORT_9464_TCP", "TICKLOOM_PORT_9464_TCP_ADDR", "TICKLOOM_PORT_9464_TCP_PROTO"),
     *("TICKLOOM_METRICS_SERVICE_HOST", "TICKLOOM_METRICS_SERVICE_PORT", "TICKLOOM_METRICS_PORT"),
 )
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of the developer's own daemon are not the tests'."""
+    for name in list(os.environ):
+        if name.startswith("TICKLOOM_"):
+            monkeypatch.delenv(name)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +165,7 @@ def test_the_order_of_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_wrong_options_say_where_they_come_from(
     text: bytes, reason: str, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error without the file's name sends people to the variable, and one with its text tells a password."""
+    """An error without the file's name would send people to the variable, and one with its text would show a password."""
     file = tmp_path / "tickloom_kafka_options"
     file.write_bytes(text)
     source, path = "TICKLOOM_KAFKA_OPTIONS_FILE", str(file)
@@ -351,3 +360,45 @@ def test_a_database_of_another_kind(url: str, monkeypatch: pytest.MonkeyPatch) -
     assert "secret-word" not in str(raised.value)
     monkeypatch.setenv("TICKLOOM_DATABASE_URL", "postgresql://me@db/x")
     assert load().database_dsn() == "postgresql://me@db/x"
+
+
+def test_defaults() -> None:
+    """Other programs and the documentation rely on them."""
+    found = load()
+    assert (found.kafka_bootstrap_servers, found.kafka_group_id) == ("localhost:9092", "tickloom")
+    assert (found.prices_topic, found.volumes_topic, found.window_rows) == ("stock_prices", "stock_volumes", 5)
+    assert found.database_dsn() == "postgresql://myuser:mypassword@localhost:5432/mydatabase"
+    assert (found.http_host, found.http_port, found.gap_policy) == ("127.0.0.1", 9464, GapPolicy.HALT)
+    assert (found.event_max_ahead_seconds, found.event_max_age_seconds) == (86_400, 31 * 86_400)
+
+
+def test_secrets_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A password in the environment is a password in every crash report."""
+    secret = tmp_path / "password"
+    secret.write_text("p@ss/word\n")
+    monkeypatch.setenv("TICKLOOM_DATABASE_URL", "postgresql://me@db:5432/x")
+    monkeypatch.setenv("TICKLOOM_DATABASE_PASSWORD_FILE", str(secret))
+    found = load()
+    assert found.database_dsn() == "postgresql://me:p%40ss%2Fword@db:5432/x"
+    assert "p@ss" not in repr(found)
+    assert "p@ss" not in str(found.shown())
+    monkeypatch.setenv("TICKLOOM_DATABASE_PASSWORD_FILE", str(tmp_path / "missing"))
+    with pytest.raises(SettingsError, match="TICKLOOM_DATABASE_PASSWORD_FILE"):
+        load()
+
+
+def test_secrets_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Container platforms mount secrets as files named like the setting."""
+    (tmp_path / "tickloom_database_password").write_text("quiet")
+    monkeypatch.setenv("TICKLOOM_SECRETS_DIR", str(tmp_path))
+    assert ":quiet@" in load().database_dsn()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("WINDOW_ROWS", "x"), ("HTTP_PORT", "70000"), ("KAFKA_OPTIONS", "{"), ("GAP_POLICY", "no")]
+)
+def test_wrong_settings_name_the_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """A message that does not say which variable sends people guessing."""
+    monkeypatch.setenv(f"TICKLOOM_{name}", value)
+    with pytest.raises(SettingsError, match=f"TICKLOOM_{name}: "):
+        load()
