@@ -105,6 +105,11 @@ def test_the_flow_fits_on_one_screen() -> None:
     assert len((ROOT / "daemon/pipeline.py").read_text().splitlines()) <= 90
 
 
+def test_modules_are_short() -> None:
+    """A module that nobody can keep in mind has become two things."""
+    assert {name for name in MODULES if len((ROOT / name).read_text().splitlines()) > 350} == set()
+
+
 def test_names_and_docstrings() -> None:
     """A drawer for everything is where nobody finds anything."""
     for name, tree in MODULES.items():

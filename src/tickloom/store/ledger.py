@@ -132,7 +132,7 @@ async def _end_owners(connection: Connection, sources: Sequence[TopicPartition])
         [source.topic for source in sources],
         [source.partition for source in sources],
     )
-    await end_sessions(connection, [row["owner"] for row in owners])
+    await end_idle_sessions(connection, [row["owner"] for row in owners])
 
 
 async def _end_sleepers(connection: Connection) -> None:
@@ -142,16 +142,20 @@ async def _end_sleepers(connection: Connection) -> None:
         _log.warning("ended database sessions that slept in a take-over", sessions=ended)
 
 
-async def end_sessions(connection: Connection, owners: Sequence[str]) -> None:
-    """End all other sessions in which these owners write the ledger. They sleep, or their network is dead.
+async def end_sessions(connection: Connection, owners: Sequence[str]) -> int:
+    """End all other sessions in which these owners write the ledger, and give their number.
 
     Raises ``StoreUnavailable``, ``Mistake``.
     """
     async with connection.transaction():
         # As the role that logged in: the sessions belong to it, also if SET ROLE has chosen another role.
         await connection.execute("SET LOCAL ROLE NONE")
-        ended = await connection.fetchval(_END_SESSIONS, [session_name(owner) for owner in owners])
-    if ended:
+        return await connection.fetchval(_END_SESSIONS, [session_name(owner) for owner in owners])
+
+
+async def end_idle_sessions(connection: Connection, owners: Sequence[str]) -> None:
+    """``end_sessions`` of owners that sleep, or whose network is dead; logs it. Raises ``StoreUnavailable``, ``Mistake``."""
+    if ended := await end_sessions(connection, owners):
         _log.warning("ended database sessions that no longer moved", owners=owners, sessions=ended)
 
 

@@ -96,6 +96,6 @@ class Store:
                 self._connection = await connect(self._settings)
             else:
                 self._connection = await connect(self._settings, ledger.session_name(self._ledger_owner))
-                await ledger.end_sessions(self._connection, [self._ledger_owner])
+                await ledger.end_idle_sessions(self._connection, [self._ledger_owner])
                 await stage(self._connection)
         return self._connection

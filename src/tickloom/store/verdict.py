@@ -88,7 +88,7 @@ class Report:
 
     def lines(self) -> list[str]:
         """The report for people: a line a table, the first differences, and their fixes."""
-        bookkeeping = "every offset is counted; dead letters and gaps exist"
+        bookkeeping = "every offset is counted; dead letters and gaps are complete"
         lines = [self._line("tickloom", bookkeeping)]
         lines += [self._line(table, f"{self.rows[table]:,} rows, exact") for table in self.tables]
         lines += [f"     {difference}" for difference in self.first]
