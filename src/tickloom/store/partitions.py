@@ -143,7 +143,7 @@ class Partitioner(Catalogue):
         if self.refusal:
             return PartitionMissing(
                 f"{table} has no partition for {hour.start:%Y-%m-%dT%H:%MZ}, and this role may not create one: {self.refusal}; or "
-                f"create it by hand: {hour.ddl}"
+                f"make it by hand: {hour.ddl}"
             )
         return SchemaMismatch(
             f"a part of the hour {hour.start:%Y-%m-%dT%H:%MZ} has no partition of {table}, and another part has; create the "
