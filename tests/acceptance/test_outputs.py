@@ -50,14 +50,16 @@ def package(tmp_path: Path) -> Path:
 def world(
     kafka: Any, database_url: str, topics: tuple[str, str], package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> World:
-    """A world in which the package is installed, migrated."""
-    monkeypatch.syspath_prepend(str(package))
+    """A world in which the package is installed for processes that the test starts, and the tables are migrated with it."""
+    world = World.make(kafka, database_url, topics)
     monkeypatch.setenv("PYTHONPATH", ":".join([str(package), *(path for path in sys.path if path.endswith("/src"))]))
-    return World.make(kafka, database_url, topics)
+    done = world.tickloom("migrate")
+    assert done.returncode == 0, done.stderr
+    return world
 
 
 def test_one_declaration_is_a_table(world: World) -> None:
-    """Otherwise a new table is an edit in nine files."""
+    """A new table would be an edit in nine files."""
     world.produce(hostile_things(seed=3, messages=4_000))
     killed = world.start("run", "--once", TICKLOOM_BATCH_MAX_MESSAGES="50")
     deadline = time.monotonic() + 60
@@ -94,7 +96,7 @@ def test_a_row_that_a_user_refuses_ends_with_code_2(world: World) -> None:
 
 
 def test_a_process_without_the_package_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two replicas one would leave the table behind."""
+    """One of two replicas would leave the table out of date."""
     monkeypatch.setenv("PYTHONPATH", ":".join(path for path in sys.path if path.endswith("/src")))
     done = world.tickloom("run", "--once")
     assert done.returncode == 2
@@ -102,7 +104,7 @@ def test_a_process_without_the_package_is_refused(world: World, monkeypatch: pyt
 
 
 def test_a_script_may_declare_it_too(world: World) -> None:
-    """Not everybody has a package."""
+    """A user without a package could declare nothing."""
     script = (
         PACKAGE.replace("stock_rows_hourly", "by_script")
         + "\nfrom tickloom import declare\nfrom tickloom.cli import main\ndeclare(rows_by_hour)\nmain()\n"
@@ -114,7 +116,7 @@ def test_a_script_may_declare_it_too(world: World) -> None:
 
 
 def test_a_package_that_cannot_be_imported_is_named(world: World, package: Path) -> None:
-    """The name of a file in a traceback is no name of a package."""
+    """A traceback would name a file, and not the package that is broken."""
     (package / "my_outputs.py").write_text("import nothing_of_that_name")
     done = world.tickloom("verify")
     assert done.returncode == 2
