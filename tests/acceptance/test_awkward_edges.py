@@ -89,9 +89,9 @@ def test_check_says_unknown_names_beside_all_else(world: World, tmp_path: Path) 
 @pytest.mark.parametrize("name", ["auto.offset.reset", "topic.auto.offset.reset", "Auto.Offset.Reset"])
 def test_a_reset_cannot_hide_a_gap(world: World, name: str) -> None:
     """2,500 messages that retention took were counted as skipped: no gap, no halt."""
-    told = refused(world, f"{name} cannot be overridden", TICKLOOM_KAFKA_OPTIONS=f'{{"{name}": "earliest"}}')
-    assert "skipped silently" in told
-    assert "TICKLOOM_GAP_POLICY" in told
+    message = refused(world, f"{name} cannot be overridden", TICKLOOM_KAFKA_OPTIONS=f'{{"{name}": "earliest"}}')
+    assert "skipped silently" in message
+    assert "TICKLOOM_GAP_POLICY" in message
     assert world.query("SELECT * FROM tickloom.offsets") == []
 
 

@@ -93,7 +93,7 @@ async def test_a_set_up_without_an_answer_is_given_up(database_url: str, monkeyp
 
 
 async def test_a_set_up_that_is_cancelled_is_closed(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A daemon that is told to stop at that moment would leave a session behind."""
+    """A daemon that is stopped at that moment would leave a session behind."""
     monkeypatch.setattr(postgres, "_SESSION_SETTINGS", "SELECT pg_sleep(4)")
     task = asyncio.create_task(postgres.connect(settings_for(database_url)))
     await until_there_are(1, database_url)
