@@ -1,13 +1,15 @@
 """How replicas share the topics, as the database keeps it: against a real Postgres."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 
 from tests.views import FIRST_HALF, SECOND_HALF, SETTINGS, view
+from tickloom.core.copy_binary import SIGNATURE
 from tickloom.core.model import Progress, TopicPartition
-from tickloom.errors import Fenced, LockHeld, NotCopartitioned, StandBy
+from tickloom.errors import Fenced, LockHeld, NotCopartitioned, StandBy, StoreUnavailable
 from tickloom.settings import Settings
 from tickloom.store import copartition, history, ledger
 from tickloom.store.copartition import Role, Stance, View
@@ -102,15 +104,30 @@ async def test_torn_after_a_raise_begins_another_such_era(connection: Connection
     assert (await enter(connection, raised)).role is Role.ALONE
 
 
-async def test_a_replica_that_sleeps_in_a_take_over(connection: Connection, settings: Settings) -> None:
-    """Nobody could take anything over until the sleeper wakes up."""
+@pytest.mark.parametrize("in_a_statement", [False, True])
+async def test_a_replica_that_sleeps_in_a_take_over(
+    connection: Connection, settings: Settings, in_a_statement: bool
+) -> None:
+    """Nobody could take anything over until the sleeper wakes up: for a minute, if it sleeps between two messages of a
+    statement, which Postgres calls active.
+    """
     await enter(connection, FIRST_HALF)
     asleep = await connect(settings, ledger.session_name("sleeper"))
+    await asleep.execute("CREATE TEMP TABLE rows (line text); BEGIN")
+    await asleep.fetchrow(copartition._LOCK)
+    half = asyncio.create_task(asleep.copy_in((None, "rows"), ["line"], never(), 8)) if in_a_statement else None
     try:
-        await asleep.execute("BEGIN")
-        await asleep.fetchrow(copartition._LOCK)
         with pytest.raises(LockHeld):
             await enter(connection, SECOND_HALF)
         assert (await enter(connection, SECOND_HALF)).role is Role.SHARED
     finally:
         asleep.terminate()
+        if half is not None:
+            with pytest.raises(StoreUnavailable):
+                await half
+
+
+async def never() -> AsyncIterator[bytes]:
+    """The beginning of a COPY stream that does not go on."""
+    yield SIGNATURE
+    await asyncio.Event().wait()
