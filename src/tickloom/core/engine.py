@@ -9,7 +9,7 @@ Daemon, drain, bench and tests all drive this object:
             engine.supply(need, …)                      # the driver fetches what the engine asks for
         work = engine.work(batch, now_micros)           # averages, joined and revised rows, as COPY streams
         …                                               # the driver loads it
-        engine.committed(work)
+        engine.committed()
 
 The engine says what it needs and never fetches it: the driver decides whether rows come from Postgres, over which connection,
 and what runs off the event loop. One task makes batches; ``committed`` is the only method that another one may call meanwhile.
@@ -228,9 +228,9 @@ class Engine:
 
     def work(self, batch: Batch, now_micros: int) -> Work:
         """The batch as COPY streams, once ``needs`` says None. ``now_micros`` becomes ``processed_at``. CPU bound."""
+        making, self._making = self._of(batch), None
         if not self._joins:
             return Work(batch, None)
-        making, self._making = self._of(batch), None
         assert making.joined is not None, "something it needs was not supplied"
         encoded = encode_batch(making.joined, now_micros, self._widths, making.touched or ())
         stored = making.stored
@@ -243,9 +243,9 @@ class Engine:
         assert joined is not None, "something it needs was not supplied"
         return joined
 
-    def committed(self, batches: int = 1) -> None:
-        """Note that this number of further batches is committed, in the order in which they were made."""
-        self._tails.committed += batches
+    def committed(self) -> None:
+        """Note that one more batch is committed; batches are committed in the order in which they were made."""
+        self._tails.committed += 1
 
     @property
     def batches_committed(self) -> int:

@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 
-from tickloom.core.gather import BatchLimits
+from tickloom.core.gather import HOUR_MICROS, BatchLimits
 from tickloom.core.tails import Tails
 from tickloom.settings import Partitioning, Settings
 from tickloom.store.outputs import tables
 
 MAX_PATIENCE_SECONDS = 8.0
 """The longest wait for more rows, after waits of 1, 2 and 4 s. So the time without a commit is at most twice as long."""
-_HOUR_MICROSECONDS = 3_600_000_000
 _NO_LIMIT = 1 << 62
 
 
@@ -33,7 +32,7 @@ def batch_limits(settings: Settings, mode: Mode, budget: int) -> BatchLimits:
     """
     messages = min(settings.batch_max_messages, mode.max_messages or settings.batch_max_messages)
     widths = {settings.prices_partitioning, settings.volumes_partitioning, settings.analytics_partitioning}
-    span = _HOUR_MICROSECONDS if Partitioning.HOURLY in widths else 24 * _HOUR_MICROSECONDS
+    span = HOUR_MICROS if Partitioning.HOURLY in widths else 24 * HOUR_MICROS
     if widths == {Partitioning.NONE}:
         span = _NO_LIMIT
     age = max(settings.batch_max_age_seconds, mode.patience_seconds)

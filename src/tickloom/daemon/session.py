@@ -27,6 +27,7 @@ from tickloom.core.model import (
     side_of,
 )
 from tickloom.core.quality import RejectWatch
+from tickloom.core.timestamps import MICROSECONDS
 from tickloom.daemon.mode import MAX_PATIENCE_SECONDS, Mode, batch_limits, new_tails
 from tickloom.daemon.replica import Replica
 from tickloom.errors import (
@@ -57,7 +58,6 @@ from tickloom.store.writers import FastWriter, Writer
 
 _log = Logger(__name__)
 _BUSY_WAIT_SECONDS = 0.005
-_MICROSECONDS = 1_000_000
 _NARROW_BATCHES = 100
 """The number of small batches after one that touched too many partitions."""
 _TOPIC_IDS_TIMEOUT_SECONDS = 1.0
@@ -108,8 +108,8 @@ class Session:
         )
         self._rejects = RejectWatch(replica.reject_limits)
         self._bounds = EventBounds(
-            round(settings.event_max_ahead_seconds * _MICROSECONDS),
-            round(settings.event_max_age_seconds * _MICROSECONDS),
+            round(settings.event_max_ahead_seconds * MICROSECONDS),
+            round(settings.event_max_age_seconds * MICROSECONDS),
         )
         history = History(replica.partitioner, settings.window_rows, takeover.budget)
         made = replica.metrics.partitions_created.inc
@@ -131,7 +131,7 @@ class Session:
 
     def now_micros(self) -> int:
         """The wall clock, in microseconds since 1970."""
-        return int(time.time() * _MICROSECONDS)
+        return int(time.time() * MICROSECONDS)
 
     def stop(self) -> None:
         """End gracefully: read nothing more, but load the batches that are joined."""
@@ -189,26 +189,24 @@ class Session:
 
     async def fetch(self, need: Need) -> Any:
         """Fetch what the engine needs. Waits out outages. Raises ``StateSpoilt``, ``Mistake``."""
-        started = self.now()
+        if isinstance(need, Commit):
+            while self.engine.batches_committed < need.through:
+                self._committed.clear()
+                await self._committed.wait()
+            return None
+        started, metrics = self.now(), self._replica.metrics
+        answer = await self._supplier.fetch(need)
         match need:
-            case Commit(through):
-                while self.engine.batches_committed < through:
-                    self._committed.clear()
-                    await self._committed.wait()
-                return None
             case NewestRows(symbols):
-                answer = await self._supplier.fetch(need)
-                self._replica.metrics.symbols_loaded.inc(len(symbols))
-                self._replica.metrics.stage_seconds.labels("tails").observe(self.now() - started)
-                return answer
+                metrics.symbols_loaded.inc(len(symbols))
+                metrics.stage_seconds.labels("tails").observe(self.now() - started)
             case RowsAround():
-                answer = await self._supplier.fetch(need)
-                self._replica.metrics.stage_seconds.labels("around").observe(self.now() - started)
-                return answer
+                metrics.stage_seconds.labels("around").observe(self.now() - started)
             case Expiry():
-                return await self._supplier.fetch(need)
+                pass
             case _:
                 assert_never(need)
+        return answer
 
     def checked(self, work: Work) -> Work:
         """Returns ``work``. Raises ``TooWide`` if it touches too many table partitions and a smaller batch would help."""

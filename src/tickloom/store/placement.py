@@ -3,7 +3,7 @@
 from tickloom.core.decode import without
 from tickloom.core.model import FEEDS, Decoded, Reason
 from tickloom.core.partitioning import FarLimit
-from tickloom.core.timestamps import LATEST
+from tickloom.core.timestamps import LATEST, MICROSECONDS
 from tickloom.logs import Logger
 from tickloom.settings import Settings
 from tickloom.store.partitions import Partitioner
@@ -27,7 +27,7 @@ class Placement:
         Partitions of all other rows exist afterwards. Raises ``StateSpoilt``, ``Mistake``, and what the supplier raises.
         """
         table, micros = FEEDS[decoded.chunk.side].table.name, decoded.rows["ts"].to_numpy()
-        far = FarLimit(min(now_micros + round(self._max_ahead_seconds * 1_000_000), LATEST), self._most_ahead)
+        far = FarLimit(min(now_micros + round(self._max_ahead_seconds * MICROSECONDS), LATEST), self._most_ahead)
         expired = await self._supplier.expired(table, micros, far)
         too_far = self._partitioner.too_far(table, micros, far)
         if expired.any():
