@@ -138,9 +138,7 @@ async def _source(settings: Settings, cluster: Cluster) -> str:
         noted = await connection.fetchrow("SELECT * FROM tickloom.source")
     if noted is None:
         return "nothing is loaded yet"
-    source_claim.refuse_other_source(noted, source_claim.source_of(settings, cluster.cluster_id))
-    source_claim.refuse_other_topics(noted, settings, cluster.topic_ids)
-    source_claim.refuse_other_group(noted, settings)
+    source_claim.compare(noted, settings, cluster.cluster_id, cluster.topic_ids)
     return "the tables were made from these topics, by this group"
 
 

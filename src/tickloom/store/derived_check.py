@@ -28,7 +28,7 @@ from tickloom.store.outputs import declared
 from tickloom.store.partitions import Partitioner
 from tickloom.store.parts import read_parts, refuse_dropped
 from tickloom.store.postgres import Connection, sql
-from tickloom.store.recompute import WITHIN, plan_for_slices
+from tickloom.store.recompute import WITHIN, plan_for_slices, starts_and_stops
 from tickloom.store.repair import Damage
 from tickloom.store.slices import BEGINNING, END, Part, Slice, Span, cut
 from tickloom.store.sqlstates import first_line
@@ -81,7 +81,7 @@ async def compare(reader: SnapshotReader, parts: Sequence[Part], span: Span, lar
     for output in declared():
         async with reader.transaction() as connection:
             own = await read_parts(connection, [output.name])
-            detached = _bounds(await detached_partitions(connection, output.name))
+            detached = starts_and_stops(await detached_partitions(connection, output.name))
         sources = [part for part in parts if part.table in output.sources]
         one = Found(output)
         for piece in _slices(output, [*own, *sources], span, largest, reader.most_partitions):
@@ -140,7 +140,9 @@ async def _repair_slice(
         await connection.execute(f"LOCK TABLE ONLY {tables} IN ROW EXCLUSIVE MODE")
         await refuse_dropped(connection, sources)
         left = [*spared, *(Span(part.start, part.stop) for part in await detached_partitions(connection, output.name))]
-        return await connection.fetchval(_statement("derived_repair", output), piece.start, piece.stop, *_bounds(left))
+        return await connection.fetchval(
+            _statement("derived_repair", output), piece.start, piece.stop, *starts_and_stops(left)
+        )
 
 
 async def _compared(
@@ -153,7 +155,7 @@ async def _compared(
 ) -> list[Any]:
     statement = _statement("derived_differences", output)
     try:
-        return await connection.fetch(statement, piece.start, piece.stop, limit, *detached, *_bounds(holes))
+        return await connection.fetch(statement, piece.start, piece.stop, limit, *detached, *starts_and_stops(holes))
     except DataRefused as error:
         raise Mistake(
             f"the select of {output.name} fails between {piece.start} and {piece.stop}: {error}; fix its declaration, or the "
@@ -228,9 +230,3 @@ def _holes(output: Output, sources: Sequence[Part], piece: Slice) -> list[Span]:
         edges = [(BEGINNING, BEGINNING), *mine, (END, END)]
         found += [Span(before, after) for (_, before), (after, _) in pairwise(edges) if before < after]
     return [hole for hole in found if hole.start < piece.stop and hole.stop > piece.start]
-
-
-def _bounds(spans: Iterable[Any]) -> tuple[list[datetime], list[datetime]]:
-    """The starts and the stops of some ranges, as a statement takes them."""
-    spans = list(spans)
-    return [span.start for span in spans], [span.stop for span in spans]

@@ -15,6 +15,7 @@ from tickloom.core.timestamps import micros_of, moment
 from tickloom.store.carry import Carry, Row
 from tickloom.store.history import History
 from tickloom.store.postgres import Connection, sql
+from tickloom.store.slices import Span
 
 Before: TypeAlias = tuple[list[str], list[datetime], list[float | None]]
 """Rows before a slice as a statement takes them: symbols, times, values."""
@@ -54,9 +55,10 @@ def as_columns(rows: Iterable[Row]) -> Before:
     return list(columns[0]), list(columns[1]), list(columns[2])
 
 
-def starts_and_stops(parts: Sequence[Partition]) -> tuple[list[datetime], list[datetime]]:
-    """Bounds of partitions as a statement takes them."""
-    return [part.start for part in parts], [part.stop for part in parts]
+def starts_and_stops(ranges: Iterable[Partition | Span]) -> tuple[list[datetime], list[datetime]]:
+    """The bounds of some ranges of time as a statement takes them."""
+    ranges = list(ranges)
+    return [one.start for one in ranges], [one.stop for one in ranges]
 
 
 def query_rows(side: Side, first: int) -> str:

@@ -26,9 +26,14 @@ async def claim_source(
         async with connection.transaction():
             await connection.execute("LOCK TABLE tickloom.source IN SHARE ROW EXCLUSIVE MODE")
             row = await connection.fetchrow(sql("record_source"), *mine, *ids, settings.kafka_group_id)
-    refuse_other_source(row, mine)
-    refuse_other_topics(row, settings, topic_ids or {})
-    refuse_other_group(row, settings)
+    compare(row, settings, cluster_id, topic_ids or {})
+
+
+def compare(recorded: Any, settings: Settings, cluster_id: str, topic_ids: Mapping[str, str]) -> None:
+    """Compare the row of ``tickloom.source`` with this daemon's source and group. Raises ``WrongSource``, ``LogLost``."""
+    refuse_other_source(recorded, source_of(settings, cluster_id))
+    _refuse_other_topics(recorded, settings, topic_ids)
+    _refuse_other_group(recorded, settings)
 
 
 def source_of(settings: Settings, cluster_id: str) -> tuple[str, str, str, int]:
@@ -36,7 +41,7 @@ def source_of(settings: Settings, cluster_id: str) -> tuple[str, str, str, int]:
     return (cluster_id, settings.prices_topic, settings.volumes_topic, settings.window_rows)
 
 
-def refuse_other_topics(recorded: Any, settings: Settings, topic_ids: Mapping[str, str]) -> None:
+def _refuse_other_topics(recorded: Any, settings: Settings, topic_ids: Mapping[str, str]) -> None:
     """Raise ``LogLost`` if a topic has another id than the one that the tables were made from."""
     for topic, before in (
         (settings.prices_topic, recorded["prices_topic_id"]),
@@ -50,7 +55,7 @@ def refuse_other_topics(recorded: Any, settings: Settings, topic_ids: Mapping[st
             )
 
 
-def refuse_other_group(recorded: Any, settings: Settings) -> None:
+def _refuse_other_group(recorded: Any, settings: Settings) -> None:
     """Raise ``WrongSource`` if another Kafka group fills the tables."""
     group = settings.kafka_group_id
     if recorded["group_id"] not in (None, group):
