@@ -9,13 +9,12 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tickloom.core.codecs.codec import Columns, Fault, Fields, Floats
-from tickloom.core.model import Feed, Ints, Reason
+from tickloom.core.arrays import Bools, Floats, Ints
+from tickloom.core.codecs.codec import Columns, Fault, Fields
+from tickloom.core.model import Feed, Reason
 from tickloom.core.timestamps import EARLIEST, LATEST
 
 MAX_SYMBOL_CHARACTERS = 64
@@ -26,8 +25,6 @@ _FURTHEST_MICROS = 1 << 62  # added to a record's time it still fits into 64 bit
 _TOGETHER = 256
 """How many symbols are searched together for control characters, which are rare."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-
-Bools: TypeAlias = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)

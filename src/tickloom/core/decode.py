@@ -13,7 +13,8 @@ from typing import cast
 import numpy as np
 import polars as pl
 
-from tickloom.core.checks import Bools, EventBounds, fault_of, suspects
+from tickloom.core.arrays import Bools
+from tickloom.core.checks import EventBounds, fault_of, suspects
 from tickloom.core.codecs.codec import Codec, Columns, Fault
 from tickloom.core.codecs.json import JSON
 from tickloom.core.model import FEEDS, Chunk, Decoded, Feed, RawMessage, Reason, Reject, TopicPartition

@@ -7,9 +7,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tickloom.core.arrays import Ints
 from tickloom.core.copy_binary import SymbolBytes, encode
 from tickloom.core.join import Joined
-from tickloom.core.model import ANALYTICS, FEEDS, TABLES, Batch, Ints, Side
+from tickloom.core.model import ANALYTICS, FEEDS, TABLES, Batch, Side
 from tickloom.core.partitioning import Range, ranges_of, runs_of
 from tickloom.core.streams import STREAMS
 from tickloom.core.touched import Recomputed, Touched, recomputed

@@ -23,11 +23,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tickloom.core.arrays import Ints
 from tickloom.core.encode import Work, encode_batch, without_expired
 from tickloom.core.gather import Gatherer, parts_of
 from tickloom.core.join import Begun, Joined, begin, finish, symbols_of
 from tickloom.core.merge import Around
-from tickloom.core.model import ANALYTICS, Batch, Decoded, EndOfPartition, Gap, Ints, Side, TopicPartition
+from tickloom.core.model import ANALYTICS, Batch, Decoded, EndOfPartition, Gap, Side, TopicPartition
 from tickloom.core.outputs import Output
 from tickloom.core.tails import Loaded, Points, Tails
 from tickloom.core.touched import Touched, touched_by

@@ -9,13 +9,13 @@ from typing import assert_never
 import numpy as np
 import polars as pl
 
+from tickloom.core.arrays import Ints
 from tickloom.core.model import (
     Batch,
     Chunk,
     Decoded,
     EndOfPartition,
     Gap,
-    Ints,
     Progress,
     Reject,
     Side,

@@ -17,9 +17,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tickloom.core.merge import Around, Bools, Keys, Merged, keys_of, known_rows, last_of_each, merge, take
+from tickloom.core.arrays import Bools, Ints
+from tickloom.core.merge import Around, Keys, Merged, keys_of, known_rows, last_of_each, merge, take
 from tickloom.core.model import Batch, Side
-from tickloom.core.tails import FOREVER, Context, Events, Ints, Points, Tails, events
+from tickloom.core.tails import FOREVER, Context, Events, Points, Tails, events
 
 _JOINED_NUMBERS = ("price", "volume", "price_average", "volume_average", "ratio")
 

@@ -8,11 +8,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tickloom.core.arrays import Bools, Floats, Ints
 from tickloom.core.model import Side
-from tickloom.core.tails import KEPT, Context, Events, Ints, distinct, events
+from tickloom.core.tails import KEPT, Context, Events, distinct, events
 
-Bools: TypeAlias = NDArray[np.bool_]
-Floats: TypeAlias = NDArray[np.float64]
 Around: TypeAlias = Mapping[Side, pl.DataFrame]
 """Per side, rows of the tables: code, ts, value, partition, offset, logged, average; each key once, ordered by it."""
 

@@ -12,12 +12,11 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from tickloom.core.arrays import Ints
 from tickloom.core.timestamps import LATEST
 from tickloom.settings import Settings
 
-Ints: TypeAlias = NDArray[np.int64]
 _TIME_BITS = 48
 """Enough for any time that a row may have, in ms since 1970."""
 

@@ -8,7 +8,8 @@ import re
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from tickloom.core.model import KEY, TABLES, Column, Ints, Table
+from tickloom.core.arrays import Ints
+from tickloom.core.model import KEY, TABLES, Column, Table
 from tickloom.errors import SettingsError
 from tickloom.settings import Partitioning
 

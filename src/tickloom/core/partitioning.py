@@ -7,7 +7,6 @@ microseconds since 1970 wherever there are many of them.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 from tickloom.core.timestamps import EARLIEST, LATEST, micros_of, moment
 from tickloom.settings import Partitioning
 
-Bools: TypeAlias = NDArray[np.bool_]
 UNKNOWN, FILLED = -1, 1
 """Values of ``Layout.filled``; 0 means that the partition's file is empty."""
 

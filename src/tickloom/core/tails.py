@@ -19,9 +19,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tickloom.core.arrays import Ints
 from tickloom.core.model import Side
 
-Ints = NDArray[np.int64]
 NO_FLOOR, FOREVER = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 _FIRST_SLOTS = 16
 _LOADED_ROWS = 64

@@ -17,6 +17,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tickloom.core.arrays import Bools, Ints
+
 MICROSECONDS = 1_000_000
 DAY_MICROSECONDS = 86_400 * MICROSECONDS
 UNREACHABLE = 2**63 - 1
@@ -43,8 +45,6 @@ _ALIKE = 16
 _MOST_FORMS = 8
 """Forms of one length that are tried; literals of any further form are parsed one by one."""
 
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 Chars = NDArray[np.uint8]
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
+from tickloom.core.arrays import Ints
 from tickloom.core.copy_binary import SymbolBytes, encode
 from tickloom.core.join import Joined
-from tickloom.core.model import ANALYTICS, FEEDS, Ints
+from tickloom.core.model import ANALYTICS, FEEDS
 from tickloom.core.outputs import Output
 from tickloom.core.partitioning import ALWAYS, Range, ranges_of, runs_of, starts_of, step_of
 from tickloom.settings import Partitioning

@@ -11,7 +11,8 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from tickloom.core.partitioning import FILLED, UNKNOWN, Bools, FarLimit, Layout, Partition, Range, partition_named
+from tickloom.core.arrays import Bools
+from tickloom.core.partitioning import FILLED, UNKNOWN, FarLimit, Layout, Partition, Range, partition_named
 from tickloom.core.timestamps import EARLIEST, LATEST, micros_of
 from tickloom.errors import SchemaMismatch
 from tickloom.settings import Partitioning

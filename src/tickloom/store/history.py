@@ -13,10 +13,11 @@ from datetime import datetime
 import numpy as np
 import polars as pl
 
+from tickloom.core.arrays import Bools, Ints
 from tickloom.core.copy_binary import decode
 from tickloom.core.model import FEEDS, Side
-from tickloom.core.partitioning import Bools, Range
-from tickloom.core.tails import FOREVER, NO_FLOOR, Ints, Loaded, Points
+from tickloom.core.partitioning import Range
+from tickloom.core.tails import FOREVER, NO_FLOOR, Loaded, Points
 from tickloom.core.timestamps import EARLIEST, LATEST, micros_of, moment
 from tickloom.store.partitions import Partitioner
 from tickloom.store.postgres import LOOKUPS_ONLY, Connection, sql

@@ -4,9 +4,9 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeAlias, assert_never
 
+from tickloom.core.arrays import Bools, Ints
 from tickloom.core.engine import Expiry, NewestRows, RowsAround, Stored
-from tickloom.core.model import Ints
-from tickloom.core.partitioning import Bools, FarLimit
+from tickloom.core.partitioning import FarLimit
 from tickloom.store import ledger
 from tickloom.store.history import History
 from tickloom.store.partitions import Partitioner

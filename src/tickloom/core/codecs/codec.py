@@ -19,15 +19,13 @@ What later formats need has a place here:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tickloom.core.model import Feed, Ints, Reason
+from tickloom.core.arrays import Floats, Ints
+from tickloom.core.model import Feed, Reason
 from tickloom.core.timestamps import UNREACHABLE
-
-Floats: TypeAlias = NDArray[np.float64]
 
 
 class Fault(NamedTuple):

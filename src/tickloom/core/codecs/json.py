@@ -20,8 +20,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tickloom.core.codecs.codec import Columns, Fault, Fields, Floats
-from tickloom.core.model import Feed, Ints, Reason
+from tickloom.core.arrays import Floats, Ints
+from tickloom.core.codecs.codec import Columns, Fault, Fields
+from tickloom.core.model import Feed, Reason
 from tickloom.core.timestamps import UNREACHABLE, parse_literal, parse_literals
 
 MAX_DEPTH = 512
